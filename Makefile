@@ -1,0 +1,74 @@
+# One command each: `make run` needs only Python 3.11, make and gcc.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run test test-fast test-slow martingale check format lint types bench lock gpu-check clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+setup: $(VENV)/.run-ready  ## create .venv with the pinned dependencies
+
+# torch goes first, so that nothing pulls a second build of it.
+$(VENV)/.run-ready: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+setup-dev: $(VENV)/.dev-ready  ## the same with what tests and benchmarks need (headless Chromium included)
+
+$(VENV)/.dev-ready: $(VENV)/.run-ready requirements-dev.lock scripts/install-chromium
+	$(BIN)/python -m pip install --quiet -r requirements-dev.lock
+	scripts/install-chromium
+	touch $@
+
+run: setup  ## run the whole job on the synthetic DEMO-USD_1H, profile quick
+	$(BIN)/sequence-runner --dataset DEMO-USD_1H --profile quick $(ARGS)
+
+test: setup-dev  ## all tests that fit in a gate: fast, then slow
+	$(PYTEST)
+	$(PYTEST) -m slow --dist loadfile
+
+test-fast: setup-dev  ## the fast tests alone
+	$(PYTEST)
+
+test-slow: setup-dev  ## stages as real processes, learning, browser
+	$(PYTEST) -m slow --dist loadfile
+
+martingale: setup-dev  ## trained agents on 20 driftless markets with all of quick's steps; minutes
+	MARTINGALE_TIMESTEPS=491520 $(PYTEST) -m slow -n 0 -s tests/ppo/test_martingale.py
+
+check: setup-dev lint types test-fast  ## what a commit must pass
+
+lint:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types:
+	$(BIN)/mypy
+
+format: setup-dev  ## rewrite the sources as `check` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Gym-Trading-Env pins an old ccxt, so it comes without its dependencies, for the benchmark alone.
+bench: setup-dev  ## every benchmark beside its peer
+	$(BIN)/python -m pip install --quiet --no-deps gym-trading-env==0.3.5
+	for name in env features classifiers ppo; do echo "== $$name"; OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+gpu-check: setup-dev  ## on a machine with a GPU: tests marked gpu, then quick and standard on it
+	$(PYTEST) -m gpu
+	$(BIN)/sequence-runner --dataset DEMO-USD_1H --profile quick --set compute.device=cuda
+	$(BIN)/sequence-runner --dataset DEMO-USD_1H --profile standard
+
+lock:  ## resolve the dependencies anew and write both lock files
+	scripts/lock
+
+clean:  ## remove the environment and caches, never data or runs
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""The ground all packages stand on: schema, presets, run directory, events, errors."""

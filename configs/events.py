@@ -1,0 +1,98 @@
+"""The event log: append-only JSON lines, one writer per file, merged on reading.
+
+Every UI, the report and the cost ledger derive from it. A torn last line is ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+Kind = Literal[
+    "run_started",
+    "check",
+    "unit_started",
+    "progress",
+    "metric",
+    "resources",
+    "checkpoint",
+    "gate",
+    "retry",
+    "unit_finished",
+    "run_finished",
+]
+MAX_LINE_BYTES = 4096
+
+
+class EventLog:
+    """The one writer of `events/<writer>.jsonl`."""
+
+    def __init__(self, directory: Path, writer: str) -> None:
+        """Open the log of `writer`; slashes of a unit id become dots."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / f"{writer.replace('/', '.')}.jsonl"
+        self._descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
+        self._end_torn_line()
+
+    def emit(self, kind: Kind, unit: str, **fields: Any) -> None:
+        """Append one event; numbers that are not finite are written as null.
+
+        Raises:
+            ValueError: the line would be 4 KiB or more.
+        """
+        event = {"t": round(time.time(), 6), "unit": unit, "kind": kind} | fields
+        line = (json.dumps(_finite(event), separators=(",", ":")) + "\n").encode()
+        if len(line) >= MAX_LINE_BYTES:
+            raise ValueError(f"event {kind!r} of {unit!r} is {len(line)} bytes; the limit is {MAX_LINE_BYTES}")
+        os.write(self._descriptor, line)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _end_torn_line(self) -> None:
+        size_bytes = os.fstat(self._descriptor).st_size
+        if size_bytes and os.pread(self._descriptor, 1, size_bytes - 1) != b"\n":
+            os.write(self._descriptor, b"\n")
+
+
+def read_events(directory: Path) -> list[dict]:
+    """All events of all writers, by time."""
+    events = [event for path in sorted(directory.glob("*.jsonl")) for event in _events_of(path)]
+    return sorted(events, key=lambda event: event["t"])
+
+
+def _events_of(path: Path) -> Iterator[dict]:
+    with path.open("rb") as file:
+        yield from parse_events(file)
+
+
+def parse_events(lines: Iterable[bytes]) -> Iterator[dict]:
+    """The events among `lines`; what is torn or is no event of ours is left out."""
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and _is_event(event):
+            yield event
+
+
+def _is_event(event: dict) -> bool:
+    named = isinstance(event.get("unit"), str) and event.get("kind") in get_args(Kind)
+    return named and isinstance(event.get("t"), int | float)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,328 @@
+"""The schema of a run: every number that a run depends on, with its default and its source.
+
+Sections in `OPERATIONAL_SECTIONS` say how a run is carried out (how many units
+side by side, time limits, pre-flight thresholds); they cannot change a result
+and are no part of a run's identity. All others are.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from configs.assets import DatasetName
+
+Positive = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Window = Annotated[int, Field(ge=2)]
+Windows3 = tuple[Window, Window, Window]
+Member = Literal["lstm", "gru", "bilstm", "dlstm"]
+AssetClass = Literal["crypto", "fx", "commodity"]
+
+OPERATIONAL_SECTIONS = frozenset({"runtime", "preflight"})
+
+
+class Model(BaseModel):
+    """Base of every config model: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DatasetConfig(Model):
+    """Which bars, and how the file is read."""
+
+    name: str
+    """`<BASE>-<QUOTE>_<TIMEFRAME>[_<YYYYMMDD>-<YYYYMMDD>]`."""
+    asset_class: AssetClass
+    """Taken from the symbol's parts; declare it with `--set dataset.asset_class=...`."""
+    repair: Literal["none", "drop"] = "none"
+    """`drop` drops faulty rows and lists them; `none` refuses the file."""
+    timezone: str = "auto"
+    """Time zone of stamps that carry none; `auto` takes the source format's own."""
+    resample: bool = False
+    """Build the asked timeframe from a lower one."""
+    synthetic: bool = False
+    """The bars are generated, not traded; said wherever a result is shown."""
+
+    @model_validator(mode="after")
+    def _name_is_wellformed(self) -> DatasetConfig:
+        DatasetName.parse(self.name)
+        return self
+
+
+class MarketConfig(Model):
+    """What kind of market the asset class is."""
+
+    bars_per_year: Positive
+    """Annualisation factor of the dataset's timeframe, printed beside every ratio."""
+    max_gap_s: PositiveInt
+    """A longer gap between two stamps starts a new segment."""
+    directional_change_frac: Positive
+    """Reversal that counts as a change of direction."""
+
+
+class CostsConfig(Model):
+    """What trading costs."""
+
+    fee_frac: Annotated[float, Field(ge=0, le=0.1)]
+    """Fee as a share of traded notional."""
+    slippage_frac: Annotated[float, Field(ge=0, le=0.1)]
+    """Buys fill at open x (1 + s), sells at open x (1 - s)."""
+    borrow_frac_per_year: Annotated[float, Field(ge=0, le=10)]
+    """Borrow rate on the notional of a short."""
+
+
+class FeaturesConfig(Model):
+    """Parameters of the 26 feature columns (TA-Lib definitions)."""
+
+    sma_windows: Windows3
+    ema_windows: Windows3
+    rsi_period: Annotated[int, Field(ge=2)]
+    atr_period: PositiveInt
+    adx_period: Annotated[int, Field(ge=2)]
+    bollinger_period: Annotated[int, Field(ge=2)]
+    return_bars: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (1, 5, 10, 20)
+    macd: tuple[Window, Window, PositiveInt] = (12, 26, 9)
+    bollinger_deviations: Positive = 2.0
+    cci_period: Annotated[int, Field(ge=2)] = 20
+    stochastic: tuple[PositiveInt, PositiveInt, PositiveInt] = (14, 3, 3)
+    volume_window: Annotated[int, Field(ge=2)] = 20
+    obv_window: Annotated[int, Field(ge=2)] = 20
+    volatility_window: Annotated[int, Field(ge=2)] = 20
+    clip: Positive = 10.0
+    """Scaled values are clipped to +- this."""
+
+
+class LabelsConfig(Model):
+    """Fall / Stationary / Rise labels (FI-2010; DeepLOB methods 1 and 2)."""
+
+    kind: Literal["forward", "smoothed"] = "forward"
+    horizon_bars: PositiveInt = 20
+    """k: the label of bar t is known at the close of bar t + k."""
+    delta: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """Threshold on |l_t|; `auto` is `auto_quantile` of |l_t| on the model's own training rows."""
+    auto_quantile: Annotated[float, Field(gt=0, lt=1)] = 1 / 3
+
+
+class SplitsConfig(Model):
+    """Chronological shares; test is the rest."""
+
+    train_frac: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    validation_frac: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    @model_validator(mode="after")
+    def _leaves_a_test_part(self) -> SplitsConfig:
+        if self.train_frac + self.validation_frac >= 1:
+            raise ValueError(
+                f"train_frac + validation_frac = {self.train_frac} + {self.validation_frac} leaves no test part; "
+                "their sum must be below 1"
+            )
+        return self
+
+
+class ClassifiersConfig(Model):
+    """The recurrent classifiers and how they are fitted."""
+
+    members: tuple[Member, ...] = ("lstm", "gru", "bilstm", "dlstm")
+    lookback_bars: Annotated[int, Field(ge=2)] = 60
+    layers: PositiveInt = 3
+    units: PositiveInt = 256
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    trend_kernel: Annotated[int, Field(ge=2)] = 25
+    """DLSTM: bars of the moving average that splits trend from remainder (DLinear's 25)."""
+    folds: PositiveInt = 4
+    """Consecutive out-of-fold parts after the first training block."""
+    epochs: PositiveInt = 150
+    """Most epochs of the first fit and of the fit on the whole training part."""
+    fold_epochs: PositiveInt = 20
+    """Most epochs of each warm-started refit between folds."""
+    patience_epochs: PositiveInt = 10
+    early_stop_frac: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
+    """Last share of the model's own training rows, purged by k, that decides the epoch."""
+    batch_size: PositiveInt = 1024
+    accumulation_steps: PositiveInt = 1
+    window_stride: PositiveInt = 1
+    """Train on every n-th window; predictions are made for every bar."""
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    max_grad_norm: Positive = 1.0
+    class_weights: bool = True
+    amp: bool = True
+    """Mixed precision on a GPU: bf16 from Ampere on, fp16 with a scaler before; never on a CPU."""
+
+    @model_validator(mode="after")
+    def _members_differ(self) -> ClassifiersConfig:
+        if not self.members or len(set(self.members)) != len(self.members):
+            raise ValueError(f"members must be one or more different names, got {list(self.members)}")
+        return self
+
+
+class EnsembleConfig(Model):
+    """Soft vote of fixed members, never chosen by score."""
+
+    members: tuple[Member, ...] = ("dlstm", "bilstm")
+
+
+class EnvConfig(Model):
+    """The account and its episodes."""
+
+    initial_equity: Positive = 10_000.0
+    episode_bars: Annotated[int, Field(ge=2)] = 2_000
+    min_cash_frac: Fraction = 0.001
+    """Buying is legal while cash is at least this share of equity."""
+    maintenance_frac: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    equity_floor_frac: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    """A liquidated account is floored at this share of its initial equity."""
+    observation_clip: Positive = 10.0
+    weight_clip: Positive = 2.0
+    cash_clip: Positive = 3.0
+    holding_scale_bars: PositiveInt = 100
+    reward_scale: Positive = 100.0
+    """The learner sees clip(reward_scale x log return + shaping, +- reward_clip)."""
+    reward_clip: Positive = 10.0
+    shaping: Literal["none", "drawdown", "differential_sharpe"] = "none"
+    shaping_scale: Annotated[float, Field(ge=0)] = 0.1
+    differential_sharpe_rate: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Adaptation rate eta of Moody & Saffell's moments."""
+
+
+class AgentConfig(Model):
+    """Who trains, and how often."""
+
+    backend: Literal["builtin", "sb3"] = "builtin"
+    """`sb3` trains the same job with sb3-contrib's MaskablePPO."""
+    seeds: PositiveInt = 3
+
+
+class PPOConfig(Model):
+    """One PPO learner (Schulman et al. 2017, arXiv:1707.06347)."""
+
+    hidden: tuple[PositiveInt, ...] = (1280, 640)
+    """Units of the hidden layers of the separate policy and value nets."""
+    num_envs: PositiveInt = 16
+    rollout_steps: Annotated[int, Field(ge=2)] = 64
+    """Steps per environment per update; one update sees num_envs x rollout_steps samples."""
+    minibatch_size: Annotated[int, Field(ge=2)] = 1024
+    epochs: PositiveInt = 20
+    timesteps: PositiveInt = 150_000
+    learning_rate: Positive = 3e-4
+    learning_rate_final: Annotated[float, Field(ge=0)] = 3e-4
+    """Linear schedule from `learning_rate` to this over `timesteps`."""
+    discount: Fraction = 0.99
+    gae_lambda: Fraction = 0.95
+    clip_range: Positive = 0.2
+    entropy_coef: Annotated[float, Field(ge=0)] = 0.005
+    value_coef: Annotated[float, Field(ge=0)] = 0.5
+    max_grad_norm: Positive = 0.5
+    target_kl: Annotated[float, Field(ge=0)] = 0.0
+    """Stop an update's epochs when the approximate KL passes 1.5 x this; 0 never stops."""
+    eval_every_steps: PositiveInt = 5_000
+    eval_slices: PositiveInt = 5
+    """Disjoint slices of the validation part; their mean decides the best policy."""
+    checkpoint_every_steps: PositiveInt = 25_000
+
+    @model_validator(mode="after")
+    def _minibatches_fill_the_rollout(self) -> PPOConfig:
+        samples = self.num_envs * self.rollout_steps
+        if samples % self.minibatch_size:
+            raise ValueError(
+                f"minibatch_size={self.minibatch_size} does not divide "
+                f"num_envs * rollout_steps = {self.num_envs} * {self.rollout_steps} = {samples}"
+            )
+        return self
+
+
+class JudgingConfig(Model):
+    """How an agent is judged on the test part."""
+
+    min_seeds: PositiveInt = 3
+    """Fewer seeds are shown, but never called an edge."""
+    random_shifts: PositiveInt = 1_000
+    bootstrap_samples: PositiveInt = 2_000
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    moving_average_bars: tuple[PositiveInt, PositiveInt] = (20, 50)
+    cost_sweep_bps: tuple[Annotated[float, Field(ge=0)], ...] = (0, 5, 10, 25)
+    collapse_position_changes: PositiveInt = 10
+    collapse_weight_frac: Fraction = 0.99
+    deflated_sharpe_threshold: Fraction = 0.95
+    detection_power: Annotated[float, Field(gt=0, lt=1)] = 0.8
+
+
+class ComputeConfig(Model):
+    """What the numbers are computed with; results are bit-equal only where these are equal."""
+
+    device: Literal["cpu", "cuda"]
+    """Chosen when the configuration is resolved: `cuda` where a GPU is found, else `cpu`."""
+    threads_per_unit: PositiveInt = 1
+
+
+class RuntimeConfig(Model):
+    """How the units are scheduled; no result depends on it."""
+
+    parallel_units: PositiveInt = 2
+    unit_timeout_s: Positive = 86_400
+    stall_timeout_s: Positive = 3_600
+    """A unit without any event for this long is stopped."""
+    stop_grace_s: Positive = 30
+    """Time a unit has to reach a safe boundary before it is killed."""
+    max_attempts: PositiveInt = 2
+    sample_resources_every_s: Positive = 2
+
+
+class PreflightConfig(Model):
+    """What the machine must have."""
+
+    min_disk_bytes: PositiveInt = 10_000_000_000
+    min_memory_bytes: PositiveInt = 8_000_000_000
+    min_cpu_cores: Positive = 2
+    min_gpu_memory_bytes: PositiveInt = 6_000_000_000
+    min_shm_bytes: PositiveInt = 64_000_000
+    max_clock_skew_s: Positive = 60
+    require_gpu: bool = False
+    check_timeout_s: Positive = 30
+    """Limit of each check, except the two below."""
+    gpu_timeout_s: Positive = 120
+    """The GPU probe starts torch in a process of its own."""
+    dataset_timeout_s: Positive = 600
+    """The dataset check reads the whole file in a process of its own."""
+    probe_url: str = "https://www.cloudflare.com/"
+    """Answers one HEAD request each of the network and the clock check."""
+
+
+class Config(Model):
+    """The fully resolved configuration of one run."""
+
+    profile: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Root of every random stream; each unit and environment derives its own by name."""
+    dataset: DatasetConfig
+    market: MarketConfig
+    costs: CostsConfig
+    features: FeaturesConfig
+    labels: LabelsConfig = LabelsConfig()
+    splits: SplitsConfig = SplitsConfig()
+    classifiers: ClassifiersConfig = ClassifiersConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+    env: EnvConfig = EnvConfig()
+    agent: AgentConfig = AgentConfig()
+    ppo: PPOConfig = PPOConfig()
+    judging: JudgingConfig = JudgingConfig()
+    compute: ComputeConfig
+    runtime: RuntimeConfig = RuntimeConfig()
+    preflight: PreflightConfig = PreflightConfig()
+
+    @model_validator(mode="after")
+    def _ensemble_members_are_trained(self) -> Config:
+        missing = [name for name in self.ensemble.members if name not in self.classifiers.members]
+        if missing or not self.ensemble.members:
+            raise ValueError(
+                f"ensemble.members={list(self.ensemble.members)} must be one or more of "
+                f"classifiers.members={list(self.classifiers.members)}"
+            )
+        return self
+
+    def identity(self) -> dict:
+        """The part of the configuration that decides results, as plain JSON values."""
+        return self.model_dump(mode="json", exclude=set(OPERATIONAL_SECTIONS))

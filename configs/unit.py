@@ -1,0 +1,139 @@
+"""The process side of a unit: `python -m <package>.stages.<name> --run-dir DIR [--unit ID]`.
+
+A stage module gives `run_stage` two functions: one that does the work of a unit
+and one that describes the stage for `plan`. Everything else (arguments, stop
+flag, events, result, exit code) is here, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ExitCode, ProjectError, StopRequested
+from configs.events import EventLog
+from configs.run_dir import RunDir
+from configs.schema import Config
+
+CANNOT_WRITE_ERRNOS = {errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+LOG_EVERY_S = 10.0
+"""Progress goes to the event log always, to the readable log this often."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+KEEP_MEMORY_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+"""glibc gives freed buffers of some MB back to the kernel, and pays page faults for them at every training step:
+half of the time of an LSTM step of 256 windows. Kept, they are used again."""
+
+
+@dataclass
+class Unit:
+    """One unit at work: its files, its configuration, its event log."""
+
+    run: RunDir
+    id: str
+    config: Config
+    events: EventLog
+    _stop: list[bool] = field(default_factory=lambda: [False])
+    _next_log_s: float = 0.0
+
+    @property
+    def dir(self) -> Path:
+        """Where the unit writes its artifacts."""
+        return self.run.unit_dir(self.id)
+
+    @property
+    def name(self) -> str:
+        """The part of the id after the stage, or the stage itself."""
+        return self.id.rpartition("/")[2]
+
+    def progress(self, done: float, total: float, rate: float | None = None, **fields: Any) -> None:
+        """Report `done` of `total` and check for a stop: call it at safe boundaries only."""
+        if time.monotonic() >= self._next_log_s:
+            self._next_log_s = time.monotonic() + LOG_EVERY_S
+            self.log(f"{done:,.6g} of {total:,.6g}" + "".join(f", {name} {value}" for name, value in fields.items()))
+        self.events.emit("progress", self.id, done=done, total=total, rate=rate, **fields)
+        self.check_stop()
+
+    def metric(self, name: str, **values: Any) -> None:
+        """Record named values, for example one row of a training curve."""
+        self.events.emit("metric", self.id, name=name, **values)
+
+    def log(self, text: str) -> None:
+        """One line in the unit's log, which is its process's stdout."""
+        print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}", flush=True)  # noqa: T201 -- as described
+
+    def check_stop(self) -> None:
+        """Raise StopRequested when the supervisor has asked for a stop."""
+        if self._stop[0]:
+            raise StopRequested(f"unit {self.id!r} stopped at a safe boundary")
+
+
+def run_stage(
+    argv: list[str] | None,
+    work: Callable[[Unit], dict[str, Any]],
+    describe: Callable[[Config], dict[str, Any]],
+) -> int:
+    """Run one unit as a process and return its exit code.
+
+    Args:
+        argv: command line without the program, or None for `sys.argv`.
+        work: does the unit's work, writes its artifacts under `unit.dir`, returns its metrics (finite JSON values).
+        describe: facts for `plan`, printed as JSON by `--describe`: at least `bars_needed`, `memory_bytes`, `work`
+            (list of {"name", "amount", "rate_per_s"}: seconds are amount / rate).
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--unit", required=True)
+    parser.add_argument("--describe", action="store_true")
+    arguments = parser.parse_args(argv)
+    run = RunDir(arguments.run_dir)
+    try:
+        config = run.load_config()
+        if arguments.describe:
+            print(json.dumps(describe(config)))  # noqa: T201 -- the answer is this process's output
+            return ExitCode.DONE
+        return _run_unit(run, arguments.unit, config, work)
+    except ProjectError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 -- stderr is the unit's log
+        return error.exit_code
+    except OSError as error:
+        traceback.print_exc()
+        return ExitCode.CANNOT_WRITE if error.errno in CANNOT_WRITE_ERRNOS else ExitCode.UNIT_FAILED
+    except Exception:  # noqa: BLE001 -- the end of a unit's process: the log keeps the traceback
+        traceback.print_exc()
+        return ExitCode.UNIT_FAILED
+
+
+def _run_unit(run: RunDir, unit_id: str, config: Config, work: Callable[[Unit], dict[str, Any]]) -> int:
+    request = run.request(unit_id)
+    unit = Unit(run=run, id=unit_id, config=config, events=EventLog(run.events, unit_id))
+
+    def ask_to_stop(_signal: int, _frame: Any) -> None:
+        unit._stop[0] = True
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
+    run.clear_outputs(unit_id)
+    unit.log(f"unit {unit_id} begins")
+    metrics = work(unit)
+    run.save_result(request.unit, metrics)
+    unit.log(f"unit {unit_id} is done")
+    return ExitCode.DONE
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Environment variables that hold every numeric library of a unit to `threads` threads."""
+    return (
+        {name: str(threads) for name in THREAD_VARIABLES}
+        | dict.fromkeys(KEEP_MEMORY_VARIABLES, str(2**32))
+        | {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    )

@@ -1,0 +1,1 @@
+"""The market as a game: account rules, environments, one learner, evaluation."""

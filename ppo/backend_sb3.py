@@ -1,0 +1,103 @@
+"""The same job done by sb3-contrib's MaskablePPO, for people who want the implementation they know.
+
+Same environments, settings, validation and result as `ppo.learner.train`. It
+cannot be resumed: MaskablePPO keeps its state in too many places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from sb3_contrib import MaskablePPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+
+from ppo.export import from_sb3, hyperparameters, policy_kwargs
+from ppo.learner.policy import Policy
+from ppo.learner.train import Job, Row, TrainResult, evaluation_due
+from ppo.learner.validate import collapse_reasons
+from training.streams import integer
+
+FIGURES = {
+    "policy_loss": "train/policy_gradient_loss",
+    "value_loss": "train/value_loss",
+    "approx_kl": "train/approx_kl",
+    "clip_frac": "train/clip_fraction",
+    "explained_variance": "train/explained_variance",
+    "learning_rate": "train/learning_rate",
+}
+"""Our name of a figure -> Stable-Baselines3's."""
+SB3_SEED_LIMIT = 2**32
+"""Stable-Baselines3 seeds numpy's old generator, which takes 32 bits."""
+
+
+def train(job: Job, on_rollout: Callable[[Row], None] | None = None) -> TrainResult:
+    """Train `job` with MaskablePPO; `on_rollout(row)` is called after each update.
+
+    Seeds the global random state of torch, numpy and python, as Stable-Baselines3 does.
+    """
+    ppo = job.config.ppo
+    # the constructor seeds the environments too; their own seed, set by the job, is put back below
+    envs = job.environments()
+    model = MaskablePPO(
+        "MlpPolicy",
+        envs,
+        n_steps=ppo.rollout_steps,
+        policy_kwargs=policy_kwargs(ppo),
+        device=job.config.compute.device,
+        seed=integer(job.seed, "sb3") % SB3_SEED_LIMIT,
+        **hyperparameters(ppo),
+    )
+    model.set_logger(configure(None, []))
+    envs.seed(integer(job.seed, "episodes"))
+    watcher = _Watcher(job, on_rollout)
+    model.learn(ppo.timesteps, callback=watcher, log_interval=None)  # type: ignore[arg-type]
+    watcher.after_update()
+    assert watcher.best is not None, "the last rollout is always validated"
+    return TrainResult(watcher.best, watcher.best_score, watcher.best_steps, watcher.history)
+
+
+class _Watcher(BaseCallback):
+    """Validates after updates; SB3 says when a rollout starts, which is when the update before it is done."""
+
+    def __init__(self, job: Job, on_rollout: Callable[[Row], None] | None) -> None:
+        super().__init__()
+        self.best: Policy | None = None
+        self.best_score, self.best_steps = -float("inf"), 0
+        self.history: list[Row] = []
+        self._job, self._on_rollout, self._validate = job, on_rollout, job.validator()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps:
+            self.after_update()
+
+    def after_update(self) -> None:
+        """Enter the figures of the update just done; validate when due."""
+        row: Row = {"step": self.num_timesteps} | self._figures()
+        if evaluation_due(self._job.config.ppo, self.num_timesteps):
+            policy = from_sb3(self.model.policy.state_dict(), self._job.sizes())
+            validation = self._validate(policy.decide)
+            if self.best is None or validation.score > self.best_score:
+                self.best, self.best_score, self.best_steps = policy, validation.score, self.num_timesteps
+            row["validation"] = validation.to_json()
+            row["collapse"] = collapse_reasons(validation, row["entropy"], self._job.config.judging)
+        self.history.append(row)
+        if self._on_rollout is not None:
+            self._on_rollout(row)
+
+    def _figures(self) -> dict[str, Any]:
+        assert isinstance(self.model, MaskablePPO)
+        logged, buffer = self.model.logger.name_to_value, self.model.rollout_buffer
+        actions = torch.from_numpy(buffer.actions.flatten()).long()
+        shares = torch.bincount(actions, minlength=self._job.sizes().actions) / len(actions)
+        return {ours: float(logged[theirs]) for ours, theirs in FIGURES.items()} | {
+            "entropy": -float(logged["train/entropy_loss"]),
+            "reward_mean": float(buffer.rewards.mean()),
+            "action_shares": shares.tolist(),
+            "position_change_frac": 1 - shares[0].item(),
+        }

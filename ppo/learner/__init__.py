@@ -1,0 +1,1 @@
+"""The one learner: PPO with action masks, its state in one object."""

@@ -1,0 +1,145 @@
+"""Train an agent on the training part and keep the policy that validates best.
+
+Between two rollouts the whole learner is in its `LearnerState`; the caller may save it there, or stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from configs.schema import Config, PPOConfig
+from ppo.learner.policy import Policy, PolicySizes
+from ppo.learner.rollout import collect
+from ppo.learner.state import LearnerState
+from ppo.learner.update import learning_rate, rollout_figures, samples_of, update
+from ppo.learner.validate import Validator, collapse_reasons
+from ppo.rules import ACTIONS, observation_size
+from ppo.tape import Tape
+from ppo.vec_env import TradingVecEnv
+from training.fit import TrainingDivergedError
+from training.streams import integer
+
+Row = dict[str, Any]
+"""One row of the history, plain JSON values: `step`, the update's figures and, when due, `validation` and
+`collapse` (the reasons, empty when there are none)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train: the same for every backend."""
+
+    tape: Tape
+    train_spans: Sequence[tuple[int, int]]
+    validation_spans: Sequence[tuple[int, int]]
+    config: Config
+    seed: int
+    """Root of this agent's own streams."""
+
+    def environments(self) -> TradingVecEnv:
+        """The training environments."""
+        config = self.config
+        seed = integer(self.seed, "episodes")
+        bars_per_year = config.market.bars_per_year
+        return TradingVecEnv(
+            self.tape, self.train_spans, config.env, config.costs, bars_per_year, config.ppo.num_envs, seed
+        )
+
+    def sizes(self) -> PolicySizes:
+        """Sizes of the policy that fits the environments."""
+        observation = observation_size(self.config.env, self.tape.observation.shape[1])
+        return PolicySizes(observation=observation, actions=ACTIONS, hidden=self.config.ppo.hidden)
+
+    def validator(self) -> Validator:
+        """Plays policies on the validation slices."""
+        return Validator(self.tape, self.validation_spans, self.config)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The best policy and how it came about."""
+
+    policy: Policy
+    best_score: float
+    """Mean log return per bar over the validation slices."""
+    best_steps: int
+    history: list[Row]
+
+    @property
+    def collapse(self) -> list[str]:
+        """Why the best policy counts as collapsed; empty when it does not."""
+        return next(row["collapse"] for row in self.history if row["step"] == self.best_steps)
+
+
+def start(job: Job) -> LearnerState:
+    """A learner for `job` before its first step."""
+    config = job.config
+    return LearnerState.create(job.environments(), job.sizes(), config.ppo, seed=job.seed, device=config.compute.device)
+
+
+def train(
+    job: Job, state: LearnerState | None = None, on_rollout: Callable[[LearnerState, Row], None] | None = None
+) -> TrainResult:
+    """Train to `timesteps`, from `state` where one is given.
+
+    Args:
+        job: what to train.
+        state: a learner of the same job, as `start` made it or as it was restored.
+        on_rollout: called between two rollouts with the row of the last one; what it raises ends the training.
+
+    Returns:
+        The policy with the highest validation score; of equal ones the earliest.
+
+    Raises:
+        TrainingDivergedError: a weight stopped being finite.
+    """
+    state = state or start(job)
+    ppo, validate = job.config.ppo, job.validator()
+    while state.steps < ppo.timesteps:
+        row = advance(state, ppo)
+        _require_finite(state)
+        if evaluation_due(ppo, state.steps):
+            validation = validate(state.policy.decide)
+            state.consider(validation.score)
+            row["validation"] = validation.to_json()
+            row["collapse"] = collapse_reasons(validation, row["entropy"], job.config.judging)
+        state.history.append(row)
+        if on_rollout is not None:
+            on_rollout(state, row)
+    return result(state)
+
+
+def advance(state: LearnerState, ppo: PPOConfig) -> Row:
+    """Play one rollout and learn from it."""
+    rollout, state.carry = collect(state.policy, state.envs, state.carry, ppo.rollout_steps, state.generator)
+    state.steps += ppo.num_envs * ppo.rollout_steps
+    state.rollouts += 1
+    rate = learning_rate(ppo, state.steps)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    samples = samples_of(rollout, ppo)
+    figures = update(state.policy, state.optimizer, samples, ppo, state.generator)
+    return {"step": state.steps, "learning_rate": rate} | figures | rollout_figures(rollout, samples)
+
+
+def evaluation_due(ppo: PPOConfig, steps: int) -> bool:
+    """Whether a rollout that ended at `steps` passed a multiple of `eval_every_steps`, or was the last."""
+    before = steps - ppo.num_envs * ppo.rollout_steps
+    return steps // ppo.eval_every_steps > before // ppo.eval_every_steps or steps >= ppo.timesteps
+
+
+def result(state: LearnerState) -> TrainResult:
+    """The result of a finished learner."""
+    assert state.best is not None, "the last rollout is always validated"
+    policy = Policy(state.policy.sizes)
+    policy.load_state_dict({name: value.cpu() for name, value in state.best.weights.items()})
+    return TrainResult(policy.eval(), state.best.score, state.best.steps, state.history)
+
+
+def _require_finite(state: LearnerState) -> None:
+    """A policy of NaNs would hold for ever, and so validate better than any that loses."""
+    if not all(bool(weight.isfinite().all()) for weight in state.policy.parameters()):
+        raise TrainingDivergedError(
+            f"the policy has weights that are not finite after {state.steps} steps; choose a smaller ppo.learning_rate"
+        )

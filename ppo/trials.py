@@ -1,0 +1,84 @@
+"""The ledger of scorings: how often bars that were to be unseen have been looked at.
+
+`<runs dir>/trials.jsonl` holds one line per scoring, append-only, shared by all
+runs of a directory. A dataset's bars are used up by every scoring that touched
+any of them, whatever the split was called, so N counts entries with the same
+dataset digest and an overlapping range. A re-run under the same cache key
+scores nothing new and is counted once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from configs.errors import CannotWriteError
+
+LEDGER_NAME = "trials.jsonl"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One scoring of a range of a dataset's bars."""
+
+    dataset_digest: str
+    start: int
+    """First scored bar, counted in the dataset."""
+    stop: int
+    """One after the last."""
+    cache_key: str
+    """Key of what was scored."""
+    sharpe: float
+    """Per-bar Sharpe ratio of the seeds' mean return."""
+
+    def touches(self, other: Trial) -> bool:
+        """Whether both scored some of the same bars."""
+        same_data = self.dataset_digest == other.dataset_digest
+        return same_data and self.start < other.stop and other.start < self.stop
+
+    def repeats(self, other: Trial) -> bool:
+        """Whether this is the same scoring done again."""
+        return self.touches(other) and self.cache_key == other.cache_key
+
+
+def record(path: Path, trial: Trial) -> list[Trial]:
+    """Enter `trial` unless it is there already; return it and the earlier ones that scored its bars, oldest first.
+
+    Later entries are left out, so that a re-run of an old scoring finds the same N.
+    The file is locked meanwhile; the entry is on disk when this returns.
+
+    Raises:
+        CannotWriteError: the ledger cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            content = file.read()
+            related = [entry for entry in _parse(content) if entry.touches(trial)]
+            known = next((i for i, entry in enumerate(related) if entry.repeats(trial)), None)
+            if known is not None:
+                return related[: known + 1]
+            torn = bool(content) and not content.endswith(b"\n")
+            file.write(b"\n" * torn + json.dumps(asdict(trial), sort_keys=True).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            return [*related, trial]
+    except OSError as error:
+        raise CannotWriteError(
+            f"cannot write the ledger of scorings {path}: {error.strerror or error}; choose a writable runs directory"
+        ) from error
+
+
+def _parse(content: bytes) -> list[Trial]:
+    entries = []
+    for line in content.splitlines():
+        try:
+            entries.append(Trial(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue  # a torn line of a killed writer: that scoring never reported
+    return entries

@@ -1,0 +1,90 @@
+"""The command line: `sequence-runner [run] --dataset NAME ...`.
+
+Errors are caught here and nowhere else: one clear message, the exit code of its class.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from configs.errors import EXIT_CODE_MEANING, CannotWriteError, ExitCode, ProjectError
+from configs.unit import CANNOT_WRITE_ERRNOS
+from runner.commands.config import config
+from runner.commands.data import data
+from runner.commands.evaluate import evaluate
+from runner.commands.inspect import compare, logs, report, status, stop
+from runner.commands.run import plan, preflight, run
+from runner.guard import Terminated
+
+PROGRAM = "sequence-runner"
+EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {text}" for code, text in EXIT_CODE_MEANING.items())
+
+
+class DefaultToRun(click.Group):
+    """A group whose command may be left out: `sequence-runner --dataset X` is `sequence-runner run --dataset X`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `run` before options that are not the group's own."""
+        if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=DefaultToRun, epilog=EXIT_CODES, context_settings={"max_content_width": 110})
+@click.version_option(package_name=PROGRAM)
+def cli() -> None:
+    """One command from an OHLCV dataset to a verified trading-agent report.
+
+    `sequence-runner --dataset ADA-EUR_1H` runs everything; the same command again continues or repeats nothing.
+    """
+
+
+for command in (run, preflight, plan, status, logs, stop, report, compare, evaluate, data, config):
+    cli.add_command(command)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+        return int(code or ExitCode.DONE)
+    except click.ClickException as error:
+        error.show()
+        return _failed(arguments, error.exit_code, error.format_message(), shown=True)
+    except ProjectError as error:
+        return _failed(arguments, int(error.exit_code), str(error))
+    except BrokenPipeError:
+        sys.stderr.close()
+        return ExitCode.DONE
+    except OSError as error:
+        code = CannotWriteError.exit_code if error.errno in CANNOT_WRITE_ERRNOS else ExitCode.UNIT_FAILED
+        return _failed(arguments, int(code), f"{error.filename or 'a file'}: {error.strerror or error}")
+    except (KeyboardInterrupt, click.Abort) as error:
+        code = ExitCode.TERMINATED if isinstance(error, Terminated) else ExitCode.CTRL_C
+        return _failed(arguments, int(code), "interrupted")
+    except Exception as error:  # noqa: BLE001 -- the last line of defence: a message, never a traceback
+        return _failed(arguments, ExitCode.UNIT_FAILED, f"a fault of this program: {type(error).__name__}: {error}")
+
+
+def _failed(arguments: Sequence[str], code: int, message: str, shown: bool = False) -> int:
+    if not shown:
+        click.echo(f"error: {message}", err=True)
+    if "--json" in arguments:
+        click.echo(json.dumps({"run_id": None, "exit_code": int(code), "verdict": None, "error": message}))
+    return int(code)
+
+
+def _terminate(_number: int, _frame: Any) -> None:
+    raise Terminated
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

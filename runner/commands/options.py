@@ -1,0 +1,79 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from configs.assets import TIMEFRAME_S
+from runner.session import DEFAULT_PROFILE, DEFAULT_RUNS_DIR, Ask
+
+Command = Callable[..., Any]
+Paths = tuple[Path, ...]
+
+
+def runs_dir_option(command: Command) -> Command:
+    """`--runs-dir`."""
+    return click.option(
+        "--runs-dir",
+        type=click.Path(path_type=Path, file_okay=True),
+        default=DEFAULT_RUNS_DIR,
+        show_default=True,
+        help="Directory of all runs.",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")(command)
+
+
+def data_dir_option(command: Command) -> Command:
+    """`--data-dir`."""
+    return click.option(
+        "--data-dir",
+        "data_dirs",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="Directory to look the dataset up in; repeatable.  [default: ./data, then /data]",
+    )(command)
+
+
+def ask_options(command: Command) -> Command:
+    """Everything that decides a run's configuration and data."""
+    for option in reversed(
+        (
+            click.option(
+                "--dataset", default="", help="Dataset name, for example ADA-EUR_1H or DEMO-USD_1H, or a file."
+            ),
+            click.option("--symbol", default="", help="BASE-QUOTE of a file whose name does not say it."),
+            click.option(
+                "--timeframe",
+                type=click.Choice(list(TIMEFRAME_S)),
+                help="Timeframe of a file whose name does not say it.",
+            ),
+            data_dir_option,
+            click.option("--profile", default=DEFAULT_PROFILE, show_default=True, help="quick, standard or full."),
+            click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."),
+            click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable."),
+            click.option("--offline", is_flag=True, help="Never fetch a dataset from the network."),
+            runs_dir_option,
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def ask_of(options: dict[str, Any]) -> Ask:
+    """The shared options as one value.
+
+    Raises:
+        click.UsageError: neither a dataset nor a run to resume was given.
+    """
+    ask = Ask(**{name: options[name] for name in Ask.__dataclass_fields__ if options.get(name) is not None})
+    if not ask.dataset and not ask.resume:
+        raise click.UsageError("missing option '--dataset', for example --dataset DEMO-USD_1H")
+    return ask

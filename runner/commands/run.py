@@ -1,0 +1,126 @@
+"""`run`, `plan` and `preflight`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from configs.errors import ExitCode
+from runner.commands.options import ask_of, ask_options, json_option
+
+
+@click.command()
+@ask_options
+@click.option("--run-id", default="", help="Name of the run instead of <dataset>-<profile>-<8 hex>.")
+@click.option("--fresh", is_flag=True, help="Start another run beside the existing one, reusing nothing.")
+@click.option("--resume", default="", metavar="RUN_ID", help="Take configuration and state from that run.")
+@click.option("--stages", default="", metavar="A,B", help="Only these stages; what they need must be done.")
+@click.option("--until", default="", metavar="STAGE", help="Stages up to and including this one.")
+@click.option("--skip-preflight", "--skip-validation", "skip_preflight", is_flag=True, help="Do not check the machine.")
+@click.option("--require-gpu", is_flag=True, help="Fail pre-flight where no GPU is found.")
+@click.option("--no-push", is_flag=True, help="Do not publish the results. Accepted; publishing comes later.")
+@click.option("--verbose", is_flag=True, help="Show more: every check, progress more often.")
+@click.option("--dry-run", is_flag=True, help="Print what would be run and skipped; do nothing.")
+@json_option
+def run(**options: Any) -> ExitCode:
+    """Run the whole job on a dataset (the default command)."""
+    from runner.job import Choice, Job, run_job
+    from runner.summary import next_steps, run_object
+
+    if options["resume"]:
+        _refuse_beside_resume(options)
+    ask = ask_of(options)
+    stages = tuple(name.strip() for name in options["stages"].split(",") if name.strip())
+    choice = Choice(
+        stages, options["until"], options["skip_preflight"], options["require_gpu"], verbose=options["verbose"]
+    )
+    job = Job.of(ask, choice)
+    if options["dry_run"]:
+        return _dry_run(job, options["as_json"])
+    ending = run_job(job, ask, choice)
+    summary = run_object(job.plan.run, int(ending.exit_code), ending.message)
+    if ending.message:
+        click.echo(f"{'stopped' if ending.is_stop else 'error'}: {ending.message}", err=True)
+    if options["as_json"]:
+        click.echo(json.dumps(summary))
+    elif ending.exit_code == ExitCode.DONE:
+        from runner.console import print_final
+
+        print_final(summary, next_steps(summary, ask.runs_dir))
+    return ending.exit_code
+
+
+@click.command()
+@ask_options
+@click.option("--require-gpu", is_flag=True, help="Fail where no GPU is found.")
+@json_option
+def preflight(**options: Any) -> ExitCode:
+    """Check whether this machine can do the run."""
+    from runner import job
+    from runner.preflight.checks import to_json
+    from runner.session import dataset_facts, resolve_config
+
+    ask = ask_of(options)
+    config = resolve_config(ask).config
+    results = job.preflight(config, ask, lambda: dataset_facts(ask, config), options["require_gpu"])
+    if options["as_json"]:
+        click.echo(json.dumps(to_json(results)))
+    else:
+        job.show_checks(results)
+    return job.preflight_ending(results).exit_code
+
+
+@click.command()
+@ask_options
+@json_option
+def plan(**options: Any) -> ExitCode:
+    """Estimate time, memory, bars and disk of a run."""
+    from runner.graph import expand
+    from runner.plan import make_plan
+    from runner.session import resolve_ask
+
+    ask = ask_of(options)
+    resolved = resolve_ask(ask)
+    estimate = make_plan(resolved.config, expand(resolved.config), resolved.facts["rows"], ask.runs_dir)
+    if options["as_json"]:
+        click.echo(json.dumps({"run_id": resolved.run.run_id, **estimate.to_json()}))
+        return ExitCode.DONE
+    from rich.console import Console
+
+    from runner.console import render_plan
+
+    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(
+        render_plan(estimate, resolved.run.run_id)
+    )
+    return ExitCode.DONE
+
+
+def _refuse_beside_resume(options: dict[str, Any]) -> None:
+    beside = [
+        "--" + name.replace("_", "-").removesuffix("-file").replace("settings", "set")
+        for name in ("dataset", "config_file", "settings", "run_id", "fresh")
+        if options[name]
+    ]
+    if beside:
+        raise click.UsageError(f"--resume takes everything from that run; leave out {', '.join(beside)}")
+
+
+def _dry_run(job: Any, as_json: bool) -> ExitCode:
+    from runner.identity import shell_line
+
+    states = job.standing()
+    chosen = {unit.id for unit in job.chosen}
+    for unit_id, state in states.items():
+        if state == "to run" and unit_id not in chosen:
+            states[unit_id] = "missing: its stage was not chosen"
+    if as_json:
+        click.echo(json.dumps({"run_id": job.plan.run.run_id, "exists": job.plan.exists, "units": states}))
+        return ExitCode.DONE
+    click.echo(f"run {job.plan.run.run_id} ({'exists' if job.plan.exists else 'new'}) in {job.plan.run.root.parent}")
+    for unit_id, state in states.items():
+        click.echo(f"  {unit_id:<24}{state}")
+    click.echo(f"reproduce with: {shell_line(job.plan.command)}")
+    return ExitCode.DONE

@@ -1,0 +1,292 @@
+"""What a person sees: a live table on a terminal, plain lines otherwise, and the final block.
+
+Everything here goes to stderr except the final block; nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from runner.plan import RunPlan
+from runner.preflight.check import human_bytes
+from runner.say import say
+from runner.summary import rows_of
+from runner.view import RunView, UnitView
+
+LIVE_EVERY_S = 0.25
+PLAIN_EVERY_S = 15.0
+STATE_STYLES = {
+    "waiting": "dim",
+    "running": "bold cyan",
+    "done": "green",
+    "reused": "green",
+    "skipped": "green",
+    "failed": "bold red",
+    "stopped": "yellow",
+}
+VERDICT_STYLES = {"edge": "bold green", "no evidence of an edge": "bold yellow", "collapsed": "bold red"}
+FIGURES = {"sharpe": "{:.2f}", "total_return": "{:+.1%}", "max_drawdown": "{:.1%}", "trades": "{:,.0f}"}
+FIGURE_TITLES = ("Sharpe", "return", "max drawdown", "trades")
+MAX_VALUES = 4
+
+
+@contextmanager
+def watching(title: str, verbose: bool = False) -> Iterator[Callable[[RunView], None]]:
+    """Show a run while inside: give the yielded function the current view as often as you like."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield PlainLines(verbose)
+        return
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+        table = _LiveTable(live, title)
+        try:
+            yield table
+        finally:
+            table.draw()
+
+
+class _LiveTable:
+    def __init__(self, live: Live, title: str) -> None:
+        self._live, self._title, self._next_s = live, title, 0.0
+        self._view = RunView()
+
+    def __call__(self, view: RunView) -> None:
+        self._view = view
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + LIVE_EVERY_S
+            self.draw()
+
+    def draw(self) -> None:
+        stopping = "  (stopping at the next safe boundary; Ctrl-C again kills)" if self._view.stopping else ""
+        self._live.update(render_view(self._view, self._title + stopping, time.time()), refresh=True)
+
+
+class PlainLines:
+    """One line per change of a unit, and its progress at a modest rate."""
+
+    def __init__(self, verbose: bool = False) -> None:
+        """`verbose` shows progress five times as often."""
+        self._every_s = PLAIN_EVERY_S / (5 if verbose else 1)
+        self._seen: dict[str, tuple[str, int]] = {}
+        self._next_s: dict[str, float] = {}
+
+    def __call__(self, view: RunView) -> None:
+        """Print what is new."""
+        for unit in view.units.values():
+            mark = (unit.state, unit.attempt)
+            if mark != self._seen.get(unit.id, ("waiting", 0)):
+                self._seen[unit.id] = mark
+                self._next_s[unit.id] = time.monotonic() + self._every_s
+                say(f"{unit.id}: {unit.state}{_duration_note(unit)}{f': {unit.note}' if unit.note else ''}")
+            elif unit.state == "running" and unit.total and time.monotonic() >= self._next_s[unit.id]:
+                self._next_s[unit.id] = time.monotonic() + self._every_s
+                say(f"{unit.id}: {progress_text(unit, time.time())}")
+
+
+def render_view(view: RunView, title: str, now_t: float) -> RenderableType:
+    """The table of units with the machine's load below."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", expand=True, box=None, pad_edge=False
+    )
+    table.add_column("unit", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("progress", width=22, no_wrap=True)
+    table.add_column("rate", justify="right", no_wrap=True)
+    table.add_column("left", justify="right", no_wrap=True)
+    table.add_column("elapsed", justify="right", no_wrap=True)
+    table.add_column("last values", ratio=1, no_wrap=True, overflow="ellipsis")
+    for unit in view.units.values():
+        table.add_row(*_cells(unit, now_t))
+    return Group(table, Text(_load_line(view, now_t), style="dim"))
+
+
+def progress_text(unit: UnitView, now_t: float) -> str:
+    """`45 % (90/200), 12.3/s, 0:21 left, loss 0.61`."""
+    eta_s = unit.eta_s(now_t)
+    parts = [
+        f"{unit.share:.0%} ({short(unit.done)}/{short(unit.total)})",
+        f"{short(unit.rate)}/s" if unit.rate else "",
+        f"{clock(eta_s)} left" if eta_s is not None else "",
+        values_text(unit.values),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def values_text(values: dict[str, Any]) -> str:
+    """The last reported values, the newest few."""
+    return " ".join(f"{key} {short(value)}" for key, value in list(values.items())[:MAX_VALUES])
+
+
+def short(value: Any) -> str:
+    """A number in few characters: 1,234 or 0.0123 or 2.5M."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    if abs(value) >= 1_000 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03`, `2:03` or `7 s`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if not hours and not minute:
+        return f"{second} s"
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def render_final(summary: dict[str, Any], steps: Sequence[str]) -> RenderableType:
+    """Verdict first, agents beside baselines, report path, next steps."""
+    lines: list[RenderableType] = [_verdict_line(summary)]
+    rows = rows_of(summary)
+    if rows:
+        lines += [_metrics_table(rows), Text(_foot_note(summary), style="dim")]
+    if summary["report"]:
+        lines.append(_pair("report", summary["report"]))
+    if "out" in summary:
+        lines.append(_pair("files", summary["out"]))
+    lines += [_pair("next", step) for step in steps]
+    return Group(*lines)
+
+
+def print_final(summary: dict[str, Any], steps: Sequence[str]) -> None:
+    """The final block on stdout."""
+    _stdout().print(render_final(summary, steps), soft_wrap=True)
+
+
+def print_status(view: RunView, title: str, summary: dict[str, Any]) -> None:
+    """How a run stands, on stdout."""
+    console = _stdout()
+    console.print(render_view(view, title, time.time()))
+    if summary["verdict"]:
+        console.print(render_final(summary, ()))
+
+
+def render_plan(plan: RunPlan, run_id: str) -> RenderableType:
+    """What a run would take: a row per stage, then the totals."""
+    table = Table(title=f"plan of run {run_id}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("stage")
+    for name in ("units", "work", "wall clock", "memory of one", "bars needed"):
+        table.add_column(name, justify="right")
+    for stage in plan.stages:
+        memory, bars = human_bytes(stage.memory_bytes), f"{stage.bars_needed:,}"
+        table.add_row(stage.name, str(len(stage.units)), clock(stage.work_s), clock(stage.wall_s), memory, bars)
+    totals = [
+        f"about {clock(plan.wall_s)} of wall clock, by rates measured on two CPU cores or one GPU",
+        f"bars: {plan.bars_found:,} found, {plan.bars_needed:,} needed",
+        f"memory: {human_bytes(plan.memory_bytes)} for the units that run side by side",
+        f"disk: {human_bytes(plan.disk_bytes)} of {human_bytes(plan.disk_free_bytes)} free",
+    ]
+    return Group(table, *map(Text, totals))
+
+
+def print_comparison(found: dict[str, Any]) -> None:
+    """Differences first, then figures side by side, on stdout."""
+    one, other = found["runs"]
+    console = _stdout()
+    console.print(Text(f"{one}  and  {other}", style="bold"))
+    for line in found["differences"] or ["no difference in configuration, data, code and dependencies"]:
+        console.print(Text(f"  {line}"))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for title in FIGURE_TITLES:
+        table.add_column(title, justify="right")
+    for row in found["figures"]:
+        cells = [" | ".join(_number(value, FIGURES[key]) for value in row[key]) for key in FIGURES]
+        table.add_row(row["name"], *cells)
+    verdicts = " | ".join(verdict or "none yet" for verdict in found["verdicts"])
+    console.print(Text(f"verdict  {verdicts}"), table)
+
+
+def _stdout() -> Console:
+    """Wide where nobody looks at it live, so that paths stay whole."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _cells(unit: UnitView, now_t: float) -> list[RenderableType]:
+    eta_s = unit.eta_s(now_t)
+    if unit.state == "running" and unit.total:
+        progress: RenderableType = ProgressBar(total=1.0, completed=unit.share, width=20)
+    elif unit.state == "running":
+        progress = ProgressBar(total=None, pulse=True, width=20, animation_time=now_t)
+    else:
+        progress = Text("")
+    said = unit.note.splitlines()[0] if unit.note else values_text(unit.values)
+    state = f"{unit.state} ({unit.attempt})" if unit.attempt > 1 else unit.state
+    return [
+        Text(unit.id),
+        Text(state, style=STATE_STYLES.get(unit.state, "")),
+        progress,
+        Text(f"{short(unit.rate)}/s" if unit.rate and unit.state == "running" else ""),
+        Text(clock(eta_s) if eta_s is not None else ""),
+        Text(clock(unit.elapsed_s(now_t)) if unit.started_t else ""),
+        Text(said, style="dim" if not unit.note else STATE_STYLES.get(unit.state, "")),
+    ]
+
+
+def _load_line(view: RunView, now_t: float) -> str:
+    parts = [f"elapsed {clock((view.ended_t or now_t) - view.started_t)}"] if view.started_t else []
+    use = view.resources
+    if use:
+        parts.append(f"cpu {use['cpu_percent']:.0f} %")
+        parts.append(f"memory {use['ram_used_bytes'] / 1e9:.1f} of {use['ram_total_bytes'] / 1e9:.1f} GB")
+        parts.append(f"disk free {use['disk_free_bytes'] / 1e9:.0f} GB")
+        for index, gpu in enumerate(use.get("gpus", ())):
+            used, total = gpu.get("memory_used_bytes", 0) / 1e9, gpu.get("memory_total_bytes", 0) / 1e9
+            parts.append(f"gpu {index}: {gpu.get('util_percent', '?')} %, {used:.1f} of {total:.1f} GB")
+    return "  ".join(parts)
+
+
+def _duration_note(unit: UnitView) -> str:
+    ended = unit.state not in ("running", "waiting") and unit.started_t and unit.ended_t
+    return f" in {clock(unit.ended_t - unit.started_t)}" if ended else ""
+
+
+def _verdict_line(summary: dict[str, Any]) -> Text:
+    verdict = summary["verdict"]
+    line = Text.assemble(("verdict  ", "bold"), (verdict or "none yet", VERDICT_STYLES.get(verdict, "bold")))
+    if summary["synthetic"]:
+        line.append("   (synthetic data: says nothing about a market)", style="magenta")
+    return line
+
+
+def _metrics_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in FIGURE_TITLES:
+        table.add_column(name, justify="right")
+    for title, metrics in rows:
+        cells = [_number(metrics.get(key), form) for key, form in FIGURES.items()]
+        table.add_row(title, *cells, style="bold" if title == "agents, mean" else "")
+    return table
+
+
+def _foot_note(summary: dict[str, Any]) -> str:
+    parts = []
+    if summary["bars_per_year"]:
+        scored = "" if "scope" in summary else "test part only; "
+        parts.append(f"{scored}ratios annualised with {summary['bars_per_year']:,.0f} bars a year")
+    detectable = summary["detectable_sharpe"]
+    if isinstance(detectable, dict):
+        parts.append(f"these bars could have detected a Sharpe of {detectable['sharpe']:.2f} or more")
+    return "; ".join(parts)
+
+
+def _number(value: Any, form: str) -> str:
+    return form.format(value) if isinstance(value, int | float) else "-"
+
+
+def _pair(name: str, value: str) -> Text:
+    return Text.assemble((f"{name:<9}", "bold"), value)

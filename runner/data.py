@@ -1,0 +1,90 @@
+"""Datasets, asked of the process that knows them: `python -m training.stages.data`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.assets import DatasetName
+from configs.errors import ConfigError, ExitCode
+from configs.schema import Config
+from runner.process import ask, stage_environment
+
+MODULE = "training.stages.data"
+
+
+def check(
+    config: Config,
+    data_dirs: Sequence[Path],
+    *,
+    place: str = "",
+    offline: bool = False,
+    tell: Callable[[str], None] = lambda _line: None,
+) -> dict[str, Any]:
+    """What the run's dataset is: name, path, digest, rows, range, gaps.
+
+    Args:
+        config: says how the file is read.
+        data_dirs: looked through in order.
+        place: path of the file where the dataset was not given by name.
+        offline: never fetch.
+        tell: hears of a fetch in progress.
+
+    Raises:
+        DatasetNotFoundError: no directory and no source has it.
+        BadDataError: it breaks the market rules.
+    """
+    dataset = config.dataset
+    arguments = ["check", "--json", "--dataset", place or dataset.name]
+    if place:
+        name = DatasetName.parse(dataset.name)
+        arguments += ["--symbol", name.symbol, "--timeframe", name.timeframe]
+    arguments += ["--repair", dataset.repair, "--timezone", dataset.timezone, "--asset-class", dataset.asset_class]
+    arguments += [part for path in data_dirs for part in ("--data-dir", str(path))]
+    arguments += ["--resample"] * dataset.resample + ["--offline"] * offline
+    facts: dict[str, Any] = ask([sys.executable, "-m", MODULE, *arguments], heard=lambda line: _relay(line, tell))
+    return facts
+
+
+def name_of_file(path: str, symbol: str, timeframe: str) -> str:
+    """The dataset name of a file given by its path.
+
+    Raises:
+        ProjectError: there is no such file, or neither its name nor the options say what it holds.
+    """
+    arguments = ["locate", "--json", "--dataset", path, "--symbol", symbol, "--timeframe", timeframe]
+    try:
+        name: str = ask([sys.executable, "-m", MODULE, *arguments])["name"]
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or give a dataset name such as ADA-EUR_1H") from error
+    return name
+
+
+def hand_over(arguments: Sequence[str]) -> ExitCode:
+    """Run the dataset process on this terminal and return its exit code."""
+    process = subprocess.Popen([sys.executable, "-m", MODULE, *arguments], env=stage_environment(1))
+    # Ctrl-C reaches both; the process says what became of it
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    forward = signal.signal(signal.SIGTERM, lambda number, _frame: process.send_signal(number))
+    try:
+        return ExitCode(process.wait())
+    except ValueError:
+        return ExitCode.UNIT_FAILED
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, forward)
+
+
+def _relay(line: str, tell: Callable[[str], None]) -> None:
+    """Say what a fetch reports; anything else is the process's last words."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return
+    if isinstance(event, dict) and event.get("kind") == "progress":
+        tell(f"fetching from {event.get('source')}: piece {event.get('done')} of {event.get('total')}")

@@ -1,0 +1,236 @@
+"""Who owns a run, and that no process outlives its owner.
+
+`Owner` holds a kernel lock on a file of the run directory; it vanishes with its
+holder. `Reaper` is a small process that learns of every process group the
+supervisor starts and kills those that are left when the supervisor is gone,
+even by SIGKILL. It holds the lock too: while a unit of the old owner may live,
+nobody else can own the run. `die_with_parent` is the kernel's own safety net
+below it, for the case that both are killed at once. Linux only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from configs.errors import CannotWriteError, ExitCode, ProjectError
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+_TAKE_TIMEOUT_S = 2.0
+"""A probe by `status` holds the lock for an instant, the reaper of a killed runner a little longer."""
+
+
+class OwnedByAnotherError(ProjectError):
+    """Another runner owns the run."""
+
+    exit_code = ExitCode.OWNED_BY_ANOTHER
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived while no supervisor was listening."""
+
+
+class NotRunningError(ProjectError):
+    """There is no runner to signal."""
+
+    exit_code = ExitCode.USAGE
+
+
+class Owner:
+    """Ownership of a run while inside: the lock, whose file names us, and the reaper that shares it."""
+
+    def __init__(self, root: Path) -> None:
+        """Wrap the run directory `root`; nothing is created."""
+        self._path = root / "lock"
+
+    def __enter__(self) -> Owner:
+        """Take the lock, then fork the reaper: do so before any thread is started.
+
+        Raises:
+            OwnedByAnotherError: another runner owns the run.
+            CannotWriteError: the run directory cannot be written.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+            if not _lock_within(self._descriptor, _TAKE_TIMEOUT_S):
+                raise self._refusal()
+            facts = {"pid": os.getpid(), "host": os.uname().nodename, "started_t": psutil.Process().create_time()}
+            os.truncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps(facts).encode(), 0)
+        except OSError as error:
+            raise CannotWriteError(
+                f"cannot write {self._path}: {error.strerror}; choose a writable directory with --runs-dir"
+            ) from error
+        self.reaper = Reaper(keep_open=self._descriptor)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """End the reaper, then let the lock go."""
+        self.reaper.close()
+        os.truncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+    def _refusal(self) -> OwnedByAnotherError:
+        owner = _read_owner(self._descriptor)
+        os.close(self._descriptor)
+        return OwnedByAnotherError(
+            f"run {self._path.parent.name!r} is owned by another runner (pid {owner.get('pid', 'unknown')} "
+            f"on {owner.get('host', 'unknown')}); wait for it or end it with `sequence-runner stop`"
+        )
+
+
+def owner_of(root: Path) -> int:
+    """Process id of the runner that owns the run, 0 when nobody on this machine does.
+
+    The pid counts only while the lock is held and the process is the very one that wrote it.
+    """
+    try:
+        descriptor = os.open(root / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        if _lock_within(descriptor, 0.0, fcntl.LOCK_SH):
+            return 0
+        owner = _read_owner(descriptor)
+    finally:
+        os.close(descriptor)
+    if owner.get("host") != os.uname().nodename:
+        return 0
+    try:
+        same = psutil.Process(owner["pid"]).create_time() == owner["started_t"]
+    except psutil.NoSuchProcess:
+        return 0
+    return int(owner["pid"]) if same else 0
+
+
+def signal_owner(root: Path) -> int:
+    """Ask the runner that owns the run to stop; return its process id.
+
+    Raises:
+        NotRunningError: nobody owns it, or the recorded pid is stale.
+    """
+    pid = owner_of(root)
+    if not pid:
+        raise NotRunningError(f"run {root.name!r} is not running on this machine; nothing was signalled")
+    os.kill(pid, signal.SIGTERM)
+    return pid
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """In a child before exec: be killed by the kernel when the parent dies."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+class Reaper:
+    """A process that kills the process groups its parent leaves behind."""
+
+    def __init__(self, keep_open: int = -1) -> None:
+        """Fork the reaper; it keeps only the descriptor `keep_open` (the lock's) besides its pipe."""
+        read_end, self._write_end = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                _reap(read_end, keep_open)
+            finally:
+                os._exit(0)
+        os.close(read_end)
+
+    def before_exec(self) -> Callable[[], None]:
+        """What a child runs between fork and exec: join the reaper's list, tie its life to ours."""
+        parent_pid = os.getpid()
+
+        def register() -> None:
+            self._tell("+", os.getpid())
+            die_with_parent(parent_pid)
+
+        return register
+
+    def forget(self, group: int) -> None:
+        """The group has ended."""
+        self._tell("-", group)
+
+    def close(self) -> None:
+        """End the reaper; what is still on its list is killed."""
+        os.close(self._write_end)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+
+    def _tell(self, sign: str, group: int) -> None:
+        # a reaper that was killed is no reason to fail: die_with_parent still holds
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._write_end, f"{sign}{group}\n".encode())
+
+
+def kill_group(group: int) -> None:
+    """SIGKILL every process of a group; an empty group is fine."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _reap(read_end: int, keep_open: int) -> None:
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    _close_all_but({read_end, keep_open})
+    groups: set[int] = set()
+    with os.fdopen(read_end, "rb") as pipe:
+        for line in pipe:
+            group = int(line[1:])
+            groups.add(group) if line.startswith(b"+") else groups.discard(group)
+    for group in groups:
+        kill_group(group)
+    deadline = time.monotonic() + 5
+    while any(_alive(group) for group in groups) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    first = 0
+    for descriptor in sorted(kept - {-1}):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+def _alive(group: int) -> bool:
+    """A process of the group still runs; one that only waits for its parent does not."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, process_group = path.read_text().rpartition(")")[2].split()[:3]
+            if int(process_group) == group and state not in "ZX":
+                return True
+    return False
+
+
+def _lock_within(descriptor: int, timeout_s: float, kind: int = fcntl.LOCK_EX) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
+
+
+def _read_owner(descriptor: int) -> dict:
+    try:
+        owner = json.loads(os.pread(descriptor, 4096, 0))
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}

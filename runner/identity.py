@@ -1,0 +1,152 @@
+"""What a run and a unit are: run ids, digests of code and dependencies, cache keys, machine facts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from configs.files import digest, sha256_file
+from configs.run_dir import Request, Result
+from configs.schema import Config
+from runner.graph import Unit, settings_of
+
+PROJECT_ROOT = Path(__file__).parents[1]
+PACKAGES = ("configs", "training", "ppo", "runner")
+IDENTITY_CHARACTERS = 8
+
+
+def run_id_of(config: Config, dataset_digest: str) -> str:
+    """`<dataset>-<profile>-<8 hex of configuration and data>`: the run that one command always continues."""
+    identity = digest({"config": config.identity(), "dataset": dataset_digest})
+    return f"{config.dataset.name}-{config.profile}-{identity[:IDENTITY_CHARACTERS]}"
+
+
+def next_free_id(base: str, runs_dir: Path) -> str:
+    """`base`, or with the first suffix `-2`, `-3`, ... that no run has."""
+    suffix = 1
+    while (runs_dir / _suffixed(base, suffix)).exists():
+        suffix += 1
+    return _suffixed(base, suffix)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What the cache keys of all units of a run share."""
+
+    config: Config
+    dataset_digest: str
+    code: dict[str, str]
+    """Package -> digest of its `.py` files."""
+    lock: str
+
+    @classmethod
+    def of_this_program(cls, config: Config, dataset_digest: str, root: Path = PROJECT_ROOT) -> Keys:
+        """Digest the code and the dependency lock under `root`."""
+        return cls(config, dataset_digest, {name: code_digest(root / name) for name in PACKAGES}, lock_digest(root))
+
+    def inputs(self, unit: Unit, results: dict[str, Result]) -> dict[str, str]:
+        """Digests of what the unit reads; a unit that needs no other reads the dataset."""
+        if not unit.needs:
+            return {"dataset": self.dataset_digest}
+        return {need: outputs_digest(results[need]) for need in unit.needs}
+
+    def request(self, unit: Unit, results: dict[str, Result]) -> Request:
+        """What is asked of the unit, once everything it needs is done."""
+        inputs = self.inputs(unit, results)
+        return Request(unit=unit.id, cache_key=self.key(unit, inputs), inputs=inputs)
+
+    def key(self, unit: Unit, inputs: dict[str, str]) -> str:
+        """The unit's cache key: equal keys mean equal results."""
+        return digest(
+            {
+                "unit": unit.id,
+                "module": unit.module,
+                "settings": settings_of(unit, self.config),
+                "inputs": inputs,
+                "code": {name: self.code[name] for name in unit.packages},
+                "lock": self.lock,
+                "threads": self.config.compute.threads_per_unit,
+                "device": self.config.compute.device,
+            }
+        )
+
+
+def outputs_digest(result: Result) -> str:
+    """Digest of a unit's files: names and contents."""
+    return digest({name: output.sha256 for name, output in result.outputs.items()})
+
+
+def code_digest(package: Path) -> str:
+    """Digest of every `.py` file below a package: relative paths and contents."""
+    return digest({path.relative_to(package).as_posix(): sha256_file(path) for path in _sources(package)})
+
+
+def lock_digest(root: Path = PROJECT_ROOT) -> str:
+    """Digest of `requirements.lock`, or of the installed distributions where there is none."""
+    lock = root / "requirements.lock"
+    return sha256_file(lock) if lock.is_file() else digest(_installed())
+
+
+def machine_facts() -> dict[str, Any]:
+    """What this machine is: processor, cores, memory, GPUs, Python, platform."""
+    return {
+        "cpu_model": _cpu_model(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "gpus": gpu_names(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+@cache
+def gpu_names() -> list[str]:
+    """Names of the GPUs that the driver shows; empty without a driver."""
+    import pynvml  # heavy: opens the driver's library
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def found_device() -> str:
+    """`cuda` where a GPU is found, else `cpu`."""
+    return "cuda" if gpu_names() else "cpu"
+
+
+def shell_line(command: Sequence[str]) -> str:
+    """A command as one line that a shell takes back."""
+    return shlex.join(command)
+
+
+def _suffixed(base: str, suffix: int) -> str:
+    return base if suffix == 1 else f"{base}-{suffix}"
+
+
+def _sources(package: Path) -> Iterable[Path]:
+    return sorted(path for path in package.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def _installed() -> list[str]:
+    return sorted({f"{item.name.lower()}=={item.version}" for item in importlib.metadata.distributions()})
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,134 @@
+"""Stage processes: how they are started, what they are asked, how their last words are read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from configs.errors import (
+    BadDataError,
+    CannotWriteError,
+    ConfigError,
+    DatasetNotFoundError,
+    MachineUnfitError,
+    ProjectError,
+)
+from configs.unit import thread_environment
+from runner.guard import die_with_parent
+from runner.identity import PROJECT_ROOT
+
+_ERRORS: dict[int, type[ProjectError]] = {
+    int(error.exit_code): error
+    for error in (BadDataError, DatasetNotFoundError, MachineUnfitError, CannotWriteError, ConfigError)
+}
+_FAULT_LINE = re.compile(r"(?:error|[A-Za-z_.]*(?:Error|Exception|Requested)): ")
+_LAST_WORDS_LINES = 20
+_TAIL_BYTES = 16_384
+
+
+class ProcessFailedError(ProjectError):
+    """A helper process ended badly for no reason we know."""
+
+
+def stage_command(module: str, run_dir: Path, unit: str, *more: str) -> list[str]:
+    """The line that starts a unit; the same by hand."""
+    return [sys.executable, "-m", module, "--run-dir", str(run_dir.resolve()), "--unit", unit, *more]
+
+
+def stage_environment(threads: int) -> dict[str, str]:
+    """Environment of a stage process: ours, its threads, and this program on the import path."""
+    path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]))
+    return dict(os.environ) | thread_environment(threads) | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def start(command: Sequence[str], environment: dict[str, str], log: Path, before_exec: Callable[[], None]) -> Any:
+    """Start a process in its own session, stdout and stderr appended to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=before_exec,
+        )
+
+
+def ask(command: Sequence[str], heard: Callable[[str], None] = lambda _line: None, threads: int = 1) -> Any:
+    """Run a process that answers with one JSON value on stdout.
+
+    Args:
+        command: what to run.
+        heard: called with each line on its stderr as it comes.
+        threads: what its numeric libraries may use.
+
+    Raises:
+        ProjectError: it failed; the error of its exit code with its own message.
+    """
+    parent_pid = os.getpid()
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=stage_environment(threads),
+        text=True,
+        preexec_fn=lambda: die_with_parent(parent_pid),
+    )
+    said: list[str] = []
+    listener = threading.Thread(target=_listen, args=(process.stderr, said, heard), daemon=True)
+    with process:
+        try:
+            listener.start()
+            answer = process.stdout.read() if process.stdout else ""
+        except KeyboardInterrupt:
+            process.kill()
+            raise
+        listener.join()
+    title = " ".join(command[1:4])
+    if process.returncode:
+        message = last_words("\n".join(said)) or f"{title} ended with status {process.returncode}"
+        raise _ERRORS.get(process.returncode, ProcessFailedError)(message)
+    try:
+        return json.loads(answer)
+    except ValueError as error:
+        raise ProcessFailedError(f"{title} answered no JSON but {answer[:200]!r}") from error
+
+
+def _listen(stream: IO[str], said: list[str], heard: Callable[[str], None]) -> None:
+    # an interrupted caller closes the stream under us
+    with contextlib.suppress(ValueError, OSError):
+        for line in stream:
+            said.append(line.rstrip("\n"))
+            heard(line)
+
+
+def log_tail(log: Path, offset: int = 0) -> str:
+    """The end of a log, from `offset` on."""
+    try:
+        size_bytes = log.stat().st_size
+        with log.open("rb") as file:
+            file.seek(max(offset, size_bytes - _TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def last_words(text: str) -> str:
+    """The message of the last error in a log, without its class; else the last line that says anything."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    faults = [number for number, line in enumerate(lines) if _FAULT_LINE.match(line)]
+    if not faults:
+        return lines[-1] if lines else ""
+    words = lines[faults[-1] :][:_LAST_WORDS_LINES]
+    return "\n".join([_FAULT_LINE.sub("", words[0], count=1), *words[1:]])

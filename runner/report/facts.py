@@ -1,0 +1,137 @@
+"""All that a run directory tells, read with tolerance: what is missing or damaged is noted, not fatal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.errors import ConfigError
+from configs.events import read_events
+from configs.files import read_json
+from configs.load import flatten, resolve
+from configs.run_dir import RunDir
+from runner.graph import expand
+
+Columns = dict[str, list]
+CHANGED = "this run"
+"""Origin of a value that differs from what dataset and profile alone give."""
+
+
+@dataclass
+class Facts:
+    """One run as its files tell it; an empty value where a file is not there (yet)."""
+
+    run_id: str
+    root: Path
+    run: dict[str, Any] = field(default_factory=dict)
+    """`run.json`."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """`config.yaml`; plain values, so that a file of an older schema can still be shown."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Setting -> where its value stands: default, asset class, profile, or `CHANGED`."""
+    dataset: dict[str, Any] = field(default_factory=dict)
+    splits: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    equity: Columns = field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Unit id -> metrics of its result."""
+    histories: dict[str, Any] = field(default_factory=dict)
+    """Unit id -> `history.json`."""
+    units: list[str] = field(default_factory=list)
+    """Ids of the units the configuration expands into."""
+    events: list[dict[str, Any]] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    """Files that are there but cannot be read, with the reason."""
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the bars are generated; any file that says so is believed."""
+        return any(source.get("synthetic") is True for source in self._datasets())
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the dataset, from the first file that has it."""
+        return next((str(source["name"]) for source in self._datasets() if source.get("name")), "unknown dataset")
+
+    @property
+    def profile(self) -> str:
+        """Name of the profile."""
+        return str(self.config.get("profile") or "unknown profile")
+
+    def _datasets(self) -> list[dict[str, Any]]:
+        sources = (self.config.get("dataset"), self.dataset, self.evaluation.get("dataset"))
+        return [source for source in sources if isinstance(source, dict)]
+
+
+def read_facts(run: RunDir) -> Facts:
+    """Read every file the report shows."""
+    facts = Facts(run.run_id, run.root)
+    reader = _Reader(run.root, facts.damaged)
+    prepare, evaluate = run.unit_dir("prepare"), run.unit_dir("evaluate")
+    facts.run = reader.mapping(run.run_json, read_json)
+    facts.config = reader.mapping(run.config_yaml, _read_yaml)
+    facts.units, facts.origins = _graph_and_origins(run)
+    facts.dataset = reader.mapping(prepare / "dataset.json", read_json)
+    facts.splits = reader.mapping(prepare / "splits.json", read_json)
+    facts.evaluation = reader.mapping(evaluate / "evaluation.json", read_json)
+    facts.equity = reader.mapping(evaluate / "equity.parquet", _read_parquet)
+    facts.events = read_events(run.events) if run.events.is_dir() else []
+    for path in sorted(run.stages.rglob("result.json")):
+        unit = path.parent.relative_to(run.stages).as_posix()
+        metrics = reader.mapping(path, read_json).get("metrics")
+        facts.metrics[unit] = metrics if isinstance(metrics, dict) else {}
+    for path in sorted(run.stages.rglob("history.json")):
+        unit = path.parent.relative_to(run.stages).as_posix()
+        facts.histories[unit] = reader.read(path, read_json)
+    return facts
+
+
+def _graph_and_origins(run: RunDir) -> tuple[list[str], dict[str, str]]:
+    """Unit ids, and the origin of each setting; nothing where the configuration is not of this version."""
+    try:
+        config = run.load_config()
+        own_class = f"dataset.asset_class={config.dataset.asset_class}"
+        plain = resolve(config.dataset.name, config.profile, device=config.compute.device, settings=[own_class])
+    except ConfigError:
+        return [], {}
+    values, expected = (flatten(item.model_dump(mode="json")) for item in (config, plain.config))
+    origins = {key: plain.origins[key] if values[key] == expected[key] else CHANGED for key in values}
+    return [unit.id for unit in expand(config)], origins | {"dataset.asset_class": "symbol, or declared"}
+
+
+@dataclass
+class _Reader:
+    root: Path
+    damaged: list[str]
+
+    def read(self, path: Path, parse: Callable[[Path], Any]) -> Any:
+        """The parsed file; None where it is missing or damaged."""
+        if not path.is_file():
+            return None
+        try:
+            return parse(path)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            self.damaged.append(f"{path.relative_to(self.root).as_posix()}: {reason}")
+            return None
+
+    def mapping(self, path: Path, parse: Callable[[Path], Any]) -> dict[str, Any]:
+        """The parsed file where it holds a mapping, else an empty one."""
+        value = self.read(path, parse)
+        if value is not None and not isinstance(value, dict):
+            self.damaged.append(f"{path.relative_to(self.root).as_posix()}: holds a {type(value).__name__}")
+        return value if isinstance(value, dict) else {}
+
+
+def _read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def _read_parquet(path: Path) -> Columns:
+    import pyarrow.parquet  # heavy: `sequence-runner --help` must not wait for it
+
+    return pyarrow.parquet.read_table(path).to_pydict()

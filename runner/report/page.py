@@ -1,0 +1,124 @@
+"""The page: sections in their order, put into one file with style, script and Plotly inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from configs.files import write_atomic
+from configs.run_dir import RunDir
+from runner.report import background, certainty, learning, performance
+from runner.report.facts import Facts, read_facts
+from runner.report.markup import Html, escape, join, json_script, tag
+from runner.report.section import Builder, Section
+from runner.report.wording import words_of
+
+SECTIONS = (
+    Builder("verdict", "Verdict", performance.verdict, "evaluate"),
+    Builder("equity", "Equity on the test part", performance.equity, "evaluate"),
+    Builder("comparison", "Agents against baselines", performance.comparison, "evaluate"),
+    Builder("certainty", "How sure is that?", certainty.certainty, "evaluate"),
+    Builder("positions", "Positions over price", performance.positions, "evaluate"),
+    Builder("actions", "What the agents did", performance.actions, "evaluate"),
+    Builder("costs", "What trading costs would change", performance.costs, "evaluate"),
+    Builder("classifiers", "Classifiers", learning.classifiers, "classifiers"),
+    Builder("training", "Training curves", learning.training, "classifiers and ppo"),
+    Builder("data", "Data", background.data, "prepare"),
+    Builder("resources", "Time and resources", background.resources, "any unit"),
+    Builder("preflight", "Pre-flight", background.preflight, ""),
+    Builder("configuration", "Configuration", background.configuration, ""),
+    Builder("identity", "Identity", background.identity, ""),
+)
+DAMAGE = (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError)
+"""What reading a value of an unexpected form raises."""
+
+
+def write_report(run: RunDir) -> Path:
+    """Write `report/index.html` of a run in whatever state it is, and return its path.
+
+    Raises:
+        CannotWriteError: the run directory cannot be written.
+    """
+    write_atomic(run.report, render(read_facts(run)))
+    return run.report
+
+
+def render(facts: Facts) -> str:
+    """The whole file; equal facts give equal bytes."""
+    sections = [_build(builder, facts) for builder in SECTIONS]
+    figures = [figure.to_json() for section in sections for figure in section.figures]
+    here = files("runner.report")
+    return Template((here / "template.html").read_text()).substitute(
+        title=escape(_title(facts)),
+        css=(here / "report.css").read_text(),
+        body_class="synthetic" if facts.synthetic else "",
+        ribbon=_ribbon(facts),
+        head=_head(facts),
+        contents=_contents(sections),
+        notices=_notices(facts, sections),
+        sections=join(section.html() for section in sections if section.parts),
+        figures=json_script("figures", figures),
+        plotly=_plotly() if figures else "",
+        script=(here / "report.js").read_text(),
+    )
+
+
+def _build(builder: Builder, facts: Facts) -> Section:
+    """The section; one without parts where there is nothing to show, a note where the files are of another form."""
+    try:
+        section = builder.build(facts)
+    except DAMAGE as error:
+        reason = f"{type(error).__name__}: {error}"
+        says = tag("p", "This part cannot be shown; its files have another form than expected ", f"({reason}).")
+        return Section(builder.id, builder.title, [tag("div", says, class_="notice")])
+    return section or Section(builder.id, builder.title, [])
+
+
+def _title(facts: Facts) -> str:
+    try:
+        headline = words_of(facts).headline
+    except DAMAGE:
+        headline = "Report"
+    return f"{headline} - {facts.dataset_name} - sequence-runner"
+
+
+def _ribbon(facts: Facts) -> Html:
+    if not facts.synthetic:
+        return Html("")
+    text = "SYNTHETIC DATA: generated prices, not a market. No number here says anything about trading."
+    return tag("div", text, class_="ribbon", role="note")
+
+
+def _head(facts: Facts) -> Html:
+    return join(
+        [
+            tag("p", "sequence-runner report", class_="brand"),
+            tag("h1", facts.dataset_name, " ", tag("span", facts.profile, class_="profile")),
+            tag("p", "run ", tag("code", facts.run_id), class_="run"),
+        ]
+    )
+
+
+def _contents(sections: Sequence[Section]) -> Html:
+    return join(tag("a", section.id.capitalize(), href=f"#{section.id}") for section in sections if section.parts)
+
+
+def _notices(facts: Facts, sections: Sequence[Section]) -> Html:
+    """What is missing or damaged."""
+    waits = {builder.id: builder.waits_for for builder in SECTIONS}
+    missing = [
+        f"{section.title}{f' (comes from: {waits[section.id]})' if waits[section.id] else ''}"
+        for section in sections
+        if not section.parts
+    ]
+    notices = [tag("p", tag("strong", "Not in this run yet: "), "; ".join(missing), ".")] if missing else []
+    notices += [tag("p", tag("strong", "Damaged: "), fault) for fault in facts.damaged]
+    return tag("div", *notices, class_="notice") if notices else Html("")
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs  # heavy: megabytes, and only a report needs them
+
+    return get_plotlyjs()

@@ -1,0 +1,58 @@
+"""A section of the page: a heading, and parts that are markup or figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from runner.report.facts import Facts
+from runner.report.figure import Figure
+from runner.report.markup import Html, join, tag
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section, already worded."""
+
+    id: str
+    title: str
+    parts: Sequence[Html | Figure]
+    lead: str = ""
+    """What the reader sees here, in one or two sentences."""
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The figures among the parts."""
+        return [part for part in self.parts if isinstance(part, Figure)]
+
+    def html(self) -> Html:
+        """The section's markup."""
+        parts = [part.html() if isinstance(part, Figure) else part for part in self.parts]
+        lead = tag("p", self.lead, class_="lead") if self.lead else ""
+        return tag("section", tag("h2", self.title), lead, join(parts), id=self.id)
+
+
+@dataclass(frozen=True)
+class Builder:
+    """How one section is made; `build` may return None when there is nothing of its kind in the run."""
+
+    id: str
+    title: str
+    build: Callable[[Facts], Section | None]
+    waits_for: str
+    """The unit whose files it shows, named when they are missing."""
+
+
+def note(text: str) -> Html:
+    """A remark below a part."""
+    return tag("p", text, class_="note")
+
+
+def heading(text: str) -> Html:
+    """A heading inside a section."""
+    return tag("h3", text)
+
+
+def badge(text: str, tone: str) -> Html:
+    """A short word in a colour: `good`, `bad`, `warn` or `quiet`."""
+    return tag("span", text, class_=f"badge {tone}")

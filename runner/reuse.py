@@ -1,0 +1,102 @@
+"""Work that need not be done again: results of this run, and equal units of the runs beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.errors import CannotWriteError, ConfigError
+from configs.files import write_json
+from configs.run_dir import Request, Result, RunDir
+from runner.graph import Unit
+from runner.identity import Keys
+
+
+def done_result(run: RunDir, request: Request) -> Result | None:
+    """The unit's result when it is what is asked for and its files are intact."""
+    result = run.result(request.unit)
+    if result is None or result.cache_key != request.cache_key or run.damaged_outputs(result):
+        return None
+    return result
+
+
+def find_equal(run: RunDir, request: Request) -> tuple[RunDir, Result] | None:
+    """An equal unit in another run of the same runs directory, by run id."""
+    for root in sorted(path.parent for path in run.root.parent.glob("*/config.yaml")):
+        if root.resolve() != run.root.resolve():
+            result = done_result(RunDir(root), request)
+            if result is not None:
+                return RunDir(root), result
+    return None
+
+
+def link_equal(donor: RunDir, run: RunDir, request: Request, result: Result) -> None:
+    """Take over an equal unit: hard links, or copies where the volume has none.
+
+    Raises:
+        CannotWriteError: the disk refuses.
+    """
+    clear_for(run, request)
+    run.save_request(request)
+    for name in result.outputs:
+        source, target = donor.unit_dir(request.unit) / name, run.unit_dir(request.unit) / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link_or_copy(source, target)
+        except OSError as error:
+            raise CannotWriteError(f"cannot write {target}: {error.strerror}; free space or use --fresh") from error
+    write_json(run.unit_dir(request.unit) / "result.json", result.model_dump(mode="json"))
+
+
+def standing(run: RunDir, units: Sequence[Unit], keys: Keys, reuse: bool = True) -> dict[str, str]:
+    """How each unit stands before anything is started: `done`, `reusable` or `to run`.
+
+    What depends on a unit that is to run counts as to run; it may still turn out equal.
+    """
+    states: dict[str, str] = {}
+    results: dict[str, Result] = {}
+    for unit in units:
+        states[unit.id] = "to run"
+        if any(need not in results for need in unit.needs):
+            continue
+        request = keys.request(unit, results)
+        result = done_result(run, request)
+        found = find_equal(run, request) if result is None and reuse else None
+        if result is not None:
+            states[unit.id], results[unit.id] = "done", result
+        elif found is not None:
+            states[unit.id], results[unit.id] = f"reusable from {found[0].run_id}", found[1]
+    return states
+
+
+def clear_for(run: RunDir, request: Request) -> None:
+    """Empty a unit's directory before it is written anew.
+
+    Checkpoints and training logs stay when they belong to the same request, so that the unit can go on from them.
+    """
+    (run.unit_dir(request.unit) / "result.json").unlink(missing_ok=True)
+    if _was_asked(run, request):
+        run.clear_outputs(request.unit)
+    else:
+        shutil.rmtree(run.unit_dir(request.unit), ignore_errors=True)
+
+
+def has_durable_progress(run: RunDir) -> bool:
+    """A unit is done or has left a checkpoint."""
+    return any(run.stages.rglob("result.json")) or any(run.stages.rglob("checkpoints/*/manifest.json"))
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a volume without hard links
+        shutil.copyfile(source, target)
+
+
+def _was_asked(run: RunDir, request: Request) -> bool:
+    try:
+        return run.request(request.unit).cache_key == request.cache_key
+    except ConfigError:
+        return False

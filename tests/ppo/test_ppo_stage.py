@@ -1,0 +1,257 @@
+"""The unit that trains one agent: its files, its stop and resume, the same bytes every time."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from stable_baselines3 import PPO
+
+from configs.errors import BadDataError, ConfigError, StopRequested
+from configs.events import EventLog, read_events
+from configs.files import read_json, write_json
+from configs.load import resolve
+from configs.run_dir import Request, RunDir
+from configs.unit import Unit, thread_environment
+from ppo.learner.policy import load_policy
+from ppo.stages import ppo as stage
+from training.demo import demo_bars
+from training.features import FEATURE_NAMES, compute
+from training.scaling import Scaler
+from training.splits import split
+from training.stages.prepare import load_prepared, write_table
+
+ROOT = Path(__file__).parents[2]
+BARS = 2_000
+UNIT = "ppo/seed-1"
+SETTINGS = (
+    "ppo.num_envs=16", "ppo.rollout_steps=16", "ppo.minibatch_size=64", "ppo.epochs=1", "ppo.timesteps=2048",
+    "ppo.hidden=[8]", "ppo.eval_every_steps=512", "ppo.eval_slices=2", "ppo.checkpoint_every_steps=512",
+)  # fmt: skip
+OUTPUTS = {
+    "policy.safetensors", "policy.json", "scaler.json", "history.json", "training.json", "export.zip",
+    "export_maskable.zip",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def torch_as_before():
+    """A stage sets torch up for its own process; here it is put back."""
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def random_predictions(bars, config) -> pd.DataFrame:
+    """Columns as the ensemble writes them: none in the first fifth, then noise made without the bar itself."""
+    rng = np.random.default_rng(0)
+    predicted = np.arange(len(bars)) >= len(bars) // 5
+    fitted_until = np.where(predicted, bars.t - 30 * bars.timeframe_s - 1, -1)
+    columns = {"t": bars.t, "fitted_until": fitted_until}
+    for prefix in ("", *(f"{member}_" for member in config.ensemble.members)):
+        shares = np.where(predicted[:, None], rng.dirichlet(np.ones(3), len(bars)), np.nan)
+        columns |= {f"{prefix}{name}": shares[:, at] for at, name in enumerate(("fall", "stationary", "rise"))}
+    return pd.DataFrame(columns)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    """A run directory with what the unit reads."""
+    run = RunDir(tmp_path_factory.mktemp("ppo") / "run")
+    config = resolve("DEMO-USD_1H", "quick", settings=SETTINGS).config
+    run.save_config(config)
+    bars = demo_bars(max_gap_s=config.market.max_gap_s).slice(0, BARS)
+    features, prepare = compute(bars, config.features), run.unit_dir("prepare")
+    parts = split(BARS, config.splits)
+    write_table(prepare / "bars.parquet", bars.frame())
+    table = pd.DataFrame(features, columns=list(FEATURE_NAMES))
+    write_table(prepare / "features.parquet", table)
+    write_json(prepare / "splits.json", {name: list(value) for name, value in vars(parts).items()})
+    write_json(prepare / "dataset.json", {"timeframe_s": bars.timeframe_s})
+    write_table(run.unit_dir("classifiers/ensemble") / "predictions.parquet", random_predictions(bars, config))
+    run.save_request(Request(unit=UNIT, cache_key="key", inputs={}))
+    return run.root
+
+
+@pytest.fixture
+def run(template, tmp_path) -> RunDir:
+    shutil.copytree(template, tmp_path / "run")
+    return RunDir(tmp_path / "run")
+
+
+def unit_of(run: RunDir, unit_id: str = UNIT) -> Unit:
+    return Unit(run, unit_id, run.load_config(), EventLog(run.events, unit_id))
+
+
+def work(run: RunDir) -> dict:
+    metrics = stage.work(unit_of(run))
+    run.save_result(UNIT, metrics)
+    return metrics
+
+
+@pytest.fixture(scope="module")
+def finished(template, tmp_path_factory) -> RunDir:
+    """The unit done without a break; tests only read it."""
+    root = tmp_path_factory.mktemp("finished") / "run"
+    shutil.copytree(template, root)
+    run = RunDir(root)
+    work(run)
+    return run
+
+
+def digests(run: RunDir) -> dict[str, str]:
+    return {name: output.sha256 for name, output in run.result(UNIT).outputs.items()}
+
+
+def test_the_unit_writes_its_files_and_nothing_else(finished):
+    assert set(finished.result(UNIT).outputs) == OUTPUTS
+    assert list((finished.unit_dir(UNIT) / "tensorboard").iterdir())
+
+
+def test_the_scaler_is_fitted_on_the_training_rows_alone(finished):
+    prepared = load_prepared(finished)
+    rows = prepared.features[slice(*prepared.split.train)]
+    expected = Scaler.fit(rows[np.isfinite(rows).all(axis=1)], clip=finished.load_config().features.clip)
+    assert read_json(finished.unit_dir(UNIT) / "scaler.json") == expected.to_json()
+
+
+def test_training_and_validation_spans_keep_to_their_parts(finished):
+    job, _ = stage.load_job(finished, finished.load_config(), 1)
+    parts = load_prepared(finished).split
+    assert job.train_spans[0][0] >= BARS // 5  # bars without a prediction are left out
+    assert job.train_spans[-1][1] <= parts.train[1]
+    assert parts.validation[0] <= job.validation_spans[0][0] and job.validation_spans[-1][1] <= parts.validation[1]
+
+
+def test_seeds_train_on_streams_of_their_own(finished):
+    config = finished.load_config()
+    assert stage.load_job(finished, config, 0)[0].seed != stage.load_job(finished, config, 1)[0].seed
+
+
+def test_metrics_history_and_events_tell_the_same_story(finished):
+    facts = read_json(finished.unit_dir(UNIT) / "training.json")
+    history = read_json(finished.unit_dir(UNIT) / "history.json")
+    assert finished.result(UNIT).metrics == facts
+    assert facts["steps"] == history[-1]["step"] == 2_048
+    scores = {row["step"]: row["validation"]["score"] for row in history if "validation" in row}
+    assert len(scores) == 4 and scores[facts["best_steps"]] == facts["best_score"] == max(scores.values())
+    events = [event for event in read_events(finished.events) if event["unit"] == UNIT]
+    trained = [event for event in events if event["kind"] == "metric" and event["name"] == "train"]
+    assert [event["step"] for event in trained] == [row["step"] for row in history]
+    assert [event["step"] for event in events if event["kind"] == "checkpoint"] == [512, 1024, 1536, 2048]
+    alarms = [event for event in events if event.get("name") == "collapse_alarm"]
+    assert len(alarms) == sum(bool(row.get("collapse")) for row in history)
+
+
+def test_the_saved_policy_and_the_export_take_the_same_actions(finished):
+    directory = finished.unit_dir(UNIT)
+    size = read_json(directory / "policy.json")["observation"]
+    obs = np.random.default_rng(0).normal(size=(300, size)).astype(np.float32)
+    everything = np.ones((300, 9), bool)
+    theirs, _ = PPO.load(directory / "export.zip", device="cpu").predict(obs, deterministic=True)
+    assert np.array_equal(load_policy(directory)(obs, everything), theirs)
+
+
+def test_the_same_unit_twice_gives_the_same_bytes(finished, run):
+    work(run)
+    assert digests(run) == digests(finished)
+
+
+def test_a_stopped_unit_goes_on_to_the_same_bytes(finished, run):
+    for _ in range(2):
+        unit = unit_of(run)
+        unit._stop[0] = True  # what the signal handler does; seen after the next rollout
+        with pytest.raises(StopRequested):
+            stage.work(unit)
+    assert sorted(path.name for path in (run.unit_dir(UNIT) / "checkpoints").iterdir()) == ["256", "512"]
+    work(run)
+    assert digests(run) == digests(finished)
+
+
+def test_a_checkpoint_of_another_request_is_not_used(finished, run):
+    unit = unit_of(run)
+    unit._stop[0] = True
+    with pytest.raises(StopRequested):
+        stage.work(unit)
+    run.save_request(Request(unit=UNIT, cache_key="other", inputs={}))
+    work(run)
+    steps = [event["done"] for event in read_events(run.events) if event["kind"] == "progress"]
+    assert steps.count(256) == 2  # trained from the start again
+
+
+def test_predictions_made_with_the_bar_itself_are_refused(run):
+    path = run.unit_dir("classifiers/ensemble") / "predictions.parquet"
+    table = pd.read_parquet(path)
+    table.loc[900, "fitted_until"] = table.loc[900, "t"]
+    write_table(path, table)
+    with pytest.raises(BadDataError, match="bar 900"):
+        stage.work(unit_of(run))
+
+
+@pytest.mark.parametrize("name", ["seed-x", "seed", "1"])
+def test_an_unknown_unit_is_refused(run, name):
+    with pytest.raises(ConfigError, match="seed-<number>"):
+        stage.work(unit_of(run, f"ppo/{name}"))
+
+
+def test_the_sb3_backend_writes_the_same_files(run):
+    config = run.load_config()
+    run.save_config(config.model_copy(update={"agent": config.agent.model_copy(update={"backend": "sb3"})}))
+    metrics = work(run)
+    assert metrics["backend"] == "sb3" and metrics["steps"] == 2_048
+    assert set(run.result(UNIT).outputs) == OUTPUTS
+    history = read_json(run.unit_dir(UNIT) / "history.json")
+    assert [row["step"] for row in history] == list(range(256, 2_049, 256))
+
+
+def test_the_sb3_backend_gives_the_same_bytes_twice(template, tmp_path):
+    found = []
+    for name in ("a", "b"):
+        shutil.copytree(template, tmp_path / name)
+        run = RunDir(tmp_path / name)
+        config = run.load_config()
+        run.save_config(config.model_copy(update={"agent": config.agent.model_copy(update={"backend": "sb3"})}))
+        work(run)
+        found.append(digests(run))
+    assert found[0] == found[1]
+
+
+def test_the_description_grows_with_the_work():
+    quick, standard = (resolve("DEMO-USD_1H", profile).config for profile in ("quick", "standard"))
+    small, large = stage.describe(quick), stage.describe(standard)
+    assert large["memory_bytes"] > small["memory_bytes"]
+    assert small["work"][0]["amount"] == quick.ppo.timesteps
+    assert large["work"][0]["rate_per_s"] < small["work"][0]["rate_per_s"] / 50
+
+
+@pytest.mark.slow
+def test_a_unit_killed_in_mid_training_goes_on_to_the_same_bytes(finished, run):
+    """Real processes: kill -9 after the first checkpoint, then the same command again."""
+    command = [sys.executable, "-m", "ppo.stages.ppo", "--run-dir", str(run.root), "--unit", UNIT]
+    environment = os.environ | thread_environment(1)
+    first = subprocess.Popen(command, cwd=ROOT, env=environment)
+    deadline_s = time.monotonic() + 120
+    while first.poll() is None and time.monotonic() < deadline_s:
+        if any(path.name.isdigit() for path in (run.unit_dir(UNIT) / "checkpoints").glob("*")):
+            first.send_signal(signal.SIGKILL)
+    first.wait()
+    killed = first.returncode == -signal.SIGKILL
+    second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert second.returncode == 0, second.stderr
+    assert killed
+    assert digests(run) == digests(finished)
+
+
+def test_history_is_plain_json_without_gaps_in_its_numbers(finished):
+    text = (finished.unit_dir(UNIT) / "history.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert json.loads(text)[0]["gradient_steps"] == 4

@@ -1,0 +1,83 @@
+"""The ledger of scorings: what counts, once, whoever writes beside."""
+
+import subprocess
+import sys
+
+import pytest
+
+from configs.errors import CannotWriteError
+from ppo.trials import Trial, record
+
+WRITER = """
+import sys
+from pathlib import Path
+from ppo.trials import Trial, record
+ledger = Path(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(50):
+    record(ledger, Trial("data", 80, 100, f"shared-{i}", 0.01))
+    record(ledger, Trial("data", 80, 100, f"{sys.argv[2]}-{i}", 0.01))
+"""
+
+
+def trial(key, *, data="data", start=80, stop=100, sharpe=0.01):
+    return Trial(data, start, stop, key, sharpe)
+
+
+def test_each_new_scoring_of_the_same_bars_counts(tmp_path):
+    ledger = tmp_path / "runs" / "trials.jsonl"
+    assert [len(record(ledger, trial(key))) for key in "abc"] == [1, 2, 3]
+
+
+def test_a_repeated_scoring_finds_the_same_number_again(tmp_path):
+    ledger = tmp_path / "trials.jsonl"
+    first = record(ledger, trial("a", sharpe=0.3))
+    record(ledger, trial("b"))
+    assert record(ledger, trial("a", sharpe=0.3)) == first == [trial("a", sharpe=0.3)]
+    assert len(ledger.read_text().splitlines()) == 2
+
+
+def test_other_data_and_disjoint_bars_do_not_count(tmp_path):
+    ledger = tmp_path / "trials.jsonl"
+    record(ledger, trial("a"))
+    record(ledger, trial("b", data="other"))
+    record(ledger, trial("c", start=60, stop=80))
+    assert [entry.cache_key for entry in record(ledger, trial("d"))] == ["a", "d"]
+
+
+def test_moving_the_split_by_a_bar_does_not_reset_the_count(tmp_path):
+    ledger = tmp_path / "trials.jsonl"
+    record(ledger, trial("a"))
+    assert len(record(ledger, trial("b", start=81))) == 2
+    assert len(record(ledger, trial("a", start=81))) == 1, "the same key over the same bars is one scoring"
+
+
+def test_a_torn_line_is_passed_over_and_hides_no_later_one(tmp_path):
+    ledger = tmp_path / "trials.jsonl"
+    record(ledger, trial("a"))
+    with ledger.open("a") as file:
+        file.write('{"dataset_digest": "da')
+    assert len(record(ledger, trial("b"))) == 2
+    assert len(record(ledger, trial("c"))) == 3
+
+
+def test_writers_side_by_side_lose_and_double_nothing(tmp_path):
+    ledger = tmp_path / "trials.jsonl"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(ledger), name], **pipes) for name in "abcd"]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=60)
+    keys = [entry.cache_key for entry in record(ledger, trial("last"))]
+    assert len(keys) == len(set(keys)) == 50 + 4 * 50 + 1
+
+
+def test_an_unwritable_ledger_is_a_named_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotWriteError, match=r"trials\.jsonl"):
+        record(tmp_path / "file" / "trials.jsonl", trial("a"))

@@ -1,0 +1,91 @@
+"""A run directory with a graph of real units, supervised in this process or in one of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from configs.events import EventLog
+from configs.load import resolve
+from configs.run_dir import RunDir
+from runner.graph import Unit
+from runner.guard import Owner
+from runner.identity import Keys
+from runner.supervisor import Ending, Supervisor
+
+UNIT = "tests.runner.fixture_stages.unit"
+DIAMOND = {"first": (), "second": ("first",), "third": ("first",), "last": ("second", "third")}
+CHAIN = {"first": (), "second": ("first",)}
+ONE = {"first": ()}
+
+
+class World:
+    """One run; `plans` says what each unit does."""
+
+    def __init__(self, root: Path, *settings: str) -> None:
+        self.run = RunDir(root)
+        if not self.run.config_yaml.exists():
+            settings = ("runtime.stop_grace_s=0.5", *settings)
+            self.run.save_config(resolve("DEMO-USD_1H", "quick", settings=settings).config)
+        self.config = self.run.load_config()
+        self.limits: dict = {}
+        self.needs: dict[str, tuple[str, ...]] = DIAMOND
+
+    def plans(self, **plans: dict) -> None:
+        (self.run.root / "plan.json").write_text(json.dumps(plans))
+
+    def units(self) -> list[Unit]:
+        return [
+            Unit(id=name, stage=name, module=UNIT, needs=needs, packages=("configs",), max_attempts=2, **self.limits)
+            for name, needs in self.needs.items()
+        ]
+
+    def supervise(self, **options) -> Ending:
+        keys = Keys(self.config, "data", {"configs": "code"}, "lock")
+        events = EventLog(self.run.events, "supervisor")
+        try:
+            with Owner(self.run.root) as owner:
+                return Supervisor(self.run, self.units(), keys, owner=owner, events=events, **options).run()
+        finally:
+            events.close()
+
+    def starts(self, unit: str) -> int:
+        return len(list((self.run.root / "starts").glob(f"{unit}-[0-9]*")))
+
+    def pid(self, name: str) -> int:
+        return int((self.run.root / "starts" / name).read_text())
+
+    def in_own_process(self) -> subprocess.Popen:
+        """Supervise in another process, which a test may signal."""
+        return subprocess.Popen([sys.executable, "-m", "tests.runner.fixture_stages.world", str(self.run.root)])
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Return as soon as the condition holds."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "the condition never held"
+        time.sleep(0.01)
+
+
+def lives(pid: int) -> bool:
+    """The process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def main() -> int:
+    """Supervise the run directory of the first argument; the exit code is the run's."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setpgid(0, 0)
+    return World(Path(sys.argv[1])).supervise().exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,96 @@
+import importlib.util
+from dataclasses import replace
+
+import pytest
+
+from configs.errors import ConfigError
+from configs.load import resolve
+from runner.graph import STAGES, expand, select, settings_of, with_needs
+
+
+def configured(*settings: str):
+    return resolve("DEMO-USD_1H", "quick", settings=settings).config
+
+
+def unit_of(config, unit_id: str):
+    return next(unit for unit in expand(config) if unit.id == unit_id)
+
+
+def test_the_configuration_decides_which_units_exist():
+    config = configured("agent.seeds=2", "classifiers.members=[gru, dlstm]", "ensemble.members=[gru]")
+    assert [unit.id for unit in expand(config)] == [
+        "prepare", "classifiers/gru", "classifiers/dlstm", "classifiers/ensemble", "ppo/seed-0", "ppo/seed-1",
+        "evaluate",
+    ]  # fmt: skip
+
+
+def test_every_unit_comes_after_what_it_needs():
+    seen: set[str] = set()
+    for unit in expand(configured()):
+        assert set(unit.needs) <= seen
+        seen.add(unit.id)
+
+
+def test_every_stage_module_and_package_exists():
+    for stage in STAGES:
+        assert importlib.util.find_spec(stage.module) is not None
+        assert stage.module.partition(".")[0] in stage.packages
+
+
+@pytest.mark.parametrize(
+    ("chosen", "until", "expected"),
+    [
+        ((), "", {"prepare", "classifiers", "ppo", "evaluate"}),
+        ((), "classifiers", {"prepare", "classifiers"}),
+        (("ppo", "prepare"), "", {"prepare", "ppo"}),
+        (("ppo", "prepare"), "classifiers", {"prepare"}),
+    ],
+)
+def test_stages_and_until_choose_whole_stages(chosen, until, expected):
+    assert {unit.stage for unit in select(expand(configured()), chosen, until)} == expected
+
+
+def test_an_unknown_stage_is_refused_and_the_known_ones_are_named():
+    with pytest.raises(ConfigError, match="'train'.*prepare, classifiers, ppo, evaluate"):
+        select(expand(configured()), ("train",))
+
+
+def test_the_needs_of_chosen_units_come_along():
+    units = expand(configured())
+    ids = [unit.id for unit in with_needs(units, [unit_of(configured(), "ppo/seed-1")])]
+    assert "ppo/seed-0" not in ids and "evaluate" not in ids
+    assert {"prepare", "classifiers/lstm", "classifiers/ensemble", "ppo/seed-1"} <= set(ids)
+
+
+@pytest.mark.parametrize(
+    ("setting", "changed", "unchanged"),
+    [
+        ("ppo.epochs=3", {"ppo/seed-0"}, {"prepare", "classifiers/gru", "classifiers/ensemble"}),
+        ("costs.fee_frac=0.001", {"ppo/seed-0", "evaluate"}, {"prepare", "classifiers/gru"}),
+        ("judging.random_shifts=7", {"evaluate"}, {"ppo/seed-0"}),
+        ("classifiers.units=32", {"classifiers/gru", "classifiers/ensemble"}, {"prepare"}),
+        ("ensemble.members=[gru]", {"classifiers/ensemble", "ppo/seed-0"}, {"classifiers/gru"}),
+        ("agent.seeds=5", set(), {"ppo/seed-0", "classifiers/gru"}),
+        ("classifiers.members=[dlstm, bilstm]", {"classifiers/ensemble", "evaluate"}, {"classifiers/dlstm"}),
+        ("seed=7", {"prepare", "classifiers/gru", "ppo/seed-0", "evaluate"}, set()),
+        ("runtime.parallel_units=1", set(), {"prepare", "classifiers/gru", "ppo/seed-0", "evaluate"}),
+    ],
+)
+def test_a_setting_enters_the_keys_of_the_units_that_read_it_and_no_others(setting, changed, unchanged):
+    def settings(config, unit_id):
+        return settings_of(unit_of(config, unit_id), config)
+
+    before, after = configured(), configured(setting)
+    assert {name for name in changed | unchanged if settings(before, name) != settings(after, name)} == changed
+
+
+def test_only_a_gpu_run_holds_units_to_the_gpu():
+    config = configured()
+    on_gpu = config.model_copy(update={"compute": config.compute.model_copy(update={"device": "cuda"})})
+    assert not any(unit.uses_gpu for unit in expand(config))
+    assert {unit.stage for unit in expand(on_gpu) if unit.uses_gpu} == {"classifiers", "ppo"}
+
+
+def test_time_limits_and_attempts_come_from_the_configuration():
+    unit = unit_of(configured("runtime.unit_timeout_s=5", "runtime.max_attempts=4"), "evaluate")
+    assert replace(unit, timeout_s=5.0, max_attempts=4) == unit

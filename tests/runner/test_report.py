@@ -1,0 +1,361 @@
+"""The report as a file: what it says, what it leaves out, what it never does."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.files import read_json, write_json
+from configs.load import resolve
+from configs.run_dir import RunDir
+from runner.report import write_report
+from runner.report.facts import CHANGED, read_facts
+from runner.report.markup import Html, join, json_script, table, tag
+from runner.report.numbers import duration, interval, percent, ratio, signed_percent
+from runner.report.page import SECTIONS, render
+from runner.report.series import drawdown, rounded, thin
+from runner.report.timeline import clock_of, units_of
+from runner.report.wording import words_of
+from tests.runner.report_sample import FIRST_T, SEEDS, UNITS, make_run
+
+HOSTILE = "</script><script>alert(1)</script>\"'<img src=x onerror=alert(2)>"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunDir:
+    return make_run(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory):
+    return read_facts(make_run(tmp_path_factory.mktemp("short"), bars=40))
+
+
+@pytest.fixture
+def own_run(run, tmp_path) -> RunDir:
+    """A copy that a test may damage."""
+    return RunDir(shutil.copytree(run.root, tmp_path / run.root.name))
+
+
+def without_plotly(page: str) -> str:
+    """The page less Plotly's own text, which has addresses and markup of its own."""
+    return re.sub(r"<script>/\*\*\n\* plotly\.js.*?</script>", "", page, flags=re.DOTALL)
+
+
+def figures_of(page: str) -> dict[str, dict]:
+    text = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)[1]
+    return {figure["id"]: figure for figure in json.loads(text)}
+
+
+def test_the_report_is_written_whole_and_equal_for_equal_files(run):
+    first = write_report(run).read_bytes()
+    assert write_report(run).read_bytes() == first
+    assert run.report.read_bytes() == first
+    assert list(run.report.parent.iterdir()) == [run.report]
+
+
+def test_every_section_of_a_finished_run_is_there_and_nothing_is_called_missing(run):
+    page = render(read_facts(run))
+    sections = re.findall(r'</section>|<section id="(\w+)">', page)
+    assert [name for name in sections if name] == [builder.id for builder in SECTIONS]
+    assert "Not in this run yet" not in page
+    assert "cannot be shown" not in page
+    assert "Damaged" not in page
+
+
+def test_the_page_refers_to_nothing_outside_itself(run):
+    page = without_plotly(render(read_facts(run)))
+    assert "Content-Security-Policy" in page
+    assert not re.search(r"""(?:src|href)=["'](?!#|data:)""", page)
+    assert not re.search(r"@import|url\(", page)
+
+
+def test_equity_figure_has_the_values_of_the_table(run):
+    columns = read_facts(run).equity
+    traces = {trace["name"]: trace for trace in figures_of(render(read_facts(run)))["figure-equity"]["data"]}
+    mean = traces["agents' mean"]
+    assert mean["x"] == [1_000 * t for t in columns["t"]]
+    np.testing.assert_allclose(mean["y"], columns["equity_mean"], rtol=1e-5)
+    running_high = np.maximum.accumulate(columns["equity_mean"])
+    expected = np.array(columns["equity_mean"]) / running_high - 1
+    np.testing.assert_allclose(traces["drawdown, agents"]["y"], expected, rtol=1e-5, atol=1e-12)
+
+
+def test_numbers_of_the_verdict_stand_on_the_page(run):
+    page = render(read_facts(run))
+    evaluation = read_json(run.unit_dir("evaluate") / "evaluation.json")
+    shown = page[: page.index('id="equity"')]
+    assert "No evidence of an edge" in shown
+    assert ratio(evaluation["mean"]["sharpe"]) in shown
+    assert interval(evaluation["mean"]["sharpe_interval"]) in shown
+    assert ratio(evaluation["detectable_sharpe"]["sharpe"]) in shown
+    assert all(reason["text"].replace("'", "&#x27;") in shown for reason in evaluation["reasons"])
+
+
+@pytest.mark.parametrize(
+    "verdict, headline, tone",
+    [
+        ("edge", "Edge", "good"),
+        ("collapsed", "Collapsed", "bad"),
+        ("no evidence of an edge", "No evidence of an edge", "open"),
+    ],
+)
+def test_each_verdict_has_its_words_and_says_what_it_does_not_mean(tmp_path, verdict, headline, tone):
+    words = words_of(read_facts(make_run(tmp_path, bars=50, verdict=verdict)))
+    assert (words.headline, words.tone) == (headline, tone)
+    assert "50 bars never seen in training" in words.meaning
+    assert words.limits
+
+
+@pytest.mark.parametrize(
+    "sharpe, lower, says",
+    [(-3.0, -6.0, "did not beat it"), (2.0, -1.0, "no more than luck explains"), (3.0, 1.5, "does not survive")],
+)
+def test_the_words_say_which_way_an_edge_was_missed(facts, sharpe, lower, says):
+    mean = facts.evaluation["mean"] | {"sharpe": sharpe, "sharpe_lower_bound": lower}
+    best = {"name": "buy_and_hold", "sharpe": 1.0}
+    changed = replace(facts, evaluation=facts.evaluation | {"mean": mean, "best_baseline": best})
+    assert says in words_of(changed).meaning
+
+
+def test_synthetic_data_is_labelled_at_the_top_in_the_title_the_verdict_and_the_data(tmp_path):
+    page = without_plotly(render(read_facts(make_run(tmp_path, dataset="DEMO-USD_1H", bars=50, synthetic=True))))
+    assert "SYNTHETIC DATA" in page[: page.index("<header>")]
+    assert "synthetic data" in re.search(r"<title>(.*?)</title>", page)[1]
+    assert "(synthetic data)</p>" in page[page.index('id="verdict"') :]
+    assert '<body class="synthetic">' in page
+    assert "generated bars" in page[page.index('id="data"') :]
+
+
+def test_real_data_is_nowhere_called_synthetic(run):
+    page = without_plotly(render(read_facts(run)))
+    page = page.replace((page[page.index("<style>") : page.index("</style>")]), "")
+    page = page[: page.index('id="figures"')]
+    assert re.findall("synthetic", page, re.IGNORECASE) == ["Synthetic", "synthetic"]  # "Synthetic: no", the setting
+
+
+def test_markup_in_any_value_stays_text(own_run):
+    evaluate = own_run.unit_dir("evaluate")
+    evaluation = read_json(evaluate / "evaluation.json")
+    evaluation["verdict"] = HOSTILE
+    evaluation["best_baseline"]["name"] = HOSTILE
+    evaluation["reasons"][0]["text"] = HOSTILE
+    evaluation["agents"][0]["metrics"]["actions"] = {HOSTILE: 1.0}
+    evaluation["classifiers"] = {HOSTILE: evaluation["classifiers"]["gru"]}
+    write_json(evaluate / "evaluation.json", evaluation)
+    identity = read_json(own_run.run_json) | {"command": ["sequence-runner", HOSTILE], "run_id": HOSTILE}
+    write_json(own_run.run_json, identity | {"machine": {HOSTILE: HOSTILE}})
+    dataset = read_json(own_run.unit_dir("prepare") / "dataset.json") | {"name": HOSTILE, "notes": [HOSTILE]}
+    write_json(own_run.unit_dir("prepare") / "dataset.json", dataset)
+    with (own_run.events / "runner.jsonl").open("a") as file:
+        check = {"t": FIRST_T + 6_000_000, "unit": "run", "kind": "check", "name": HOSTILE, "found": HOSTILE}
+        file.write(json.dumps(check) + "\n")
+    page = without_plotly(write_report(own_run).read_text())
+    assert page.count(HOSTILE) == 0
+    assert "<img" not in page
+    assert len(re.findall("<script", page)) == 2  # figures and drawing; Plotly's was taken out
+    assert page.count("&lt;/script&gt;&lt;script&gt;alert(1)") >= 8
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "run.json",
+        "config.yaml",
+        "events",
+        "stages/prepare",
+        "stages/evaluate",
+        "stages/evaluate/equity.parquet",
+        "stages/classifiers",
+        "stages/ppo",
+        "stages",
+    ],
+)
+def test_a_run_that_lacks_a_part_still_has_a_report(own_run, lost):
+    path = own_run.root / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    page = without_plotly(write_report(own_run).read_text())
+    assert own_run.run_id in page
+    assert "cannot be shown" not in page
+
+
+def test_an_empty_run_directory_says_that_nothing_was_judged(tmp_path):
+    page = without_plotly(write_report(RunDir(tmp_path / "fresh")).read_text())
+    assert "Not judged yet" in page
+    assert "Not in this run yet" in page
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1, 2]", b"\xff\xfe", b"null", b'"text"'])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run.json",
+        "config.yaml",
+        "stages/evaluate/evaluation.json",
+        "stages/evaluate/equity.parquet",
+        "stages/prepare/dataset.json",
+    ],
+)
+def test_a_damaged_file_is_named_and_the_rest_is_shown(own_run, name, content):
+    (own_run.root / name).write_bytes(content)
+    page = without_plotly(write_report(own_run).read_text())
+    assert "Training curves" in page
+    if content != b"null":
+        assert f"</strong>{name}: " in page
+
+
+ANY_JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists, max_leaves=6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data(), ANY_JSON | st.dictionaries(st.text(max_size=3), ANY_JSON, max_size=2))
+def test_a_value_of_another_form_never_stops_the_report(facts, data, value):
+    """At any place of the evaluation, down to two levels."""
+    evaluation = dict(facts.evaluation)
+    key = data.draw(st.sampled_from(sorted(evaluation)))
+    below = evaluation[key]
+    if isinstance(below, dict) and below and data.draw(st.booleans()):
+        value = below | {data.draw(st.sampled_from(sorted(below))): value}
+    evaluation[key] = value
+    assert facts.run_id in render(replace(facts, evaluation=evaluation))
+
+
+def test_an_unfinished_run_shows_curves_from_its_events(own_run):
+    shutil.rmtree(own_run.unit_dir("evaluate"))
+    for path in own_run.stages.rglob("history.json"):
+        path.unlink()
+    lines = [
+        {"t": FIRST_T, "unit": "classifiers/gru", "kind": "metric", "name": "fit", "model": "fold-0"}
+        | {"epoch": epoch, "train_loss": 1.0 - epoch / 10, "stop_loss": 1.1}
+        for epoch in (1, 2)
+    ]
+    lines += [
+        {"t": FIRST_T, "unit": "ppo/seed-0", "kind": "metric", "name": "train", "step": step, "entropy": 2.0 - step}
+        for step in (1, 2)
+    ]
+    lines.append({"t": FIRST_T, "unit": "ppo/seed-0", "kind": "metric", "name": "validation", "step": 2, "score": 2e-4})
+    (own_run.events / "units.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figures = figures_of(write_report(own_run).read_text())
+    assert [trace["y"] for trace in figures["figure-fits"]["data"]] == [[0.9, 0.8], [1.1, 1.1]]
+    assert [trace["y"] for trace in figures["figure-agents"]["data"]] == [[2], [1, 0]]
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6) | st.none(), min_size=1, max_size=400),
+    st.integers(8, 60),
+)
+def test_thinning_keeps_ends_extremes_and_order(values, limit):
+    x, y = thin(list(range(len(values))), values, limit)
+    assert len(x) <= max(limit, 4)
+    assert all(values[index] == value for index, value in zip(x, y, strict=True))
+    assert x == sorted(set(x))
+    assert (len(values) > limit) or x == list(range(len(values)))
+    known = [value for value in values if value is not None]
+    if known:
+        kept = [value for value in y if value is not None]
+        assert (min(kept), max(kept)) == (min(known), max(known))
+
+
+def test_long_lines_are_thinned_and_the_page_says_so(tmp_path):
+    page = render(read_facts(make_run(tmp_path, bars=20_001)))
+    lengths = [len(trace["x"]) for trace in figures_of(page)["figure-equity"]["data"]]
+    assert max(lengths) <= 5_000
+    assert "every extreme is kept" in page
+
+
+def test_drawdown_by_hand():
+    assert drawdown([100, 120, 90, 120, 150, 75]) == [0, 0, -0.25, 0, 0, -0.5]
+
+
+def test_what_is_not_finite_becomes_a_gap():
+    assert rounded([1.0, float("nan"), None, float("inf"), 1 / 3, 12345678]) == [
+        1,
+        None,
+        None,
+        None,
+        0.333333,
+        12345678,
+    ]
+
+
+def test_numbers_are_written_with_sign_unit_and_a_dash_for_none():
+    assert percent(-0.1234) == "\u221212.3\u00a0%"
+    assert signed_percent(0.5, 0) == "+50\u00a0%"
+    assert ratio(None) == ratio(float("nan")) == "\u2013"
+    assert interval([-1, 2.345]) == "[\u22121.00, 2.35]"
+    assert [duration(seconds) for seconds in (4.21, 185, 3_720)] == ["4.2 s", "3 min 05 s", "1 h 02 min"]
+
+
+def test_running_time_leaves_out_the_hours_between_two_starts():
+    events = [
+        {"t": 100, "kind": "run_started", "unit": "run"},
+        {"t": 100, "kind": "unit_started", "unit": "a"},
+        {"t": 160, "kind": "progress", "unit": "a"},
+        {"t": 10_000, "kind": "run_started", "unit": "run"},
+        {"t": 10_000, "kind": "unit_started", "unit": "a"},
+        {"t": 10_030, "kind": "unit_finished", "unit": "a", "state": "done"},
+        {"t": 10_030, "kind": "unit_started", "unit": "b"},
+        {"t": 10_060, "kind": "run_finished", "unit": "run"},
+    ]
+    clock = clock_of(events)
+    assert clock.total_s == 120
+    assert [clock.minutes(t) for t in (100, 130, 160, 9_000, 10_000, 10_060)] == [0, 0.5, 1, 1, 1, 2]
+    first, second, third = units_of(events, ["a", "b", "c"])
+    assert [(span.start_t, span.stop_t) for span in first.spans] == [(100, 160), (10_000, 10_030)]
+    assert [unit.state for unit in (first, second, third)] == ["done", "running", "waiting"]
+
+
+def test_the_retried_unit_shows_both_attempts_and_the_failed_one_in_red(run):
+    units = {unit.id: unit for unit in units_of(read_facts(run).events)}
+    assert set(units) == set(UNITS)
+    assert [span.failed for span in units["classifiers/dlstm"].spans] == [True, False]
+
+
+def test_the_command_is_quoted_so_that_a_shell_takes_it_back(run):
+    page = render(read_facts(run))
+    command = re.search(r'<code id="command">(.*?)</code>', page)[1]
+    assert command.endswith("--data-dir &#x27;my data&#x27;")
+
+
+def test_settings_of_this_run_alone_stand_out_and_the_others_name_their_origin(own_run):
+    own_run.save_config(resolve("ADA-EUR_1H", "quick", settings=["ppo.discount=0.95", "costs.fee_frac=0.0025"]).config)
+    origins = read_facts(own_run).origins
+    assert [key for key, origin in origins.items() if origin == CHANGED] == ["ppo.discount"]
+    assert origins["ppo.epochs"] == "profile quick"
+    assert origins["costs.fee_frac"] == "assets.yaml (crypto)"
+    assert origins["judging.bootstrap_samples"] == "default"
+    page = write_report(own_run).read_text()
+    assert '<th scope="row">ppo.discount</th><td>0.95</td>' in page[page.index("Set for this run") :]
+
+
+def test_every_seed_is_shown(run):
+    page = render(read_facts(run))
+    for seed in range(SEEDS):
+        assert f">Seed {seed}</th>" in page
+
+
+@given(st.text())
+def test_text_never_becomes_markup(text):
+    written = tag("p", text, title=text)
+    inner = written.removeprefix('<p title="').removesuffix("</p>")
+    assert "<" not in inner
+    assert inner.count('"') == 1  # the attribute's end
+    assert inner.count(">") == 1
+
+
+@given(st.text())
+def test_no_text_ends_a_data_script(text):
+    script = json_script("x", {"name": text})
+    body = script.removeprefix('<script type="application/json" id="x">').removesuffix("</script>")
+    assert "<" not in body
+    assert json.loads(body) == {"name": text}
+
+
+def test_markup_is_written_once_and_not_escaped_twice():
+    assert join([tag("b", "1 < 2"), Html("<br>"), "&"]) == "<b>1 &lt; 2</b><br>&amp;"
+    assert '<td class="num">7</td>' in table(["", "n"], [["a", 7]], label="t")

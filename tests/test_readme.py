@@ -1,0 +1,61 @@
+"""Every command of the README runs, and what the README shows is what they print."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"(<!--[^>]*-->\n)?```sh\n(.*?)```", README, flags=re.S)
+COMMANDS = [(line, 69 if "69" in note else 0) for note, block in BLOCKS for line in block.splitlines()]
+GATE = {"make check", "make test"}
+"""The gate itself runs these; a test that ran them would run itself."""
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    # what a user has: no variable of the test's own make
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment
+    )
+
+
+@pytest.mark.slow
+def test_every_command_runs_and_the_first_prints_what_is_shown():
+    shown = re.search(r"```text\n(.*?)```", README, flags=re.S)[1]
+    for number, (command, expected) in enumerate(item for item in COMMANDS if item[0] not in GATE):
+        done = shell(command)
+        assert done.returncode == expected, f"{command}: {done.returncode}\n{done.stderr[-2000:]}"
+        assert "Traceback" not in done.stderr
+        if number == 0:
+            assert command == "make run"
+            said = done.stdout + done.stderr
+            for line in shown.splitlines():
+                label = line if line.startswith("report") else re.split(r"\s{2,}", line)[0].split(":")[0]
+                assert label.split("  ")[-1].strip() in said, line
+
+
+def test_the_readme_names_every_exit_code():
+    from configs.errors import ExitCode
+
+    table = README[README.index("| exit code |") : README.index("## Measured")]
+    assert {int(number) for number in re.findall(r"\b\d{1,3}\b", table)} == {int(code) for code in ExitCode}
+
+
+def test_every_command_word_of_the_readme_exists():
+    from runner.cli import cli
+
+    words = re.search(r"The commands: (.*?)\. `--json`", README, flags=re.S)[1]
+    named = {item.split()[0] for item in re.findall(r"`([a-z][^`]*)`", words)}
+    assert named == set(cli.commands)
+
+
+def test_every_local_link_of_the_documents_leads_somewhere():
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -1,0 +1,136 @@
+"""Chronological splits, out-of-fold parts and purging; positions of bars only, no data.
+
+k = label horizon in bars. A model that predicts from bar f on trains on bars
+i <= f - 1 - k, so every label it is fitted with is complete before f. No bar
+after f is dropped: an embargo is needed only where training data follows test data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.schema import Config, SplitsConfig
+from training.features import warmup_bars
+
+STOP_HORIZONS = 2
+"""Label horizons that the early-stopping rows of the first model must span at least."""
+MIN_PART_HORIZONS = 4
+"""Label horizons that the test part, and each slice of the validation part, must span at least."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Half-open ranges of bars that cover the whole series in time order."""
+
+    train: tuple[int, int]
+    validation: tuple[int, int]
+    test: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One model of a forward chain: which bars it may be fitted on and which it predicts."""
+
+    fit_stop: int
+    """Training rows are below this: `predict_start - k`."""
+    predict_start: int
+    predict_stop: int
+
+
+def split(n_bars: int, config: SplitsConfig) -> Split:
+    """Cut `n_bars` into train, validation and test by the configured shares; test is the rest."""
+    train_stop = round(n_bars * config.train_frac)
+    validation_stop = round(n_bars * (config.train_frac + config.validation_frac))
+    return Split((0, train_stop), (train_stop, validation_stop), (validation_stop, n_bars))
+
+
+def folds(parts: Split, n_folds: int, horizon: int) -> list[Fold]:
+    """The out-of-fold chain over the train part, then the final model for validation and test.
+
+    The train part is cut into `n_folds + 1` equal pieces; piece 0 gets no prediction, each
+    later piece is predicted by a model fitted on earlier bars only. The last
+    fold of the list is the model fitted on the whole train part.
+    """
+    start, stop = parts.train
+    edges = [start + (stop - start) * piece // (n_folds + 1) for piece in range(n_folds + 2)]
+    edges.append(parts.test[1])
+    return [Fold(max(start, first - horizon), first, last) for first, last in zip(edges[1:-1], edges[2:], strict=True)]
+
+
+def training_rows(first_predicted: int, horizon: int, usable: np.ndarray | None = None) -> np.ndarray:
+    """Rows that a model predicting from bar `first_predicted` on may be fitted with.
+
+    Args:
+        first_predicted: f; rows i <= f - 1 - k are taken.
+        horizon: k.
+        usable: (N,) bool, rows that have a window and a label; all by default.
+
+    Returns:
+        int64 row numbers, rising.
+    """
+    stop = max(0, first_predicted - horizon)
+    return np.arange(stop) if usable is None else np.flatnonzero(usable[:stop])
+
+
+def early_stop_split(
+    rows: np.ndarray, horizon: int, early_stop_frac: float, first_unseen: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divide a model's own training rows into those that fit weights and the last share, that decides the epoch.
+
+    Rows whose label reads a bar of the second group are left out of the first. Rows before `first_unseen`
+    never decide: the weights that a model starts from were fitted on them.
+    """
+    stopping = rows[rows.size - math.ceil(rows.size * early_stop_frac) :]
+    stopping = stopping[stopping >= first_unseen]
+    fitting = rows[rows <= stopping[0] - 1 - horizon] if stopping.size else rows
+    return fitting, stopping
+
+
+def window_ready(segment: np.ndarray, warmup: int, lookback: int) -> np.ndarray:
+    """(N,) bool: the `lookback` bars that end here lie in one segment, all past its warm-up of `warmup` bars."""
+    position = np.arange(segment.size)
+    first = np.zeros(segment.size, dtype=np.int64)
+    starts = np.flatnonzero(np.diff(segment)) + 1
+    first[starts] = starts
+    return position - np.maximum.accumulate(first) >= warmup + lookback - 1
+
+
+def bars_needed(config: Config) -> int:
+    """Bars, in one segment, from which on every model and every part has enough to work with."""
+    test_frac = 1 - config.splits.train_frac - config.splits.validation_frac
+    return math.ceil(
+        max(
+            (first_piece_bars(config) * (config.classifiers.folds + 1) + 1) / config.splits.train_frac,
+            (validation_bars(config) + 1) / config.splits.validation_frac,
+            (test_bars(config) + 1) / test_frac,
+        )
+    )
+
+
+def first_piece_bars(config: Config) -> int:
+    """Fewest bars of the train part's first piece: warm-up, one window, a purge and the rows of the first model."""
+    return (
+        warmup_bars(config.features)
+        + config.classifiers.lookback_bars
+        - 1
+        + config.labels.horizon_bars
+        + first_rows(config)
+    )
+
+
+def first_rows(config: Config) -> int:
+    """Fewest training rows of the first model: its early-stopping share spans `STOP_HORIZONS` label horizons."""
+    return math.ceil(STOP_HORIZONS * config.labels.horizon_bars / config.classifiers.early_stop_frac)
+
+
+def validation_bars(config: Config) -> int:
+    """Fewest bars of the validation part."""
+    return config.ppo.eval_slices * MIN_PART_HORIZONS * config.labels.horizon_bars
+
+
+def test_bars(config: Config) -> int:
+    """Fewest bars of the test part."""
+    return MIN_PART_HORIZONS * config.labels.horizon_bars

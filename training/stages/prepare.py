@@ -1,0 +1,188 @@
+"""Unit `prepare`: bars, features and the split of a run, read by every later unit.
+
+The bars are read again from the dataset and must be those the run was made for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from configs.errors import BadDataError
+from configs.files import atomic_path, read_json, write_json
+from configs.run_dir import RunDir
+from configs.schema import Config
+from configs.unit import Unit, run_stage
+from training.features import FEATURE_NAMES, compute, warmup_bars
+from training.labels import label_values
+from training.market import Bars, assign_segments, segment_bounds
+from training.sources.load import load_dataset
+from training.splits import (
+    Split,
+    bars_needed,
+    first_rows,
+    folds,
+    split,
+    test_bars,
+    training_rows,
+    validation_bars,
+    window_ready,
+)
+
+BASE_MEMORY_BYTES = 250_000_000
+"""A process with numpy, pandas, pyarrow and TA-Lib loaded."""
+BYTES_PER_BAR = 1_000
+"""Bars and features, their tables on the way to the disk, and the source file's text; rounded up."""
+NOMINAL_BARS = 100_000
+BARS_PER_S = 100_000.0
+"""Bars read, checked, computed and written per second on a 2-core machine; a long text file is slower to read."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the unit made."""
+
+    bars: Bars
+    features: np.ndarray
+    """(N, 26) float64, NaN in warm-up rows."""
+    split: Split
+    dataset: dict
+    """The data report, see `training.sources.report`."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the unit."""
+    return run_stage(argv, work, describe)
+
+
+def work(unit: Unit) -> dict[str, Any]:
+    """Read the dataset, check that it is the run's own and long enough, write bars, features and split."""
+    config = unit.config
+    bars, dataset = read_bars(unit.run, config)
+    unit.progress(1, 3)
+    check_enough(bars, config)
+    features = compute(bars, config.features)
+    unit.progress(2, 3)
+    parts, warmup = split(len(bars), config.splits), warmup_bars(config.features)
+    write_table(unit.dir / "bars.parquet", bars.frame())
+    table = pd.DataFrame(features, columns=list(FEATURE_NAMES))
+    table.insert(0, "t", bars.t)
+    write_table(unit.dir / "features.parquet", table)
+    write_json(unit.dir / "splits.json", asdict(parts) | {"warmup_bars": warmup})
+    write_json(unit.dir / "dataset.json", dataset)
+    unit.progress(3, 3)
+    return {
+        "bars": len(bars),
+        "segments": len(segment_bounds(bars.segment)),
+        "rows_with_features": int(np.count_nonzero(~np.isnan(features[:, 0]))),
+        "warmup_bars": warmup,
+        "dataset_digest": dataset["digest"],
+    }
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """Facts for `plan`."""
+    return {
+        "bars_needed": bars_needed(config),
+        "memory_bytes": BASE_MEMORY_BYTES + BYTES_PER_BAR * max(NOMINAL_BARS, bars_needed(config)),
+        "work": [{"name": "bars read and features computed", "amount": 1, "per": "bar", "rate_per_s": BARS_PER_S}],
+    }
+
+
+def load_prepared(run: RunDir) -> Prepared:
+    """Read what the unit `prepare` of a run made.
+
+    Raises:
+        BadDataError: a file is missing.
+    """
+    files = {name: run.require_output("prepare", name) for name in ("bars.parquet", "features.parquet")}
+    dataset = read_json(run.require_output("prepare", "dataset.json"))
+    parts = read_json(run.require_output("prepare", "splits.json"))
+    return Prepared(
+        bars=Bars.from_frame(pd.read_parquet(files["bars.parquet"]), dataset["timeframe_s"]),
+        features=pd.read_parquet(files["features.parquet"])[list(FEATURE_NAMES)].to_numpy(np.float64),
+        split=Split(*(tuple(parts[name]) for name in ("train", "validation", "test"))),
+        dataset=dataset,
+    )
+
+
+def load_predictions(run: RunDir, member: str) -> pd.DataFrame:
+    """Read the predictions of one member of a run, or of its `ensemble`; one row per bar of `load_prepared`.
+
+    Raises:
+        BadDataError: the file is missing.
+    """
+    return pd.read_parquet(run.require_output(f"classifiers/{member}", "predictions.parquet"))
+
+
+def read_bars(run: RunDir, config: Config) -> tuple[Bars, dict]:
+    """The run's bars, cut into segments by the run's own longest gap, and the report on them.
+
+    Raises:
+        BadDataError: the dataset breaks the market rules, or is no longer the one the run was made for.
+    """
+    identity = read_json(run.run_json)
+    data_dirs = [Path(name) for name in identity["data_dirs"]]
+    path = Path(identity["data_path"]) if identity["data_path"] else None
+    bars, report = load_dataset(config.dataset.name, data_dirs, options=config.dataset, path=path)
+    if report.digest != identity["dataset_digest"]:
+        raise BadDataError(
+            f"{report.path or report.name} has digest {report.digest[:12]}, but this run was made for "
+            f"{identity['dataset_digest'][:12]}: the data have changed; restore them or start a new run with --fresh"
+        )
+    segmented = replace(bars, segment=assign_segments(bars.t, config.market.max_gap_s))
+    # The same bytes wherever the file lies: the directory stays in run.json.
+    return segmented, report.as_json() | {"path": Path(report.path).name}
+
+
+def check_enough(bars: Bars, config: Config) -> None:
+    """Check that the first model and every part have enough rows to work with.
+
+    Raises:
+        BadDataError: they have not; the message says how many are needed.
+    """
+    needed, horizon = bars_needed(config), config.labels.horizon_bars
+    warmup, lookback = warmup_bars(config.features), config.classifiers.lookback_bars
+    name = config.dataset.name
+    if len(bars) < needed:
+        raise BadDataError(
+            f"{name} has {len(bars):,} bars, the plan needs at least {needed:,} (feature warm-up {warmup}, "
+            f"window {lookback}, label horizon {horizon}, {config.classifiers.folds} folds, "
+            f"{config.ppo.eval_slices} validation slices); use a longer series, or a shorter window or fewer folds"
+        )
+    parts = split(len(bars), config.splits)
+    first = folds(parts, config.classifiers.folds, horizon)[0].predict_start
+    ready = window_ready(bars.segment, warmup, lookback)
+    labelled = ~np.isnan(label_values(bars, config.labels))
+    counts = {
+        "training rows before the first fold": (
+            training_rows(first, horizon, ready & labelled).size,
+            first_rows(config),
+        ),
+        "bars to decide on in the validation part": (
+            np.sum(ready[slice(*parts.validation)]),
+            validation_bars(config) // 2,
+        ),
+        "bars to decide on in the test part": (np.sum(ready[slice(*parts.test)]), test_bars(config) // 2),
+    }
+    for what, (found, wanted) in counts.items():
+        if found < wanted:
+            raise BadDataError(
+                f"{name} has {found:,} {what}, at least {wanted:,} are needed: its gaps cut {len(bars):,} bars into "
+                f"{len(segment_bounds(bars.segment)):,} segments, and each spends {warmup + lookback - 1} bars on "
+                "warm-up and the first window; use a series with fewer gaps or raise market.max_gap_s"
+            )
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a Parquet file as a whole."""
+    with atomic_path(path) as temporary:
+        frame.to_parquet(temporary, index=False)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
