@@ -78,6 +78,25 @@ class CannotWriteError(ProjectError):
     exit_code = ExitCode.CANNOT_WRITE
 
 
+class StoreError(ProjectError):
+    """The object store is lost, damaged, or holds nothing usable."""
+
+    exit_code = ExitCode.STORE_DAMAGED
+
+
+class FencedError(ProjectError):
+    """Another runner has taken this run over; nothing more may be committed."""
+
+    exit_code = ExitCode.OWNED_BY_ANOTHER
+
+
+class OutOfMemoryError(ProjectError):
+    """The unit ran out of memory with the batch it has; a smaller one may fit."""
+
+    exit_code = ExitCode.MACHINE_UNFIT
+    retryable = True
+
+
 class ConfigError(ProjectError):
     """The configuration is wrong; the message lists every fault."""
 

@@ -1,8 +1,8 @@
 """The schema of a run: every number that a run depends on, with its default and its source.
 
 Sections in `OPERATIONAL_SECTIONS` say how a run is carried out (how many units
-side by side, time limits, pre-flight thresholds); they cannot change a result
-and are no part of a run's identity. All others are.
+side by side, time limits, where it is kept, what it may cost); they are no part
+of a run's identity. All others are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Windows3 = tuple[Window, Window, Window]
 Member = Literal["lstm", "gru", "bilstm", "dlstm"]
 AssetClass = Literal["crypto", "fx", "commodity"]
 
-OPERATIONAL_SECTIONS = frozenset({"runtime", "preflight"})
+OPERATIONAL_SECTIONS = frozenset({"runtime", "preflight", "store", "budget", "publish"})
 
 
 class Model(BaseModel):
@@ -259,15 +259,22 @@ class ComputeConfig(Model):
 
 
 class RuntimeConfig(Model):
-    """How the units are scheduled; no result depends on it."""
+    """How the units are scheduled; no result depends on it, save on `batch_halvings`."""
 
     parallel_units: PositiveInt = 2
     unit_timeout_s: Positive = 86_400
     stall_timeout_s: Positive = 3_600
     """A unit without any event for this long is stopped."""
     stop_grace_s: Positive = 30
-    """Time a unit has to reach a safe boundary before it is killed."""
+    """From a stop request to the end of the program: units reach a safe boundary and save, the store gets the rest."""
     max_attempts: PositiveInt = 2
+    max_fruitless_starts: PositiveInt = 5
+    """Starts of a run in a row without any progress before it is given up."""
+    mean_time_between_failures_s: Positive = 10_800
+    """Expected life of the machine; with the measured cost of one checkpoint it decides how often to save."""
+    batch_halvings: dict[str, Annotated[int, Field(ge=1, le=3)]] = {}
+    """Unit -> how often its batch was halved after it ran out of memory; written by the supervisor, part of that
+    unit's cache key."""
     sample_resources_every_s: Positive = 2
 
 
@@ -291,6 +298,55 @@ class PreflightConfig(Model):
     """Answers one HEAD request each of the network and the clock check."""
 
 
+class StoreConfig(Model):
+    """The object store that outlives the machine."""
+
+    url: str = ""
+    """`s3://bucket/prefix`, `gs://bucket/prefix` or `file:///path`; empty keeps everything local. Credentials and
+    endpoints come from the SDKs' own environment variables and files, never from here."""
+    lease_s: Positive = 60
+    """A run whose owner has not renewed for this long, by the store's clock, may be taken over."""
+    final_upload_s: Positive = 600
+    """Longest wait for the last upload of a run that ended by itself; a stopped one has `runtime.stop_grace_s`."""
+    min_interval_s: Annotated[float, Field(ge=0)] = 15
+    """Least time between two snapshots while units run."""
+    keep_last: Annotated[int, Field(ge=2)] = 3
+    """Newest snapshots that are kept."""
+    keep_every: PositiveInt = 20
+    """Every n-th snapshot is kept too."""
+
+
+class BudgetConfig(Model):
+    """What the run may cost, over all its starts on all machines."""
+
+    price_usd_per_hour: Annotated[float, Field(ge=0)] = 0.0
+    max_cost_usd: Annotated[float, Field(ge=0)] = 0.0
+    """0 is no limit."""
+    max_hours: Annotated[float, Field(ge=0)] = 0.0
+    """0 is no limit."""
+    warn_frac: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """Share of a limit at which a notification is sent."""
+
+    @model_validator(mode="after")
+    def _cost_has_a_price(self) -> BudgetConfig:
+        if self.max_cost_usd and not self.price_usd_per_hour:
+            raise ValueError(
+                f"max_cost_usd={self.max_cost_usd:g} needs to know what this machine costs: "
+                "give --price USD_PER_HOUR (budget.price_usd_per_hour)"
+            )
+        return self
+
+
+class PublishConfig(Model):
+    """The git branch that gets report, metrics, configuration and small weights."""
+
+    git_url: str = ""
+    """`https://host/repo.git` or `file:///path/repo.git`, never with credentials; empty publishes nothing."""
+    branch: str = "runs"
+    max_file_bytes: PositiveInt = 50_000_000
+    """Larger files go by Git LFS where the branch is set up for it, else stay in the store behind a pointer file."""
+
+
 class Config(Model):
     """The fully resolved configuration of one run."""
 
@@ -312,6 +368,9 @@ class Config(Model):
     compute: ComputeConfig
     runtime: RuntimeConfig = RuntimeConfig()
     preflight: PreflightConfig = PreflightConfig()
+    store: StoreConfig = StoreConfig()
+    budget: BudgetConfig = BudgetConfig()
+    publish: PublishConfig = PublishConfig()
 
     @model_validator(mode="after")
     def _ensemble_members_are_trained(self) -> Config:

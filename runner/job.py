@@ -23,8 +23,9 @@ from runner.preflight.checks import exit_code, run_checks
 from runner.reuse import has_durable_progress, standing
 from runner.say import say
 from runner.session import Ask, Plan, establish, resolve_ask
-from runner.supervisor import GOES_ON, MAX_NOTE, NOTHING_DONE, Ending, Supervisor
+from runner.supervisor import GOES_ON, MAX_NOTE, NOTHING_DONE, Supervisor
 from runner.view import RUN
+from runner.watch import Ending
 
 NOT_OK: dict[Verdict, str] = {"warn": "to note", "fail": "failed", "skipped": "skipped"}
 

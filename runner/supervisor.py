@@ -29,6 +29,7 @@ from runner.reasons import OUTCOMES, Reason, Status, reason_of
 from runner.resources import Sampler
 from runner.reuse import clear_for, done_result, find_equal, has_durable_progress, link_equal
 from runner.view import RUN, EventTail, RunView
+from runner.watch import Ending
 
 POLL_S = 0.05
 MAX_NOTE = 1_500
@@ -57,19 +58,6 @@ class Attempt:
     def wall_s(self) -> float:
         """Seconds since the start."""
         return round(time.monotonic() - self.started_s, 3)
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a supervised run ended."""
-
-    exit_code: ExitCode
-    message: str = ""
-
-    @property
-    def is_stop(self) -> bool:
-        """The run was stopped from outside; nothing failed."""
-        return self.exit_code in (ExitCode.INTERRUPTED, ExitCode.CTRL_C, ExitCode.TERMINATED)
 
 
 @dataclass

@@ -1,0 +1,123 @@
+"""What lies where in a store, and the records that are kept there.
+
+    <url>/<run-id>/HEAD.json                     who owns the run, and its newest snapshot; replaced conditionally
+    <url>/<run-id>/snapshots/<number>-<epoch>.json   immutable: every file of the run at one moment
+    <url>/<run-id>/blobs/<epoch>/<sha256>[.zst]  immutable: contents, shared by all snapshots
+    <url>/<run-id>/quarantine/...                what was found damaged
+
+A blob's key carries the epoch of the owner that wrote it. So a runner that was
+paused while another took over can only ever delete or overwrite blobs of its own
+epoch, which the new owner uses only where the snapshot it began from names them.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SNAPSHOT_FORMAT = 1
+HEAD_FORMAT = 1
+HEAD = "HEAD.json"
+
+
+class Record(BaseModel):
+    """Base of what is kept in a store; what is not known is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Blob(Record):
+    """One stored content."""
+
+    key: str
+    """Below the run's prefix: `blobs/<epoch>/<sha256>`, with `.zst` where it is compressed."""
+    sha256: str = Field(pattern=r"[0-9a-f]{64}")
+    """Of the plain content."""
+    size_bytes: int = Field(ge=0)
+    """Of the plain content."""
+    stored_bytes: int = Field(ge=0)
+
+
+class File(Record):
+    """One regular file of the run directory: its blobs joined. A log that grows gains blobs at its end."""
+
+    sha256: str = Field(pattern=r"[0-9a-f]{64}")
+    size_bytes: int = Field(ge=0)
+    blobs: tuple[Blob, ...]
+
+
+class Spent(Record):
+    """What a run has used so far, over all its starts."""
+
+    wall_s: float = 0.0
+    cost_usd: float = 0.0
+
+
+class Snapshot(Record):
+    """Every file of a run at one moment."""
+
+    format: int = SNAPSHOT_FORMAT
+    run_id: str
+    id: str
+    """`<number>-<epoch>`, both of 8 digits; grows with time."""
+    parent: str = ""
+    created_t: float
+    reason: str
+    """What it was made for, for example `checkpoint of ppo/seed-0` or `the end: done`."""
+    spent: Spent = Spent()
+    score: float | None = None
+    """Best validation score so far of any agent; the first snapshot with the highest is kept."""
+    files: dict[str, File]
+    """Path below the run directory, POSIX -> content."""
+
+
+class OwnerFacts(Record):
+    """Who owns a run."""
+
+    token: str
+    """Random, of this one process."""
+    place: str
+    """Pod, container or machine: what comes back under the same name after a restart."""
+    host: str
+    pid: int
+    started_t: float
+    """Start of the process by its own machine's clock, as psutil gives it."""
+
+
+class Head(Record):
+    """The one object that is replaced: ownership and the newest snapshot, so that no commit outlives its owner."""
+
+    format: int = HEAD_FORMAT
+    run_id: str
+    epoch: int = Field(ge=1)
+    """Grows by one with every change of owner."""
+    owner: OwnerFacts
+    released: bool = False
+    """The owner has ended in order; anyone may take the run."""
+    renewals: int = 0
+    """Makes every version's bytes differ."""
+    snapshot: str = ""
+    """Id of the newest committed snapshot; empty before the first."""
+    snapshot_sha256: str = ""
+    """Of that snapshot's record, as stored."""
+    spent: Spent = Spent()
+    """As of the last renewal."""
+
+
+def head_key(run_id: str) -> str:
+    """Key of the run's HEAD."""
+    return f"{run_id}/{HEAD}"
+
+
+def snapshot_key(run_id: str, snapshot_id: str) -> str:
+    """Key of a snapshot's record."""
+    return f"{run_id}/snapshots/{snapshot_id}.json"
+
+
+def snapshot_id(number: int, epoch: int) -> str:
+    """Name of the run's `number`-th snapshot, made under `epoch`."""
+    return f"{number:08d}-{epoch:08d}"
+
+
+def blob_key(sha256: str, epoch: int, compressed: bool) -> str:
+    """Key of a blob below the run's prefix."""
+    return f"blobs/{epoch:08d}/{sha256}{'.zst' if compressed else ''}"
