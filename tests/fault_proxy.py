@@ -1,0 +1,116 @@
+"""A TCP proxy that breaks connections on demand; controllable while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+CHUNK_BYTES = 65_536
+
+
+@dataclass
+class Fault:
+    """What goes wrong from the moment it is set; byte counts run over all connections from there."""
+
+    cut_request_after: int | None = None
+    """Both sides are cut when this many bytes went to the server."""
+    cut_reply_after: int | None = None
+    """Both sides are cut when this many bytes of answers went to the client; 0 loses the answer to a done deed."""
+    delay_s: float = 0.0
+    """Every piece, in both directions, waits for this long."""
+    black_hole: bool = False
+    """Connections are accepted and nothing passes."""
+    times: int = 1_000_000
+    """Cuts after which the network is sound again."""
+    cuts: int = 0
+    """Cuts so far."""
+    _sent: dict[str, int] = field(default_factory=lambda: {"request": 0, "reply": 0})
+
+    def allow(self, direction: str, size_bytes: int) -> int:
+        """How many of the next bytes may pass; fewer than all means that the cut is now."""
+        limit = self.cut_request_after if direction == "request" else self.cut_reply_after
+        if limit is None or self.cuts >= self.times:
+            return size_bytes
+        allowed = limit - self._sent[direction]
+        if size_bytes < allowed or (size_bytes == allowed and size_bytes):
+            self._sent[direction] += size_bytes
+            return size_bytes
+        self.cuts += 1
+        self._sent = {"request": 0, "reply": 0}
+        return max(0, allowed)
+
+
+class FaultProxy:
+    """Forwards connections to one server, as faultily as `fault` says."""
+
+    def __init__(self, endpoint: str) -> None:
+        """Listen on a free loopback port for `http://host:port`."""
+        host, _, port = endpoint.removeprefix("http://").partition(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.fault = Fault()
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._healed = threading.Event()
+        threading.Thread(target=self._accept, name="fault proxy", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening and end every connection."""
+        self._healed.set()
+        for each in (self._listener, *self._open):
+            _end(each)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._target)
+            except ConnectionRefusedError:  # the server is down: so is the way to it
+                _end(client)
+                continue
+            except OSError:
+                return
+            self._open |= {client, server}
+            for source, target, direction in ((client, server, "request"), (server, client, "reply")):
+                pump = (source, target, direction)
+                threading.Thread(target=self._pump, args=pump, name=f"fault proxy {direction}", daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, direction: str) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(CHUNK_BYTES):
+                fault = self.fault
+                if fault.black_hole:
+                    continue
+                if fault.delay_s:
+                    self._healed.wait(fault.delay_s)
+                interim = INTERIM if direction == "reply" and piece.startswith(INTERIM) else b""
+                rest = piece[len(interim) :]
+                with self._lock:
+                    allowed = fault.allow(direction, len(rest)) if rest else 0
+                target.sendall(interim + rest[:allowed])
+                if allowed < len(rest):
+                    break
+        for each in (source, target):
+            self._open.discard(each)
+            _end(each)
+
+
+@contextlib.contextmanager
+def fault_proxy(endpoint: str) -> Iterator[FaultProxy]:
+    """A proxy in front of `endpoint` for the length of a block."""
+    proxy = FaultProxy(endpoint)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
+
+
+def _end(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
