@@ -3,7 +3,8 @@
     <url>/<run-id>/HEAD.json                     who owns the run, and its newest snapshot; replaced conditionally
     <url>/<run-id>/snapshots/<number>-<epoch>.json   immutable: every file of the run at one moment
     <url>/<run-id>/blobs/<epoch>/<sha256>[.zst]  immutable: contents, shared by all snapshots
-    <url>/<run-id>/quarantine/...                what was found damaged
+    <url>/<run-id>/quarantine/...                what was found damaged, under the key it had
+    <url>/<run-id>/clock/<token>                 written and removed at once: its date is the store's time
 
 A blob's key carries the epoch of the owner that wrote it. So a runner that was
 paused while another took over can only ever delete or overwrite blobs of its own
@@ -12,11 +13,18 @@ epoch, which the new owner uses only where the snapshot it began from names them
 
 from __future__ import annotations
 
+import re
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 
 SNAPSHOT_FORMAT = 1
 HEAD_FORMAT = 1
 HEAD = "HEAD.json"
+ID_PATTERN = re.compile(r"[0-9]{8}-[0-9]{8}")
+
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Record(BaseModel):
@@ -30,7 +38,7 @@ class Blob(Record):
 
     key: str
     """Below the run's prefix: `blobs/<epoch>/<sha256>`, with `.zst` where it is compressed."""
-    sha256: str = Field(pattern=r"[0-9a-f]{64}")
+    sha256: Digest
     """Of the plain content."""
     size_bytes: int = Field(ge=0)
     """Of the plain content."""
@@ -40,7 +48,7 @@ class Blob(Record):
 class File(Record):
     """One regular file of the run directory: its blobs joined. A log that grows gains blobs at its end."""
 
-    sha256: str = Field(pattern=r"[0-9a-f]{64}")
+    sha256: Digest
     size_bytes: int = Field(ge=0)
     blobs: tuple[Blob, ...]
 
@@ -91,6 +99,8 @@ class Head(Record):
     epoch: int = Field(ge=1)
     """Grows by one with every change of owner."""
     owner: OwnerFacts
+    lease_s: float = Field(gt=0)
+    """The owner renews more often than this; later than this after the last version anyone may take the run."""
     released: bool = False
     """The owner has ended in order; anyone may take the run."""
     renewals: int = 0
@@ -116,6 +126,17 @@ def snapshot_key(run_id: str, snapshot_id: str) -> str:
 def snapshot_id(number: int, epoch: int) -> str:
     """Name of the run's `number`-th snapshot, made under `epoch`."""
     return f"{number:08d}-{epoch:08d}"
+
+
+def split_id(snapshot_id: str) -> tuple[int, int]:
+    """Number and epoch of a snapshot, by its name.
+
+    Raises:
+        ValueError: it is no such name.
+    """
+    if not ID_PATTERN.fullmatch(snapshot_id):
+        raise ValueError(f"snapshot id {snapshot_id!r} is not <number>-<epoch> with 8 digits each")
+    return int(snapshot_id[:8]), int(snapshot_id[9:])
 
 
 def blob_key(sha256: str, epoch: int, compressed: bool) -> str:

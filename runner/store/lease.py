@@ -1,0 +1,321 @@
+"""Who may commit to a run: a lease with an epoch, kept in the run's HEAD.
+
+Every write of HEAD names the version it replaces, so of two runners that believe
+they own a run only the one whose version is in the store can commit; time plays
+no part in that. Time, by the store's clock alone, only decides when a runner that
+has fallen silent may be replaced. HEAD is also read before each write: a server
+that ignores conditions is then fooled only in the instant between the two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+from pydantic import ValidationError
+
+from configs.errors import FencedError, StoreError
+from runner.guard import OwnedByAnotherError
+from runner.store.layout import (
+    HEAD_FORMAT,
+    File,
+    Head,
+    OwnerFacts,
+    Snapshot,
+    Spent,
+    head_key,
+    snapshot_id,
+    snapshot_key,
+    split_id,
+)
+from runner.store.objects import KeyMissingError, ObjectStore, PreconditionFailedError, Stat
+from runner.store.records import encode, parse, quarantine, snapshot_ids
+
+ACQUIRE_ATTEMPTS = 5
+CLOCK_GRAIN_S = 1.0
+"""Some servers date objects in whole seconds."""
+LOST_HEAD_STEP = 1_000
+"""Where HEAD is lost, the new epoch lies this far above all that is seen: above what the lost one may have said."""
+_CONTAINER_ID = re.compile(r"/([0-9a-f]{64})/")
+_EPOCH_IN_KEY = re.compile(r"/(?:blobs/|snapshots/[0-9]{8}-)([0-9]{8})")
+
+
+class DamagedHeadError(StoreError):
+    """HEAD is there, but is not what any version of this program writes."""
+
+
+def owner_facts() -> OwnerFacts:
+    """Who this process is."""
+    process = psutil.Process()
+    return OwnerFacts(
+        token=uuid.uuid4().hex,
+        place=_place(),
+        host=os.uname().nodename,
+        pid=process.pid,
+        started_t=process.create_time(),
+    )
+
+
+def read_head(store: ObjectStore, run_id: str) -> Head | None:
+    """The run's HEAD; None where the store has no such run.
+
+    Raises:
+        DamagedHeadError: HEAD cannot be understood.
+        StoreError: a newer version of this program wrote it.
+    """
+    try:
+        return _parse_head(store, run_id, store.get(head_key(run_id))[0])
+    except KeyMissingError:
+        return None
+
+
+def store_time(store: ObjectStore, run_id: str) -> float:
+    """Unix seconds by the store's own clock, from the date of an object that is written and removed."""
+    key = f"{run_id}/clock/{uuid.uuid4().hex}"
+    store.put(key, b"what time is it")
+    try:
+        return store.get(key)[1].modified_t
+    finally:
+        store.delete(key)
+
+
+def acquire(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float, take_over: bool = False) -> Lease:
+    """Become the owner of a run, new or known.
+
+    A known run is free when its owner released it, has not renewed for its `lease_s` by the store's clock, or was a
+    process of this same place that is dead; with `take_over` it is taken whoever owns it.
+
+    Raises:
+        OwnedByAnotherError: somebody else owns it; the message says who and until when.
+        StoreError: a newer version of this program wrote it, or the store cannot be used.
+    """
+    for _ in range(ACQUIRE_ATTEMPTS):
+        try:
+            return _acquire_once(store, run_id, me, lease_s, take_over)
+        except PreconditionFailedError:
+            take_over = False  # it was meant for the owner that was there, not for the one that was faster than us
+    raise OwnedByAnotherError(f"run {run_id!r} in {store.url} changes owners all the time; look who starts it")
+
+
+class Lease:
+    """Ownership of a run in a store, from `acquire` on. Thread-safe."""
+
+    def __init__(self, store: ObjectStore, run_id: str, head: Head, tag: str, notices: tuple[str, ...] = ()) -> None:
+        """Wrap what `acquire` wrote."""
+        self.store = store
+        self.run_id = run_id
+        self.epoch = head.epoch
+        self.begun_from = head.snapshot
+        """The snapshot that HEAD named when the run was taken; its blobs no former owner deletes."""
+        self.notices = notices
+        """What was found wrong on the way, as sentences for the user."""
+        self._head, self._tag = head, tag
+        self._number = split_id(head.snapshot)[0] if head.snapshot else _highest_number(store, run_id)
+        self._lock = threading.Lock()
+        self._fenced: FencedError | None = None
+
+    @property
+    def head(self) -> Head:
+        """HEAD as last written or seen by us."""
+        return self._head
+
+    def renew(self, spent: Spent) -> None:
+        """Say that we are alive.
+
+        Raises:
+            FencedError: another runner has taken the run; the same from every call from then on.
+        """
+        self._write(spent=spent)
+
+    def new_snapshot(self, files: dict[str, File], reason: str, spent: Spent, score: float | None = None) -> Snapshot:
+        """A record for `commit`, with the next number and HEAD's snapshot for a parent."""
+        with self._lock:
+            self._number += 1
+            name = snapshot_id(self._number, self.epoch)
+        return Snapshot(
+            run_id=self.run_id,
+            id=name,
+            parent=self._head.snapshot,
+            created_t=time.time(),
+            reason=reason,
+            spent=spent,
+            score=score,
+            files=files,
+        )
+
+    def commit(self, snapshot: Snapshot, spent: Spent) -> None:
+        """Make a snapshot, all of whose blobs are in the store, the newest one of the run.
+
+        Raises:
+            FencedError: another runner has taken the run; HEAD is as it was.
+        """
+        if self._fenced:
+            raise self._fenced
+        body = encode(snapshot)
+        self.store.put_if_absent(snapshot_key(self.run_id, snapshot.id), body)
+        self._write(spent=spent, snapshot=snapshot.id, snapshot_sha256=hashlib.sha256(body).hexdigest())
+
+    def release(self, spent: Spent) -> None:
+        """Let the run go; anyone may take it at once.
+
+        Raises:
+            FencedError: another runner has taken it already.
+        """
+        self._write(spent=spent, released=True)
+
+    def _write(self, **changes: object) -> None:
+        with self._lock:
+            if self._fenced:
+                raise self._fenced
+            for last in (False, True):
+                self._look()
+                head = self._head.model_copy(update=changes | {"renewals": self._head.renewals + 1})
+                try:
+                    self._tag = self.store.replace_if_match(head_key(self.run_id), encode(head), self._tag)
+                except PreconditionFailedError:
+                    if last:
+                        raise
+                else:
+                    self._head = head
+                    return
+
+    def _look(self) -> None:
+        """Read HEAD: adopt a write of ours whose answer was lost, or learn that the run is another's."""
+        where = f"{self.store.url}/{head_key(self.run_id)}"
+        try:
+            body, stat = self.store.get(head_key(self.run_id))
+        except KeyMissingError as error:
+            raise StoreError(f"{where} was removed while this runner owned the run; nothing more is stored") from error
+        head = _parse_head(self.store, self.run_id, body)
+        if head.owner.token != self._head.owner.token or head.epoch != self.epoch:
+            self._fenced = FencedError(
+                f"run {self.run_id!r} in {self.store.url} was taken over by {_who(head.owner)}, epoch {head.epoch} "
+                f"(ours was {self.epoch}); this runner commits nothing more, and what it had committed is intact"
+            )
+            raise self._fenced
+        self._head, self._tag = head, stat.tag
+
+
+def _acquire_once(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float, take_over: bool) -> Lease:
+    key = head_key(run_id)
+    try:
+        body, stat = store.get(key)
+    except KeyMissingError:
+        return _begin(store, run_id, me, lease_s)
+    try:
+        head = _parse_head(store, run_id, body)
+    except DamagedHeadError as error:
+        return _begin_over_damage(store, run_id, me, lease_s, stat, error, take_over)
+    if not (take_over or head.released or _is_dead_neighbour(head.owner, me)):
+        _require_expired(store, head, stat)
+    taken = head.model_copy(
+        update={"epoch": head.epoch + 1, "owner": me, "released": False, "lease_s": lease_s, "renewals": 0}
+    )
+    return Lease(store, run_id, taken, store.replace_if_match(key, encode(taken), stat.tag))
+
+
+def _begin(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float) -> Lease:
+    """A run without HEAD: a new one, or one that has lost it."""
+    seen = _highest_epoch(store, run_id)
+    notices = (f"{store.url}/{head_key(run_id)} is missing though the run has snapshots",) if seen else ()
+    epoch = seen + LOST_HEAD_STEP if seen else 1
+    head = Head(run_id=run_id, epoch=epoch, owner=me, lease_s=lease_s)
+    return Lease(store, run_id, head, store.put_if_absent(head_key(run_id), encode(head)), notices)
+
+
+def _begin_over_damage(
+    store: ObjectStore,
+    run_id: str,
+    me: OwnerFacts,
+    lease_s: float,
+    stat: Stat,
+    damage: DamagedHeadError,
+    take_over: bool,
+) -> Lease:
+    """A HEAD that says nothing: it is replaced once it is old enough that no owner can be alive."""
+    age_s = store_time(store, run_id) - stat.modified_t
+    if not take_over and age_s <= lease_s + CLOCK_GRAIN_S:
+        raise OwnedByAnotherError(
+            f"{damage}; it was written {age_s:.0f} s ago, so a runner may be alive: try again in "
+            f"{lease_s + CLOCK_GRAIN_S - age_s:.0f} s, or use --take-over"
+        )
+    quarantine(store, run_id, head_key(run_id), keep=True)
+    head = Head(run_id=run_id, epoch=_highest_epoch(store, run_id) + LOST_HEAD_STEP, owner=me, lease_s=lease_s)
+    tag = store.replace_if_match(head_key(run_id), encode(head), stat.tag)
+    return Lease(store, run_id, head, tag, (f"{damage}; it was put into quarantine",))
+
+
+def _require_expired(store: ObjectStore, head: Head, stat: Stat) -> None:
+    age_s = store_time(store, head.run_id) - stat.modified_t
+    left_s = head.lease_s + CLOCK_GRAIN_S - age_s
+    if left_s >= 0:
+        raise OwnedByAnotherError(
+            f"run {head.run_id!r} in {store.url} is owned by {_who(head.owner)}, which renewed {max(age_s, 0):.0f} s "
+            f"ago; it may be taken over in {left_s:.0f} s if it stays silent, or at once with --take-over"
+        )
+
+
+def _highest_epoch(store: ObjectStore, run_id: str) -> int:
+    found = (_EPOCH_IN_KEY.search(stat.key) for stat in store.list(f"{run_id}/"))
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+def _highest_number(store: ObjectStore, run_id: str) -> int:
+    """Of a run whose HEAD names no snapshot: a new one, or one whose HEAD was lost."""
+    return max((split_id(known)[0] for known in snapshot_ids(store, run_id)), default=0)
+
+
+def _parse_head(store: ObjectStore, run_id: str, body: bytes) -> Head:
+    where = f"{store.url}/{head_key(run_id)}"
+    try:
+        head = Head.model_validate(parse(body, HEAD_FORMAT, where))
+        if head.run_id != run_id:
+            raise ValueError(f"it is of run {head.run_id!r}")
+        if head.snapshot:
+            split_id(head.snapshot)
+    except (ValueError, ValidationError) as error:
+        raise DamagedHeadError(f"{where} is damaged: {_one_line(error)}") from error
+    return head
+
+
+def _is_dead_neighbour(owner: OwnerFacts, me: OwnerFacts) -> bool:
+    """The owner was a process of our own place, and that process does not exist any more."""
+    if owner.place != me.place:
+        return False
+    try:
+        process = psutil.Process(owner.pid)
+        same = abs(process.create_time() - owner.started_t) < CLOCK_GRAIN_S
+        return not same or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _place() -> str:
+    """Pod, container, or machine and process namespace: where the same name means that pids can be compared."""
+    if pod := os.environ.get("RUNPOD_POD_ID"):
+        return f"pod {pod}"
+    if found := _CONTAINER_ID.search(_text("/proc/self/mountinfo")):
+        return f"container {found[1][:12]}"
+    machine = _text("/etc/machine-id").strip()[:12] or "unknown"
+    return f"machine {os.uname().nodename} {machine} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _who(owner: OwnerFacts) -> str:
+    return f"pid {owner.pid} on {owner.host} ({owner.place})"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,98 @@
+"""The snapshots of a run: which there are, which were committed, what each holds."""
+
+from __future__ import annotations
+
+import hashlib
+
+from pydantic import ValidationError
+
+from configs.errors import ConfigError
+from runner.store.layout import SNAPSHOT_FORMAT, Head, Snapshot, snapshot_key, split_id
+from runner.store.lease import read_head
+from runner.store.objects import KeyMissingError, ObjectStore
+from runner.store.records import DamagedError, check_blob, check_paths, parse, snapshot_ids
+
+__all__ = ["committed_ids", "newest_snapshot", "read_head", "read_snapshot", "require_run", "snapshot_ids"]
+
+
+def read_snapshot(store: ObjectStore, run_id: str, snapshot_id: str, sha256: str = "") -> Snapshot:
+    """Read and check one snapshot's record.
+
+    Args:
+        store: where it is.
+        run_id: whose it is.
+        snapshot_id: its name.
+        sha256: of the record as stored, where HEAD says it.
+
+    Raises:
+        DamagedError: it is missing or damaged, or names what does not belong to a run.
+        StoreError: a newer version of this program wrote it.
+    """
+    key = snapshot_key(run_id, snapshot_id)
+    where, below = f"{store.url}/{key}", key.removeprefix(f"{run_id}/")
+    try:
+        body = store.get(key)[0]
+        if sha256 and hashlib.sha256(body).hexdigest() != sha256:
+            raise ValueError("it is not the record that HEAD names")
+        snapshot = Snapshot.model_validate(parse(body, SNAPSHOT_FORMAT, where))
+        _check(snapshot, run_id, snapshot_id)
+    except KeyMissingError as error:
+        raise DamagedError(f"{where} is missing", below) from error
+    except (ValueError, ValidationError) as error:
+        raise DamagedError(f"{where} is damaged: {' '.join(str(error).split())[:200]}", below) from error
+    return snapshot
+
+
+def newest_snapshot(store: ObjectStore, run_id: str) -> Snapshot | None:
+    """The snapshot that HEAD names; None where there is none yet, or no such run.
+
+    Raises:
+        StoreError: HEAD or the record is damaged.
+    """
+    head = read_head(store, run_id)
+    return read_snapshot(store, run_id, head.snapshot, head.snapshot_sha256) if head and head.snapshot else None
+
+
+def committed_ids(ids: list[str], head: Head | None) -> list[str]:
+    """Those of `ids` that HEAD named at some time, newest first.
+
+    An owner counts on from the snapshot that was HEAD's when it took the run. So a record of an earlier epoch with
+    the same number or a higher one was written by a runner that had lost the run, and was never committed.
+    """
+    newest = _age(head.snapshot) if head and head.snapshot else None
+    found: list[str] = []
+    for name in sorted(ids, key=_age, reverse=True):
+        counted_on = not found or split_id(name)[0] < split_id(found[-1])[0]
+        if counted_on and (newest is None or _age(name) <= newest):
+            found.append(name)
+    return found
+
+
+def require_run(store: ObjectStore, run_id: str) -> Head | None:
+    """The run's HEAD, None where only it is missing.
+
+    Raises:
+        ConfigError: the store has no such run.
+        StoreError: HEAD is damaged.
+    """
+    head = read_head(store, run_id)
+    if head is None and not snapshot_ids(store, run_id):
+        known = sorted({stat.key.partition("/")[0] for stat in store.list() if stat.key.endswith("/HEAD.json")})
+        raise ConfigError(f"there is no run {run_id!r} in {store.url}; it has {', '.join(known) or 'none at all'}")
+    return head
+
+
+def _age(snapshot_id: str) -> tuple[int, int]:
+    """Sorts by epoch, then by number: the order in which records were written."""
+    return split_id(snapshot_id)[::-1]
+
+
+def _check(snapshot: Snapshot, run_id: str, snapshot_id: str) -> None:
+    if (snapshot.run_id, snapshot.id) != (run_id, snapshot_id):
+        raise ValueError(f"it is snapshot {snapshot.id!r} of run {snapshot.run_id!r}")
+    check_paths(snapshot.files)
+    for path, file in snapshot.files.items():
+        for blob in file.blobs:
+            check_blob(blob)
+        if sum(blob.size_bytes for blob in file.blobs) != file.size_bytes:
+            raise ValueError(f"the blobs of {path!r} do not add up to its size")
