@@ -129,8 +129,9 @@ def _redact_piece(text: str) -> str:
     for form in FORMS:
         for begins in form.begins:
             if begins in lowered:
-                text = _blot_out(text, lowered, begins, form.pattern)
-                lowered = _lowered(text)
+                blotted = _blot_out(text, lowered, begins, form.pattern)
+                if blotted is not text:
+                    text, lowered = blotted, _lowered(blotted)
     return text
 
 
@@ -143,7 +144,7 @@ def _blot_out(text: str, lowered: str, begins: str, pattern: re.Pattern[str]) ->
             kept += [text[end:at], *found.groups(), REDACTED]
             end = found.end()
         at = lowered.find(begins, max(end, at + 1))
-    return "".join([*kept, text[end:]])
+    return "".join([*kept, text[end:]]) if kept else text
 
 
 def _lowered(text: str) -> str:

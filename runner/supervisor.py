@@ -29,7 +29,7 @@ from runner.reasons import OUTCOMES, Reason, Status, reason_of
 from runner.resources import Sampler
 from runner.reuse import clear_for, done_result, find_equal, has_durable_progress, link_equal
 from runner.view import RUN, EventTail, RunView
-from runner.watch import Ending
+from runner.watch import Ending, Watcher
 
 POLL_S = 0.05
 MAX_NOTE = 1_500
@@ -65,6 +65,8 @@ class Stop:
     """Stop requests that arrived as signals."""
 
     signals: list[int] = field(default_factory=list)
+    first_s: float = math.inf
+    """When the first one came, by `time.monotonic`."""
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -77,6 +79,7 @@ class Stop:
                 signal.signal(number, handler)
 
     def _note(self, number: int, _frame: Any) -> None:
+        self.first_s = min(self.first_s, time.monotonic())
         self.signals.append(number)
 
 
@@ -92,6 +95,7 @@ class Supervisor:
         owner: Owner,
         events: EventLog,
         reuse: bool = True,
+        watchers: Sequence[Watcher] = (),
     ) -> None:
         """Prepare; nothing is started.
 
@@ -102,6 +106,7 @@ class Supervisor:
             owner: the ownership of the run, held by the caller.
             events: the log of the supervisor, opened by the caller.
             reuse: link equal units of other runs beside this one.
+            watchers: hear every event of the run; an ending of one of them stops it.
         """
         self._run, self._units, self._keys, self._reuse = run, list(units), keys, reuse
         self._owner, self._events = owner, events
@@ -110,7 +115,11 @@ class Supervisor:
         self._running: dict[str, Attempt] = {}
         self._attempts: dict[str, int] = {}
         self._results: dict[str, Result] = {}
-        self._failure: Ending | None = None
+        self._watchers = tuple(watchers)
+        self._decided: Ending | None = None
+        """What a failed unit or a watcher decided."""
+        self._decided_s = math.inf
+        """When a watcher did; a failure has no deadline."""
         self._stop = Stop()
         self._tail = EventTail(run.events)
         self._next_sample_s = 0.0
@@ -140,6 +149,7 @@ class Supervisor:
         while True:
             self._collect_ended()
             self._enforce_limits()
+            self._consult_watchers()
             self._pass_on_stop()
             if not self._stopping:
                 self._start_ready()
@@ -151,7 +161,17 @@ class Supervisor:
 
     @property
     def _stopping(self) -> bool:
-        return bool(self._stop.signals) or self._failure is not None
+        return bool(self._stop.signals) or self._decided is not None
+
+    @property
+    def deadline_s(self) -> float:
+        """When the whole program must be gone, by `time.monotonic`; infinite where nobody asked for a stop."""
+        return min(self._stop.first_s, self._decided_s) + self._config.runtime.stop_grace_s
+
+    @property
+    def hurried(self) -> bool:
+        """A second stop signal came: whatever can be left out is to be left out."""
+        return len(self._stop.signals) > 1
 
     # -- starting
 
@@ -230,18 +250,18 @@ class Supervisor:
             wall_s=attempt.wall_s(),
             says=says[:MAX_NOTE],
         )
-        if outcome.status is Status.FAILED and self._failure is None:
+        if outcome.status is Status.FAILED and self._decided is None:
             given_up = outcome.retry and attempt.number > 1
             message = f"unit {unit.id!r} {says}\n(log: {self._run.log_path(unit.id)})"
-            self._failure = Ending(ExitCode.GIVEN_UP if given_up else outcome.exit_code, message)
+            self._decided = Ending(ExitCode.GIVEN_UP if given_up else outcome.exit_code, message)
 
     def _finish(self, unit: Unit, state: str, result: Result, **fields: Any) -> None:
         self._results[unit.id] = result
         self._events.emit("unit_finished", unit.id, state=state, reason=str(Reason.FINISHED), **fields)
 
     def _ending(self) -> Ending:
-        if self._failure is not None:
-            return self._failure
+        if self._decided is not None:
+            return self._decided
         if all(unit.id in self._results for unit in self._units):
             return Ending(ExitCode.DONE)
         if has_durable_progress(self._run):
@@ -263,16 +283,30 @@ class Supervisor:
             elif now_s - attempt.heard_s > attempt.unit.stall_timeout_s:
                 self._ask_to_stop(attempt, Reason.STALLED)
 
+    def _consult_watchers(self) -> None:
+        for watcher in self._watchers:
+            ending = watcher.verdict() if self._decided is None else None
+            if ending is not None:
+                self._decided, self._decided_s = ending, time.monotonic()
+
     def _pass_on_stop(self) -> None:
         for attempt in self._running.values():
             if self._stopping and attempt.stopped_for is None:
                 self._ask_to_stop(attempt, Reason.STOPPED)
-            if len(self._stop.signals) > 1:
+            attempt.kill_at_s = min(attempt.kill_at_s, self.deadline_s - self._reserve_s)
+            if self.hurried:
                 kill_group(attempt.process.pid)
+
+    @property
+    def _reserve_s(self) -> float:
+        """Part of the grace time that is kept for what comes after the units: records, and the last upload."""
+        grace_s = self._config.runtime.stop_grace_s
+        goes_out = self._config.store.url or self._config.publish.git_url
+        return min(10.0, 0.4 * grace_s) if goes_out else min(2.0, 0.2 * grace_s)
 
     def _ask_to_stop(self, attempt: Attempt, reason: Reason) -> None:
         attempt.stopped_for = reason
-        attempt.kill_at_s = time.monotonic() + self._config.runtime.stop_grace_s
+        attempt.kill_at_s = time.monotonic() + self._config.runtime.stop_grace_s - self._reserve_s
         attempt.process.terminate()
 
     def _look(self) -> None:
@@ -283,6 +317,8 @@ class Supervisor:
             self._events.emit("resources", RUN, **self._sampler.sample(pids))
         for event in self._tail.poll():
             self.view.apply(event)
+            for watcher in self._watchers:
+                watcher.on_event(event)
             if event["unit"] in self._running:
                 self._running[event["unit"]].heard_s = time.monotonic()
         self._observe(self.view)
