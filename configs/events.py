@@ -1,17 +1,22 @@
 """The event log: append-only JSON lines, one writer per file, merged on reading.
 
-Every UI, the report and the cost ledger derive from it. A torn last line is ignored.
+Every UI, the report and the cost ledger derive from it. A torn line is ignored.
+Secrets never enter it.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from configs.secrets import redact_values
 
 Kind = Literal[
     "run_started",
@@ -30,35 +35,38 @@ MAX_LINE_BYTES = 4096
 
 
 class EventLog:
-    """The one writer of `events/<writer>.jsonl`."""
+    """The one writer of `events/<writer>.jsonl`; its threads may share it."""
 
     def __init__(self, directory: Path, writer: str) -> None:
         """Open the log of `writer`; slashes of a unit id become dots."""
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / f"{writer.replace('/', '.')}.jsonl"
         self._descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
-        self._end_torn_line()
+        self._one_at_a_time = threading.Lock()
+        size_bytes = os.fstat(self._descriptor).st_size
+        self._torn = size_bytes > 0 and os.pread(self._descriptor, 1, size_bytes - 1) != b"\n"
 
     def emit(self, kind: Kind, unit: str, **fields: Any) -> None:
-        """Append one event; numbers that are not finite are written as null.
+        """Append one event; numbers that are not finite are written as null, secrets as `[redacted]`.
 
         Raises:
             ValueError: the line would be 4 KiB or more.
+            OSError: the disk is full or gone.
         """
         event = {"t": round(time.time(), 6), "unit": unit, "kind": kind} | fields
-        line = (json.dumps(_finite(event), separators=(",", ":")) + "\n").encode()
+        line = (json.dumps(_finite(redact_values(event)), separators=(",", ":")) + "\n").encode()
         if len(line) >= MAX_LINE_BYTES:
             raise ValueError(f"event {kind!r} of {unit!r} is {len(line)} bytes; the limit is {MAX_LINE_BYTES}")
-        os.write(self._descriptor, line)
+        with self._one_at_a_time:
+            line = b"\n" + line if self._torn else line
+            self._torn = True  # until the whole line is written
+            if os.write(self._descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            self._torn = False
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
-
-    def _end_torn_line(self) -> None:
-        size_bytes = os.fstat(self._descriptor).st_size
-        if size_bytes and os.pread(self._descriptor, 1, size_bytes - 1) != b"\n":
-            os.write(self._descriptor, b"\n")
 
 
 def read_events(directory: Path) -> list[dict]:

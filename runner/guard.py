@@ -24,7 +24,8 @@ import psutil
 
 from configs.errors import CannotWriteError, ExitCode, ProjectError
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
+_PRCTL = ctypes.CDLL(None).prctl
+"""Looked up once: a child between fork and exec must not wait for the loader's lock."""
 _PR_SET_PDEATHSIG = 1
 _TAKE_TIMEOUT_S = 2.0
 """A probe by `status` holds the lock for an instant, the reaper of a killed runner a little longer."""
@@ -128,8 +129,11 @@ def signal_owner(root: Path) -> int:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """In a child before exec: be killed by the kernel when the parent dies."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """In a child before exec: be killed by the kernel when the thread that started it dies.
+
+    Takes no lock, so the parent may have threads.
+    """
+    _PRCTL(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
 
@@ -149,18 +153,18 @@ class Reaper:
         os.close(read_end)
 
     def before_exec(self) -> Callable[[], None]:
-        """What a child runs between fork and exec: join the reaper's list, tie its life to ours."""
-        parent_pid = os.getpid()
+        """What a child runs between fork and exec: join the reaper's list, tie its life to ours. Takes no lock."""
+        parent_pid, write_end = os.getpid(), self._write_end
 
         def register() -> None:
-            self._tell("+", os.getpid())
+            _tell(write_end, b"+%d\n" % os.getpid())
             die_with_parent(parent_pid)
 
         return register
 
     def forget(self, group: int) -> None:
         """The group has ended."""
-        self._tell("-", group)
+        _tell(self._write_end, b"-%d\n" % group)
 
     def close(self) -> None:
         """End the reaper; what is still on its list is killed."""
@@ -168,10 +172,11 @@ class Reaper:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
 
-    def _tell(self, sign: str, group: int) -> None:
-        # a reaper that was killed is no reason to fail: die_with_parent still holds
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._write_end, f"{sign}{group}\n".encode())
+
+def _tell(write_end: int, line: bytes) -> None:
+    # a reaper that was killed is no reason to fail: die_with_parent still holds
+    with contextlib.suppress(BrokenPipeError):
+        os.write(write_end, line)
 
 
 def kill_group(group: int) -> None:

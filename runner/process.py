@@ -21,6 +21,7 @@ from configs.errors import (
     MachineUnfitError,
     ProjectError,
 )
+from configs.secrets import is_secret_name
 from configs.unit import thread_environment
 from runner.guard import die_with_parent
 from runner.identity import PROJECT_ROOT
@@ -30,6 +31,8 @@ _ERRORS: dict[int, type[ProjectError]] = {
     for error in (BadDataError, DatasetNotFoundError, MachineUnfitError, CannotWriteError, ConfigError)
 }
 _FAULT_LINE = re.compile(r"(?:error|[A-Za-z_.]*(?:Error|Exception|Requested)): ")
+_STORE_VARIABLES = ("AWS_", "GOOGLE_")
+"""What the SDKs of the stores read; a stage has no business there."""
 _LAST_WORDS_LINES = 20
 _TAIL_BYTES = 16_384
 
@@ -44,9 +47,11 @@ def stage_command(module: str, run_dir: Path, unit: str, *more: str) -> list[str
 
 
 def stage_environment(threads: int) -> dict[str, str]:
-    """Environment of a stage process: ours, its threads, and this program on the import path."""
+    """Environment of a stage process: ours without its secrets, its threads, and this program on the import path."""
     path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]))
-    return dict(os.environ) | thread_environment(threads) | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    held_back = {name for name in os.environ if name.startswith(_STORE_VARIABLES) or is_secret_name(name)}
+    kept = {name: value for name, value in os.environ.items() if name not in held_back}
+    return kept | thread_environment(threads) | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def start(command: Sequence[str], environment: dict[str, str], log: Path, before_exec: Callable[[], None]) -> Any:
@@ -60,6 +65,7 @@ def start(command: Sequence[str], environment: dict[str, str], log: Path, before
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
+            restore_signals=False,  # else SIGPIPE from a dead reaper would kill the child in `before_exec`
             preexec_fn=before_exec,
         )
 
@@ -113,13 +119,14 @@ def _listen(stream: IO[str], said: list[str], heard: Callable[[str], None]) -> N
             heard(line)
 
 
-def log_tail(log: Path, offset: int = 0) -> str:
-    """The end of a log, from `offset` on."""
+def log_tail(log: Path, offset: int = 0, until: int | None = None) -> str:
+    """The end of a log, from byte `offset` on, and of what comes before byte `until`."""
     try:
-        size_bytes = log.stat().st_size
+        end = log.stat().st_size if until is None else until
+        begin = max(offset, end - _TAIL_BYTES)
         with log.open("rb") as file:
-            file.seek(max(offset, size_bytes - _TAIL_BYTES))
-            return file.read().decode(errors="replace")
+            file.seek(begin)
+            return file.read(max(0, end - begin)).decode(errors="replace")
     except OSError:
         return ""
 
