@@ -17,10 +17,12 @@ from pydantic import BaseModel, ValidationError
 
 from configs.assets import DatasetName, asset_class_of, class_layer
 from configs.errors import ConfigError
-from configs.schema import Config
+from configs.schema import OPERATIONAL_SECTIONS, Config
 
 PROFILES_DIR = Path(__file__).parent / "profiles"
 ENVIRONMENT_PREFIX = "SEQUENCE_"
+NOT_SETTINGS = frozenset({"SEQUENCE_WEBHOOK_URL", "SEQUENCE_GIT_TOKEN", "SEQUENCE_GIT_USER"})
+"""Variables of ours that are secrets: read where they are used, no part of any configuration."""
 UNION_BRANCHES = ("function-", "constrained-", "literal[")
 """What pydantic adds to a location for a branch of a union; no key of ours."""
 
@@ -86,15 +88,33 @@ def resolve(
         Layer(f"assets.yaml ({asset_class})", class_layer(asset_class, name.timeframe)),
         *upper,
     ]
+    return _laid_on({}, layers)
+
+
+def lay_over(config: Config, environment: Mapping[str, str], settings: Sequence[str]) -> Config:
+    """A run's configuration with the operational settings of one command on top; all others stay the run's.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    return _laid_on(config.model_dump(mode="json"), _operational_layers(environment, settings)).config
+
+
+def operational_values(environment: Mapping[str, str], settings: Sequence[str]) -> dict[str, dict]:
+    """The operational settings among the variables and `--set` values: section -> its keys.
+
+    Raises:
+        ConfigError: a setting is malformed.
+    """
     values: dict = {}
-    origins: dict[str, str] = {}
-    for layer in layers:
-        _merge(values, layer.values, layer.origin, origins)
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_all_faults(error, origins)) from error
-    return Resolved(config, {path: origins.get(path, "default") for path in flatten(config.model_dump(mode="json"))})
+    for layer in _operational_layers(environment, settings):
+        _merge(values, layer.values, layer.origin, {})
+    return values
+
+
+def is_operational(path: str) -> bool:
+    """Whether `section.key` or `section.key=value` says how a run is carried out, not what it computes."""
+    return path.strip().partition(".")[0] in OPERATIONAL_SECTIONS
 
 
 def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
@@ -116,6 +136,25 @@ def differing_keys(one: dict, other: dict) -> list[str]:
         f"{path}: {left.get(path, '(absent)')} -> {right.get(path, '(absent)')}"
         for path in sorted(left.keys() | right.keys())
         if left.get(path) != right.get(path)
+    ]
+
+
+def _laid_on(values: dict, layers: Sequence[Layer]) -> Resolved:
+    origins: dict[str, str] = {}
+    for layer in layers:
+        _merge(values, layer.values, layer.origin, origins)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_all_faults(error, origins)) from error
+    return Resolved(config, {path: origins.get(path, "default") for path in flatten(config.model_dump(mode="json"))})
+
+
+def _operational_layers(environment: Mapping[str, str], settings: Sequence[str]) -> list[Layer]:
+    layers = [_environment_layer(environment), _settings_layer([item for item in settings if is_operational(item)])]
+    return [
+        Layer(layer.origin, {name: value for name, value in layer.values.items() if name in OPERATIONAL_SECTIONS})
+        for layer in layers
     ]
 
 
@@ -147,7 +186,7 @@ def _read_yaml(path: Path) -> dict:
 def _environment_layer(environment: Mapping[str, str]) -> Layer:
     values: dict = {}
     for variable, text in sorted(environment.items()):
-        if variable.startswith(ENVIRONMENT_PREFIX):
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in NOT_SETTINGS:
             path = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
             origin = f"environment variable {variable}"
             _put(values, path, _yaml_value(text, origin), origin)

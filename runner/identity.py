@@ -6,8 +6,8 @@ import importlib.metadata
 import os
 import platform
 import shlex
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from runner.graph import Unit, settings_of
 PROJECT_ROOT = Path(__file__).parents[1]
 PACKAGES = ("configs", "training", "ppo", "runner")
 IDENTITY_CHARACTERS = 8
+VECTOR_FLAGS = ("avx", "amx", "fma")
+"""Instruction sets that numeric libraries choose their code by."""
 
 
 def run_id_of(config: Config, dataset_digest: str) -> str:
@@ -28,10 +30,10 @@ def run_id_of(config: Config, dataset_digest: str) -> str:
     return f"{config.dataset.name}-{config.profile}-{identity[:IDENTITY_CHARACTERS]}"
 
 
-def next_free_id(base: str, runs_dir: Path) -> str:
+def next_free_id(base: str, is_taken: Callable[[str], bool]) -> str:
     """`base`, or with the first suffix `-2`, `-3`, ... that no run has."""
     suffix = 1
-    while (runs_dir / _suffixed(base, suffix)).exists():
+    while is_taken(_suffixed(base, suffix)):
         suffix += 1
     return _suffixed(base, suffix)
 
@@ -57,6 +59,10 @@ class Keys:
             return {"dataset": self.dataset_digest}
         return {need: outputs_digest(results[need]) for need in unit.needs}
 
+    def with_config(self, config: Config) -> Keys:
+        """The same program and data with another configuration."""
+        return replace(self, config=config)
+
     def request(self, unit: Unit, results: dict[str, Result]) -> Request:
         """What is asked of the unit, once everything it needs is done."""
         inputs = self.inputs(unit, results)
@@ -64,6 +70,7 @@ class Keys:
 
     def key(self, unit: Unit, inputs: dict[str, str]) -> str:
         """The unit's cache key: equal keys mean equal results."""
+        halvings = self.config.runtime.batch_halvings.get(unit.id, 0)
         return digest(
             {
                 "unit": unit.id,
@@ -75,6 +82,7 @@ class Keys:
                 "threads": self.config.compute.threads_per_unit,
                 "device": self.config.compute.device,
             }
+            | ({"batch_halvings": halvings} if halvings else {})
         )
 
 
@@ -96,8 +104,11 @@ def lock_digest(root: Path = PROJECT_ROOT) -> str:
 
 def machine_facts() -> dict[str, Any]:
     """What this machine is: processor, cores, memory, GPUs, Python, platform."""
+    processor = _processor()
     return {
-        "cpu_model": _cpu_model(),
+        "cpu_vendor": processor.get("vendor_id", ""),
+        "cpu_model": processor.get("model name") or platform.processor() or platform.machine(),
+        "cpu_flags": [flag for flag in sorted(processor.get("flags", "").split()) if flag.startswith(VECTOR_FLAGS)],
         "cpu_cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "gpus": gpu_names(),
@@ -144,9 +155,11 @@ def _installed() -> list[str]:
     return sorted({f"{item.name.lower()}=={item.version}" for item in importlib.metadata.distributions()})
 
 
-def _cpu_model() -> str:
+def _processor() -> dict[str, str]:
+    """What the kernel says of the first processor; empty where it does not."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        first, _, _ = Path("/proc/cpuinfo").read_text().partition("\n\n")
     except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}

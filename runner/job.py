@@ -39,6 +39,10 @@ class Choice:
     skip_preflight: bool = False
     require_gpu: bool = False
     verbose: bool = False
+    take_over: bool = False
+    """Take the run in the store from its owner, whoever that is."""
+    push: bool = True
+    """Publish the results where a repository is set."""
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,26 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from configs.errors import BadDataError, ConfigError
+from configs.errors import BadDataError, ConfigError, DatasetNotFoundError
 from configs.files import digest, write_json
-from configs.load import Resolved, differing_keys, flatten, resolve
+from configs.load import Resolved, differing_keys, flatten, is_operational, lay_over, operational_values, resolve
 from configs.run_dir import RunDir, check_run_id
 from configs.schema import Config
 from runner import data
-from runner.identity import Keys, found_device, machine_facts, next_free_id, run_id_of
+from runner.identity import Keys, found_device, next_free_id, run_id_of
+from runner.machines import inexact_reasons, machines_of, this_machine
 from runner.say import say
+from runner.store.lease import owner_facts
 
 DEFAULT_DATA_DIRS = (Path("data"), Path("/data"))
 DEFAULT_RUNS_DIR = Path("runs")
 DEFAULT_PROFILE = "quick"
+DATASET_FACTS = ("name", "path", "digest", "rows", "first_t", "last_t", "timeframe_s", "synthetic")
+"""What `run.json` records of the answer of `data check`: enough to go on where the file is gone."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Plan:
     run: RunDir
     config: Config
     facts: dict[str, Any]
-    """What `data check` says about the dataset."""
+    """What `data check` says about the dataset, or said when it was last seen."""
     place: str
     """Path of the dataset's file where it was given by path."""
     data_dirs: tuple[Path, ...]
@@ -62,6 +66,8 @@ class Plan:
     """The command that reproduces the run."""
     reuse: bool
     """False for a run begun with `--fresh`: it takes nothing from the runs beside it."""
+    not_found: str = ""
+    """Why the dataset is not here; `facts` are those recorded, enough once `prepare` is done."""
 
     @property
     def exists(self) -> bool:
@@ -74,7 +80,7 @@ class Plan:
 
 
 def resolve_ask(ask: Ask) -> Plan:
-    """Decide which run a command means; reads the dataset, writes nothing.
+    """Decide which run a command means; reads the dataset and, where the run is not here, its store; writes nothing.
 
     Raises:
         ProjectError: the configuration, the dataset or the run id is wrong.
@@ -114,10 +120,15 @@ def establish(plan: Plan) -> None:
     Raises:
         ConfigError: the run exists with another configuration or other data; the message names what differs.
     """
-    known = plan.run.load_facts() if plan.run.run_json.exists() else {}
+    known = _known(plan.run)
     if plan.exists:
         refuse_other(plan, known)
     keys = plan.keys()
+    mine = this_machine(plan.config, keys.lock, owner_facts().place)
+    machines = machines_of(plan.run, known, mine)
+    reasons = inexact_reasons(machines, plan.config)
+    for reason in reasons:
+        say(f"not bit-exact, {reason}")
     write_json(
         plan.run.run_json,
         {
@@ -125,12 +136,16 @@ def establish(plan: Plan) -> None:
             "created_t": known.get("created_t", int(time.time())),
             "config_digest": digest(plan.config.identity()),
             "dataset_digest": plan.facts["digest"],
+            "dataset": {name: plan.facts[name] for name in DATASET_FACTS if name in plan.facts},
             "data_path": str(Path(plan.facts["path"]).resolve()) if plan.facts["path"] else "",
             "data_place": plan.place,
             "data_dirs": [str(path.resolve()) for path in plan.data_dirs],
             "code_digest": digest(keys.code),
             "lock_digest": keys.lock,
-            "machine": machine_facts(),
+            "machine": mine,
+            "machines": machines,
+            "bit_exact": not reasons,
+            "bit_exact_reasons": reasons,
             "command": list(plan.command),
             "reuse": plan.reuse,
         },
@@ -155,44 +170,103 @@ def refuse_other(plan: Plan, known: dict[str, Any]) -> None:
         )
 
 
+def settle(plan: Plan, ask: Ask) -> Plan:
+    """The plan with what its run directory says by now, which may have come from the store since."""
+    if not plan.exists:
+        return plan
+    here, known = plan.run.load_config(), _known(plan.run)
+    if ask.resume:
+        config = _laid_over(here, ask)
+    else:
+        halvings = here.runtime.batch_halvings | plan.config.runtime.batch_halvings
+        config = plan.config.model_copy(
+            update={"runtime": plan.config.runtime.model_copy(update={"batch_halvings": halvings})}
+        )
+    return replace(plan, config=config, reuse=known.get("reuse", plan.reuse))
+
+
+def store_url(ask: Ask) -> str:
+    """The store that a command names, where there is no configuration yet that could."""
+    section = operational_values(os.environ, ask.settings).get("store") or {}
+    return str(section.get("url", "")) if isinstance(section, dict) else ""
+
+
 def _asked(ask: Ask) -> Plan:
     if ask.run_id:
         check_run_id(ask.run_id)
     resolved = resolve_config(ask)
     facts = dataset_facts(ask, resolved.config)
     base = ask.run_id or run_id_of(resolved.config, facts["digest"])
-    run_id = next_free_id(base, ask.runs_dir) if ask.fresh else base
+    run_id = next_free_id(base, lambda name: _is_taken(name, ask, resolved.config)) if ask.fresh else base
     run = RunDir(ask.runs_dir / check_run_id(run_id))
-    known = run.load_facts() if run.run_json.exists() else {}
-    reuse = known.get("reuse", not ask.fresh)
     command = reproducing_command(ask, resolved)
-    return Plan(run, resolved.config, facts, _place(ask), ask.data_dirs or DEFAULT_DATA_DIRS, command, reuse)
+    data_dirs = ask.data_dirs or DEFAULT_DATA_DIRS
+    return settle(Plan(run, resolved.config, facts, _place(ask), data_dirs, command, reuse=not ask.fresh), ask)
+
+
+def _is_taken(run_id: str, ask: Ask, config: Config) -> bool:
+    if (ask.runs_dir / run_id).exists() or not config.store.url:
+        return (ask.runs_dir / run_id).exists()
+    from runner.remote import is_kept_at  # heavy: what speaks to stores
+
+    return is_kept_at(config.store.url, run_id)
 
 
 def _resumed(ask: Ask) -> Plan:
-    run = RunDir(ask.runs_dir / check_run_id(ask.resume))
-    if not run.run_json.exists():
-        raise ConfigError(f"there is no run {ask.resume!r} in {ask.runs_dir}; see `sequence-runner status`")
-    config, known = run.load_config(), run.load_facts()
+    run, url = RunDir(ask.runs_dir / check_run_id(ask.resume)), store_url(ask)
+    if run.run_json.exists():
+        return _resumed_from(run, run, ask)
+    if not url:
+        raise ConfigError(
+            f"there is no run {ask.resume!r} in {ask.runs_dir}; see `sequence-runner status`, "
+            "or name the store that keeps it with --store"
+        )
+    from runner.remote import fetched, identity_files  # heavy: what speaks to stores
+
+    with fetched(url, ask.resume, identity_files) as remote:
+        return _resumed_from(remote.run, run, ask)
+
+
+def _resumed_from(source: RunDir, run: RunDir, ask: Ask) -> Plan:
+    """The plan of `run`, read from `source`: itself, or what its store has of it."""
+    config, known = _laid_over(source.load_config(), ask), source.load_facts()
     data_dirs = ask.data_dirs or tuple(Path(path) for path in known["data_dirs"])
-    place = known["data_place"]
-    facts = data.check(config, data_dirs, place=place, offline=ask.offline, tell=say)
+    place, recorded, not_found = known["data_place"], known.get("dataset"), ""
+    if ask.data_dirs and not Path(place).is_file():
+        place = ""  # a file given by its path, on a machine that has it in one of these directories
+    try:
+        facts = data.check(config, data_dirs, place=place, offline=ask.offline, tell=say)
+    except DatasetNotFoundError as error:
+        if not recorded:
+            raise
+        facts, not_found = recorded, str(error)
     if facts["digest"] != known["dataset_digest"]:
         raise BadDataError(
             f"{facts['path']} is not the data of run {ask.resume!r} any more: digest {facts['digest'][:12]}, "
             f"expected {known['dataset_digest'][:12]}; start a new run"
         )
-    return Plan(run, config, facts, place, data_dirs, tuple(known["command"]), known.get("reuse", True))
+    command, reuse = tuple(known["command"]), known.get("reuse", True)
+    return Plan(run, config, facts, known["data_place"], data_dirs, command, reuse, not_found)
+
+
+def _laid_over(config: Config, ask: Ask) -> Config:
+    return lay_over(config, os.environ, ask.settings)
+
+
+def _known(run: RunDir) -> dict[str, Any]:
+    return run.load_facts() if run.run_json.exists() else {}
 
 
 def reproducing_command(ask: Ask, resolved: Resolved) -> tuple[str, ...]:
-    """The command that gives the same run on another machine: choices made here are written out."""
+    """The command that gives the same run on another machine: choices made here are written out, and how the run was
+    carried out is left out."""
     chosen: dict[str, Any] = {
         path: value
         for path, value in flatten(resolved.config.model_dump(mode="json")).items()
         if resolved.origins[path] == "environment" or (path == "compute.device" and resolved.origins[path] == "chosen")
     }
     settings = [f"{path}={value}" for path, value in chosen.items()] + list(ask.settings)
+    settings = [setting for setting in settings if not is_operational(setting)]
     return (
         *("sequence-runner", "--dataset", ask.dataset, "--profile", ask.profile),
         *(("--symbol", ask.symbol) if ask.symbol else ()),

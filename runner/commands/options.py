@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,24 @@ def data_dir_option(command: Command) -> Command:
     )(command)
 
 
+OPERATIONAL = {
+    "store": "store.url",
+    "max_cost": "budget.max_cost_usd",
+    "max_hours": "budget.max_hours",
+    "price": "budget.price_usd_per_hour",
+    "git": "publish.git_url",
+    "branch": "publish.branch",
+}
+"""Option -> the operational setting it is short for."""
+
+
+def store_option(command: Command) -> Command:
+    """`--store`, for commands that look at a run whose machine is gone."""
+    return click.option("--store", default="", metavar="URL", help="Look at the run kept there; needs nothing here.")(
+        command
+    )
+
+
 def ask_options(command: Command) -> Command:
     """Everything that decides a run's configuration and data."""
     for option in reversed(
@@ -59,6 +78,14 @@ def ask_options(command: Command) -> Command:
             click.option("--profile", default=DEFAULT_PROFILE, show_default=True, help="quick, standard or full."),
             click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."),
             click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable."),
+            click.option(
+                "--store", metavar="URL", help="Keep the run at s3://bucket/prefix, gs://... or file:///path."
+            ),
+            click.option("--max-cost", type=float, metavar="USD", help="Stop before the run has cost this much."),
+            click.option("--max-hours", type=float, metavar="H", help="Stop before it has run this long, in all."),
+            click.option("--price", type=float, metavar="USD_PER_HOUR", help="What this machine costs."),
+            click.option("--git", metavar="URL", help="Publish the results to this git repository."),
+            click.option("--branch", metavar="NAME", help="Branch they are published to.  [default: runs]"),
             click.option("--offline", is_flag=True, help="Never fetch a dataset from the network."),
             runs_dir_option,
         )
@@ -73,7 +100,11 @@ def ask_of(options: dict[str, Any]) -> Ask:
     Raises:
         click.UsageError: neither a dataset nor a run to resume was given.
     """
-    ask = Ask(**{name: options[name] for name in Ask.__dataclass_fields__ if options.get(name) is not None})
+    asked = {name: options[name] for name in Ask.__dataclass_fields__ if options.get(name) is not None}
+    given = {path: options[name] for name, path in OPERATIONAL.items() if options.get(name) is not None}
+    # a JSON value is a YAML value: a branch named 2026 stays a text
+    settings = (f"{path}={json.dumps(value)}" for path, value in given.items())
+    ask = Ask(**asked | {"settings": (*asked.get("settings", ()), *settings)})
     if not ask.dataset and not ask.resume:
         raise click.UsageError("missing option '--dataset', for example --dataset DEMO-USD_1H")
     return ask

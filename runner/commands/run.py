@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from configs.errors import ExitCode
+from configs.load import is_operational
 from runner.commands.options import ask_of, ask_options, json_option
 
 
@@ -21,7 +22,8 @@ from runner.commands.options import ask_of, ask_options, json_option
 @click.option("--until", default="", metavar="STAGE", help="Stages up to and including this one.")
 @click.option("--skip-preflight", "--skip-validation", "skip_preflight", is_flag=True, help="Do not check the machine.")
 @click.option("--require-gpu", is_flag=True, help="Fail pre-flight where no GPU is found.")
-@click.option("--no-push", is_flag=True, help="Do not publish the results. Accepted; publishing comes later.")
+@click.option("--take-over", is_flag=True, help="Take the run from its owner at once; that one can commit no more.")
+@click.option("--no-push", is_flag=True, help="Do not publish the results, even where a repository is set.")
 @click.option("--verbose", is_flag=True, help="Show more: every check, progress more often.")
 @click.option("--dry-run", is_flag=True, help="Print what would be run and skipped; do nothing.")
 @json_option
@@ -35,7 +37,13 @@ def run(**options: Any) -> ExitCode:
     ask = ask_of(options)
     stages = tuple(name.strip() for name in options["stages"].split(",") if name.strip())
     choice = Choice(
-        stages, options["until"], options["skip_preflight"], options["require_gpu"], verbose=options["verbose"]
+        stages,
+        options["until"],
+        skip_preflight=options["skip_preflight"],
+        require_gpu=options["require_gpu"],
+        verbose=options["verbose"],
+        take_over=options["take_over"],
+        push=not options["no_push"],
     )
     job = Job.of(ask, choice)
     if options["dry_run"]:
@@ -99,13 +107,16 @@ def plan(**options: Any) -> ExitCode:
 
 
 def _refuse_beside_resume(options: dict[str, Any]) -> None:
+    options = {**options, "settings": [item for item in options["settings"] if not is_operational(item)]}
     beside = [
         "--" + name.replace("_", "-").removesuffix("-file").replace("settings", "set")
         for name in ("dataset", "config_file", "settings", "run_id", "fresh")
         if options[name]
     ]
     if beside:
-        raise click.UsageError(f"--resume takes everything from that run; leave out {', '.join(beside)}")
+        raise click.UsageError(
+            f"--resume takes everything from that run but its operational settings; leave out {', '.join(beside)}"
+        )
 
 
 def _dry_run(job: Any, as_json: bool) -> ExitCode:

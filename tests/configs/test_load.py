@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from configs.errors import ConfigError
-from configs.load import PROFILES_DIR, differing_keys, profile_names, resolve
+from configs.load import PROFILES_DIR, differing_keys, lay_over, profile_names, resolve
 from configs.schema import OPERATIONAL_SECTIONS
 
 
@@ -100,3 +100,17 @@ def test_differing_keys_names_each_value_that_changed():
 def test_the_resolved_configuration_survives_a_round_trip_through_yaml():
     config = resolve("ADA-EUR_1H", "standard").config
     assert type(config).model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
+
+
+def test_a_resumed_run_takes_operational_settings_of_the_command_and_no_others():
+    begun = resolve("ADA-EUR_1H", "quick", settings=["seed=3", "runtime.parallel_units=1"]).config
+    environment = {"SEQUENCE_STORE__LEASE_S": "30", "SEQUENCE_SEED": "9", "SEQUENCE_GIT_TOKEN": "hush"}
+    config = lay_over(begun, environment, ['store.url="file:///there"', "ppo.epochs=99"])
+    assert config.identity() == begun.identity()
+    assert (config.store.url, config.store.lease_s, config.runtime.parallel_units) == ("file:///there", 30, 1)
+
+
+def test_a_wrong_operational_setting_names_its_key():
+    begun = resolve("ADA-EUR_1H", "quick").config
+    with pytest.raises(ConfigError, match=r"store.lease: unknown key.*did you mean 'lease_s'"):
+        lay_over(begun, {}, ["store.lease=3"])
