@@ -7,9 +7,10 @@ of a run's identity. All others are.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from configs.assets import DatasetName
 
@@ -21,6 +22,9 @@ Windows3 = tuple[Window, Window, Window]
 Member = Literal["lstm", "gru", "bilstm", "dlstm"]
 AssetClass = Literal["crypto", "fx", "commodity"]
 
+HOST = r"([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?"
+GIT_URL = re.compile(rf"https?://{HOST}/\S+|ssh://(\w[\w.-]*@)?{HOST}/\S+|\w[\w.-]*@[\w.-]+:[^\s:-]\S*|file:///\S+")
+BRANCH = re.compile(r"(?!.*\.lock(/|$))\w[\w+-]*([./][\w+-]+)*", re.ASCII)
 OPERATIONAL_SECTIONS = frozenset({"runtime", "preflight", "store", "budget", "publish"})
 
 
@@ -341,10 +345,32 @@ class PublishConfig(Model):
     """The git branch that gets report, metrics, configuration and small weights."""
 
     git_url: str = ""
-    """`https://host/repo.git` or `file:///path/repo.git`, never with credentials; empty publishes nothing."""
+    """`https://host/repo.git`, `ssh://git@host/repo.git`, `git@host:repo.git` or `file:///path/repo.git`, never with
+    a password or token in it; empty publishes nothing."""
     branch: str = "runs"
     max_file_bytes: PositiveInt = 50_000_000
     """Larger files go by Git LFS where the branch is set up for it, else stay in the store behind a pointer file."""
+
+    @field_validator("git_url")
+    @classmethod
+    def _url_names_no_credentials(cls, url: str) -> str:
+        if re.match(r"https?://([^/]*@|.*[?#])|(\w+://)?[^/@]*:[^/@]*@", url):
+            raise ValueError(
+                "must hold no user, password, token or query, for it is written to files and logs; give the token in "
+                "SEQUENCE_GIT_TOKEN (its user in SEQUENCE_GIT_USER), or use a credential helper"
+            )
+        if url and not GIT_URL.fullmatch(url):
+            raise ValueError(
+                "expected https://host/repo.git, ssh://git@host/repo.git, git@host:repo.git or file:///path/repo.git"
+            )
+        return url
+
+    @field_validator("branch")
+    @classmethod
+    def _branch_is_a_name_git_takes(cls, branch: str) -> str:
+        if not BRANCH.fullmatch(branch):
+            raise ValueError("expected letters, digits, '.', '_', '-' and '/', for example runs or team/runs")
+        return branch
 
 
 class Config(Model):

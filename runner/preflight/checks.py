@@ -16,6 +16,7 @@ from runner.preflight.environment import check_dependencies, check_writing
 from runner.preflight.gpu import check_gpu, gpu_required
 from runner.preflight.machine import check_cpu, check_disk, check_durability, check_memory, check_shared_memory
 from runner.preflight.outside import check_clock, check_network
+from runner.preflight.publishing import check_publishing
 
 CHILD_GRACE_S = 5.0
 """A check that kills its child at the child's limit still gets to answer."""
@@ -50,6 +51,7 @@ CHECKS: tuple[Check, ...] = (
     Check("dependencies", check_dependencies),
     Check("network", check_network, advisory=True),
     Check("clock", check_clock, advisory=True),
+    Check("publishing", check_publishing, advisory=True),
 )
 
 

@@ -1,0 +1,158 @@
+"""What of a run is published: which files, in which form, and the words beside them.
+
+Report, configuration, results, evaluation, trades and the weights one would
+trade with. Not: checkpoints, TensorBoard, events, market data, predictions,
+plots (the report has them) and the folds' models (only the final ones predict
+new bars). Texts pass the filter of secrets; links are left out.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from configs.files import sha256_file, write_json
+from configs.run_dir import NOT_OUTPUTS, RunDir
+from configs.secrets import redact
+from runner.identity import shell_line
+from runner.publish.exchange import Source
+from runner.summary import rows_of, run_object
+
+TOP_FILES = ("run.json", "config.yaml", "exit.json", "report/index.html")
+TEXT_SUFFIXES = frozenset({".json", ".csv", ".html", ".yaml", ".md"})
+WEIGHT_SUFFIXES = frozenset({".safetensors", ".zip"})
+FOLD_PREFIX = "fold-"
+README = "README.md"
+IN_MESSAGE = ("agents, mean", "buy & hold", "flat")
+CONTENTS = (
+    ("report/index.html", "the whole report, one file, works offline"),
+    ("config.yaml, run.json", "every setting; data, code and machine the run was made with"),
+    ("stages/evaluate/", "evaluation.json, every trade of every agent"),
+    ("stages/ppo/seed-*/", "the policies, and exports for Stable-Baselines3"),
+    ("stages/classifiers/*/", "metrics and the final models"),
+    ("*.pointer.json", "a file too large for this repository: its sha256 and where it is kept"),
+)
+
+
+@dataclass
+class Content:
+    """Everything one commit holds of a run."""
+
+    directory: str
+    """Directory on the branch: the run's id."""
+    message: str
+    files: dict[str, Source] = field(default_factory=dict)
+    """Path below `directory` -> its bytes."""
+
+    @property
+    def pointers(self) -> list[str]:
+        """Files that a pointer stands for, where Git LFS does not take them."""
+        return [name for name, source in self.files.items() if source.stand_in]
+
+
+def collect(run: RunDir, folder: Path, max_file_bytes: int, snapshot: str = "") -> Content:
+    """Put together what is published of a run, in copies below `folder`.
+
+    Args:
+        run: the run; a unit without a readable result is left out.
+        folder: an empty place for copies.
+        max_file_bytes: larger files get a pointer to stand in for them.
+        snapshot: id of the store's snapshot that holds the run.
+
+    Raises:
+        ConfigError: the run has no readable configuration.
+    """
+    folder.mkdir()
+    facts, summary = run.load_facts(), run_object(run, None) | {"report": None}
+    store_url = run.load_config().store.url
+    kept = {"run_id": run.run_id, "store": redact(store_url) or None, "snapshot": snapshot or None}
+    content = Content(run.run_id, redact(_message(run, facts, summary)))
+    for number, path in enumerate(sorted(_published(run))):
+        source = _copy(path, folder / f"{number:06d}", max_file_bytes)
+        if source.path.stat().st_size > max_file_bytes:
+            source = Source(source.path, _pointer(path.relative_to(run.root), source.path, kept))
+        content.files[path.relative_to(run.root).as_posix()] = source
+    readme = folder / README
+    readme.write_text(redact(_readme(run, facts, summary)))
+    content.files[README] = Source(readme)
+    return content
+
+
+def _published(run: RunDir) -> Iterator[Path]:
+    root = run.root.resolve()
+    tops = [run.root / name for name in TOP_FILES]
+    units = [path.parent for path in run.stages.rglob("result.json")]
+    done = [unit for unit in units if run.result(unit.relative_to(run.stages).as_posix())]
+    for path in (*tops, *(path for unit in done for path in _published_of_unit(unit))):
+        if path.is_file() and path.resolve() == root / path.relative_to(run.root):
+            yield path
+
+
+def _published_of_unit(directory: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(directory):
+        hidden = NOT_OUTPUTS if Path(parent) == directory else ()
+        folders[:] = [name for name in folders if not name.startswith((".", FOLD_PREFIX)) and name not in hidden]
+        for name in names:
+            wanted = Path(name).suffix in TEXT_SUFFIXES | WEIGHT_SUFFIXES
+            if wanted and not name.startswith(".") and name != "unit.json":
+                yield Path(parent) / name
+
+
+def _copy(path: Path, copy: Path, max_file_bytes: int) -> Source:
+    """The bytes as they will be published; a copy, so that nothing changes on the way."""
+    if path.suffix in TEXT_SUFFIXES:
+        copy.write_text(redact(path.read_text(errors="surrogateescape")), errors="surrogateescape", newline="")
+    elif path.stat().st_size > max_file_bytes:
+        return Source(path)
+    else:
+        shutil.copyfile(path, copy)
+    return Source(copy)
+
+
+def _pointer(name: Path, content: Path, kept: dict[str, Any]) -> Path:
+    pointer = content.parent / f"{name.as_posix().replace('/', '.')}.pointer.json"
+    facts = {"path": name.as_posix(), "sha256": sha256_file(content), "size_bytes": content.stat().st_size}
+    write_json(pointer, facts | kept)
+    return pointer
+
+
+def _message(run: RunDir, facts: dict[str, Any], summary: dict[str, Any]) -> str:
+    rows = dict(rows_of(summary))
+    figures = [f"{title:<14}{_figures(rows[title])}" for title in IN_MESSAGE if title in rows]
+    prepared = run.result("prepare")
+    bars = prepared.metrics.get("bars") if prepared else None
+    about = [
+        f"data     {run.load_config().dataset.name}{' (synthetic)' if summary['synthetic'] else ''}",
+        *([f"bars     {bars:,}"] if isinstance(bars, int) else []),
+        f"profile  {run.load_config().profile}",
+        f"command  {shell_line(facts['command'])}",
+    ]
+    blocks = [f"{run.run_id}: {summary['verdict'] or 'no verdict'}", "\n".join(figures), "\n".join(about)]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _figures(metrics: dict[str, Any]) -> str:
+    sharpe, total_return = metrics.get("sharpe"), metrics.get("total_return")
+    parts = [
+        f"Sharpe {sharpe:.2f}" if isinstance(sharpe, int | float) else "",
+        f"return {total_return:+.1%}" if isinstance(total_return, int | float) else "",
+    ]
+    return ", ".join(part for part in parts if part) or "-"
+
+
+def _readme(run: RunDir, facts: dict[str, Any], summary: dict[str, Any]) -> str:
+    from rich.console import Console  # heavy
+
+    from runner.console import render_final
+
+    text = io.StringIO()
+    Console(file=text, width=120, color_system=None, highlight=False).print(render_final(summary, ()), soft_wrap=True)
+    table = [f"    {line}".rstrip() for line in text.getvalue().splitlines()]
+    names = [f"- `{name}`: {what}" for name, what in CONTENTS]
+    command = f"    {shell_line(facts['command'])}"
+    return "\n".join([f"# {run.run_id}", "", *table, "", "Made by", "", command, "", *names, ""])
