@@ -2,13 +2,15 @@
 
 A stage module gives `run_stage` two functions: one that does the work of a unit
 and one that describes the stage for `plan`. Everything else (arguments, stop
-flag, events, result, exit code) is here, once.
+flag, events, result, exit code, last words) is here, once.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import faulthandler
+import io
 import json
 import signal
 import sys
@@ -18,14 +20,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from configs.errors import ExitCode, ProjectError, StopRequested
+from configs.errors import ExitCode, OutOfMemoryError, ProjectError, StopRequested
 from configs.events import EventLog
 from configs.run_dir import RunDir
 from configs.schema import Config
+from configs.secrets import redact
 
+OUT_OF_MEMORY_STATUS = 71
+"""Exit status (EX_OSERR) of a unit that ran out of memory, for the supervisor alone: the same unit with a smaller
+batch may get through."""
 CANNOT_WRITE_ERRNOS = {errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+OUT_OF_MEMORY_STATUS = 71
+"""Exit status of a unit's process that ran out of memory: the supervisor may start it again with half the batch."""
 LOG_EVERY_S = 10.0
 """Progress goes to the event log always, to the readable log this often."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -54,6 +62,11 @@ class Unit:
     def name(self) -> str:
         """The part of the id after the stage, or the stage itself."""
         return self.id.rpartition("/")[2]
+
+    @property
+    def batch_halvings(self) -> int:
+        """How often the unit's batch is to be halved, because it ran out of memory before."""
+        return self.config.runtime.batch_halvings.get(self.id, 0)
 
     def progress(self, done: float, total: float, rate: float | None = None, **fields: Any) -> None:
         """Report `done` of `total` and check for a stop: call it at safe boundaries only."""
@@ -85,7 +98,8 @@ def run_stage(
     """Run one unit as a process and return its exit code.
 
     Args:
-        argv: command line without the program, or None for `sys.argv`.
+        argv: command line without the program; or None for `sys.argv`, in a process of the unit's own: its
+            signals, streams and fault handler are then set up too.
         work: does the unit's work, writes its artifacts under `unit.dir`, returns its metrics (finite JSON values).
         describe: facts for `plan`, printed as JSON by `--describe`: at least `bars_needed`, `memory_bytes`, `work`
             (list of {"name", "amount", "rate_per_s"}: seconds are amount / rate).
@@ -95,13 +109,21 @@ def run_stage(
     parser.add_argument("--unit", required=True)
     parser.add_argument("--describe", action="store_true")
     arguments = parser.parse_args(argv)
-    run = RunDir(arguments.run_dir)
+    run, stop = RunDir(arguments.run_dir), [False]
+    if argv is None:
+        _leave_last_words()
+    if not arguments.describe:
+        _listen_for_stop(stop)
     try:
         config = run.load_config()
         if arguments.describe:
             print(json.dumps(describe(config)))  # noqa: T201 -- the answer is this process's output
             return ExitCode.DONE
-        return _run_unit(run, arguments.unit, config, work)
+        return _run_unit(run, arguments.unit, config, stop, work)
+    except (OutOfMemoryError, MemoryError) as error:
+        traceback.print_exc()
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 -- stderr is the unit's log
+        return OUT_OF_MEMORY_STATUS
     except ProjectError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 -- stderr is the unit's log
         return error.exit_code
@@ -113,21 +135,69 @@ def run_stage(
         return ExitCode.UNIT_FAILED
 
 
-def _run_unit(run: RunDir, unit_id: str, config: Config, work: Callable[[Unit], dict[str, Any]]) -> int:
+def _run_unit(
+    run: RunDir, unit_id: str, config: Config, stop: list[bool], work: Callable[[Unit], dict[str, Any]]
+) -> int:
     request = run.request(unit_id)
-    unit = Unit(run=run, id=unit_id, config=config, events=EventLog(run.events, unit_id))
-
-    def ask_to_stop(_signal: int, _frame: Any) -> None:
-        unit._stop[0] = True
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
+    unit = Unit(run=run, id=unit_id, config=config, events=EventLog(run.events, unit_id), _stop=stop)
+    unit.check_stop()
     run.clear_outputs(unit_id)
     unit.log(f"unit {unit_id} begins")
     metrics = work(unit)
     run.save_result(request.unit, metrics)
     unit.log(f"unit {unit_id} is done")
     return ExitCode.DONE
+
+
+def _listen_for_stop(stop: list[bool]) -> None:
+    """From here on a stop only raises the flag; before, while modules load, it simply ends the process."""
+
+    def ask_to_stop(_signal: int, _frame: Any) -> None:
+        stop[0] = True
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
+
+
+def _leave_last_words() -> None:
+    """Crashes leave the stacks of all threads in the log, SIGUSR1 asks a hung unit for them; no secret is printed."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
+    sys.stdout, sys.stderr = RedactedStream(sys.stdout), RedactedStream(sys.stderr)
+
+
+class RedactedStream(io.TextIOBase):
+    """A text stream whose lines pass the filter for secrets; a line is written when it is whole, or flushed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._begun = stream, ""
+
+    def write(self, text: str) -> int:
+        """Write the lines that `text` completes."""
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._stream.write(redact(line) + "\n")
+        if lines:
+            self._stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what was begun, too."""
+        begun, self._begun = self._begun, ""
+        self._stream.write(redact(begun))
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        """The file below."""
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        """As the stream below."""
+        return self._stream.isatty()
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
 
 
 def thread_environment(threads: int) -> dict[str, str]:

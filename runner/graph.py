@@ -38,6 +38,10 @@ class Stage:
     ignored_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Units that ignore other settings than the rest of their stage."""
     uses_gpu: bool = False
+    halvable: str = ""
+    """The setting that is halved for a unit that ran out of memory; empty where there is no batch."""
+    not_halvable: tuple[str, ...] = ()
+    """Units of the stage without a batch."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Unit:
     ignored: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     uses_gpu: bool = False
+    halvable: str = ""
     timeout_s: float = 86_400.0
     stall_timeout_s: float = 3_600.0
     max_attempts: int = 1
@@ -101,6 +106,8 @@ STAGES = (
         ignored=("classifiers.members",),
         ignored_by={"classifiers/ensemble": ()},
         uses_gpu=True,
+        halvable="classifiers.batch_size",
+        not_halvable=("classifiers/ensemble",),
     ),
     Stage(
         name="ppo",
@@ -113,6 +120,7 @@ STAGES = (
         ),
         ignored=("agent.seeds",),
         uses_gpu=True,
+        halvable="ppo.minibatch_size",
     ),
     Stage(
         name="evaluate",
@@ -140,6 +148,7 @@ def expand(config: Config, stages: Sequence[Stage] = STAGES) -> list[Unit]:
             ignored=stage.ignored_by.get(unit_id, stage.ignored),
             packages=stage.packages,
             uses_gpu=stage.uses_gpu and config.compute.device == "cuda",
+            halvable="" if unit_id in stage.not_halvable else stage.halvable,
             timeout_s=config.runtime.unit_timeout_s,
             stall_timeout_s=config.runtime.stall_timeout_s,
             max_attempts=config.runtime.max_attempts,
@@ -187,6 +196,12 @@ def settings_of(unit: Unit, config: Config) -> dict[str, Any]:
         if isinstance(chosen.get(section), dict):
             chosen[section] = {name: value for name, value in chosen[section].items() if name != key}
     return chosen
+
+
+def halved_batch(unit: Unit, config: Config) -> int:
+    """The unit's batch after the halvings that `config` records for it."""
+    whole = int(_at(config.model_dump(mode="json"), unit.halvable))
+    return max(1, whole >> config.runtime.batch_halvings.get(unit.id, 0))
 
 
 def _at(values: dict[str, Any], path: str) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from configs.errors import ExitCode
+from configs.unit import OUT_OF_MEMORY_STATUS
 
 
 class Status(StrEnum):
@@ -28,6 +29,7 @@ class Reason(StrEnum):
     CANNOT_WRITE = "cannot_write"
     BAD_CONFIG = "bad_config"
     CRASHED = "crashed"
+    OUT_OF_MEMORY = "out_of_memory"
     KILLED = "killed"
     TIMED_OUT = "timed_out"
     STALLED = "stalled"
@@ -55,7 +57,8 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.CANNOT_WRITE: Outcome(Status.FAILED, False, ExitCode.CANNOT_WRITE, "could not write"),
     Reason.BAD_CONFIG: Outcome(Status.FAILED, False, ExitCode.BAD_CONFIG, "refused its configuration"),
     Reason.CRASHED: Outcome(Status.FAILED, False, ExitCode.UNIT_FAILED, "crashed"),
-    Reason.KILLED: Outcome(Status.FAILED, True, ExitCode.UNIT_FAILED, "was killed (out of memory?)"),
+    Reason.OUT_OF_MEMORY: Outcome(Status.FAILED, True, ExitCode.MACHINE_UNFIT, "ran out of memory"),
+    Reason.KILLED: Outcome(Status.FAILED, True, ExitCode.UNIT_FAILED, "was killed"),
     Reason.TIMED_OUT: Outcome(Status.FAILED, False, ExitCode.UNIT_FAILED, "ran past runtime.unit_timeout_s"),
     Reason.STALLED: Outcome(Status.FAILED, True, ExitCode.UNIT_FAILED, "was silent past runtime.stall_timeout_s"),
     Reason.INTERRUPTED: Outcome(Status.FAILED, True, ExitCode.UNIT_FAILED, "was interrupted from outside"),
@@ -72,18 +75,23 @@ _REASON_OF_EXIT_CODE = {
 }
 
 
-def reason_of(return_code: int, has_result: bool, stopped_for: Reason | None = None) -> Reason:
+def reason_of(
+    return_code: int, has_result: bool, stopped_for: Reason | None = None, kernel_lacked_memory: bool = False
+) -> Reason:
     """Why a process ended.
 
     Args:
         return_code: as `subprocess` gives it; negative is the signal that killed it.
         has_result: the unit left the result that was asked for, intact.
         stopped_for: why the supervisor asked the unit to stop, if it did.
+        kernel_lacked_memory: meanwhile the kernel has killed for want of memory.
     """
     if return_code == 0:
         return Reason.FINISHED if has_result else Reason.NO_RESULT
     if stopped_for is not None:
         return stopped_for
+    if return_code == OUT_OF_MEMORY_STATUS or (return_code == -signal.SIGKILL and kernel_lacked_memory):
+        return Reason.OUT_OF_MEMORY
     if return_code < 0:
         return Reason.INTERRUPTED if -return_code in (signal.SIGINT, signal.SIGTERM) else Reason.KILLED
     try:

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.errors import ExitCode
+from configs.errors import CannotWriteError, ExitCode
 from configs.events import EventLog
 from configs.run_dir import Request, Result, RunDir
 from configs.schema import Config
-from runner.graph import Unit
+from runner.attempt import Attempt
+from runner.graph import Unit, halved_batch
 from runner.guard import Owner, kill_group
 from runner.identity import Keys
-from runner.process import last_words, log_tail, stage_command, stage_environment, start
+from runner.out_of_memory import OomKills
+from runner.process import stage_command, stage_environment, start
 from runner.reasons import OUTCOMES, Reason, Status, reason_of
 from runner.resources import Sampler
 from runner.reuse import clear_for, done_result, find_equal, has_durable_progress, link_equal
@@ -34,30 +34,10 @@ from runner.watch import Ending, Watcher
 POLL_S = 0.05
 MAX_NOTE = 1_500
 """Longest text of a unit's last words in an event; the line stays below its limit."""
-
+MAX_HALVINGS = 3
 
 GOES_ON = "the same command goes on from here"
 NOTHING_DONE = "before anything was finished"
-
-
-@dataclass
-class Attempt:
-    """One running process of a unit."""
-
-    unit: Unit
-    number: int
-    process: subprocess.Popen
-    request: Request
-    log_offset: int
-    started_s: float
-    """Clock of this and the two below: `time.monotonic`."""
-    heard_s: float
-    kill_at_s: float = math.inf
-    stopped_for: Reason | None = None
-
-    def wall_s(self) -> float:
-        """Seconds since the start."""
-        return round(time.monotonic() - self.started_s, 3)
 
 
 @dataclass
@@ -114,6 +94,9 @@ class Supervisor:
         self._waiting = {unit.id: unit for unit in units}
         self._running: dict[str, Attempt] = {}
         self._attempts: dict[str, int] = {}
+        self._retries: dict[str, int] = {}
+        """Attempts that were repeated as they were."""
+        self._oom_kills = OomKills()
         self._results: dict[str, Result] = {}
         self._watchers = tuple(watchers)
         self._decided: Ending | None = None
@@ -147,17 +130,27 @@ class Supervisor:
 
     def _supervise(self) -> Ending:
         while True:
-            self._collect_ended()
-            self._enforce_limits()
-            self._consult_watchers()
-            self._pass_on_stop()
-            if not self._stopping:
-                self._start_ready()
-            self._look()
+            try:
+                self._take_turn()
+            except (OSError, CannotWriteError) as error:
+                # the units are asked to stop and may still save what they have
+                self._decide(Ending(ExitCode.CANNOT_WRITE, f"cannot write to {self._run.root}: {error}; free space"))
             if not self._running and (self._stopping or not self._waiting):
-                break
+                return self._ending()
             time.sleep(POLL_S)
-        return self._ending()
+
+    def _take_turn(self) -> None:
+        self._collect_ended()
+        self._enforce_limits()
+        self._consult_watchers()
+        self._pass_on_stop()
+        if not self._stopping:
+            self._start_ready()
+        self._look()
+
+    def _decide(self, ending: Ending) -> None:
+        """The first decision stands."""
+        self._decided = self._decided or ending
 
     @property
     def _stopping(self) -> bool:
@@ -172,6 +165,11 @@ class Supervisor:
     def hurried(self) -> bool:
         """A second stop signal came: whatever can be left out is to be left out."""
         return len(self._stop.signals) > 1
+
+    @property
+    def stop_signal(self) -> str:
+        """Name of the first stop signal; empty where none came."""
+        return signal.Signals(self._stop.signals[0]).name if self._stop.signals else ""
 
     # -- starting
 
@@ -207,18 +205,20 @@ class Supervisor:
         log = self._run.log_path(unit.id)
         command = stage_command(unit.module, self._run.root, unit.id)
         log_offset = log.stat().st_size if log.exists() else 0
+        if not self._running:
+            self._oom_kills.rebase()
         self._events.emit("unit_started", unit.id, attempt=number, cache_key=request.cache_key)
         now_s = time.monotonic()
         process = start(
             command, stage_environment(self._config.compute.threads_per_unit), log, self._owner.reaper.before_exec()
         )
-        self._running[unit.id] = Attempt(unit, number, process, request, log_offset, now_s, now_s)
+        self._running[unit.id] = Attempt(unit, number, process, request, log, log_offset, now_s, now_s)
 
     # -- ending
 
     def _collect_ended(self) -> None:
         for attempt in list(self._running.values()):
-            if _has_exited(attempt.process.pid):
+            if attempt.has_exited():
                 # the group's id is ours until the leader is reaped: what it left behind dies now
                 kill_group(attempt.process.pid)
                 attempt.process.wait()
@@ -227,42 +227,66 @@ class Supervisor:
                 self._conclude(attempt)
 
     def _conclude(self, attempt: Attempt) -> None:
-        unit = attempt.unit
+        unit, return_code = attempt.unit, attempt.process.returncode
         result = done_result(self._run, attempt.request)
-        reason = reason_of(attempt.process.returncode, result is not None, attempt.stopped_for)
+        lacked_memory = return_code == -signal.SIGKILL and self._oom_kills.grew()
+        reason = reason_of(return_code, result is not None, attempt.stopped_for, lacked_memory)
         outcome = OUTCOMES[reason]
         if outcome.status is Status.DONE and result is not None:
             self._finish(unit, "done", result, wall_s=attempt.wall_s())
             return
-        words = last_words(log_tail(self._run.log_path(unit.id), attempt.log_offset))
-        says = f"{outcome.says}: {words}" if words else outcome.says
-        if outcome.retry and attempt.number < unit.max_attempts and not self._stopping:
-            self._events.emit("retry", unit.id, reason=reason, attempt=attempt.number, says=says[:MAX_NOTE])
+        says = attempt.says(reason)
+        again = self._try_again(unit, reason) if outcome.retry and not self._stopping else ""
+        facts = {"reason": str(reason), "attempt": attempt.number}
+        if again:
+            self._events.emit("retry", unit.id, **facts, says=_joined(says, again))
             self._waiting[unit.id] = unit
             return
-        self._events.emit(
-            "unit_finished",
-            unit.id,
-            state=str(outcome.status),
-            reason=str(reason),
-            attempt=attempt.number,
-            return_code=attempt.process.returncode,
-            wall_s=attempt.wall_s(),
-            says=says[:MAX_NOTE],
+        if outcome.status is Status.FAILED:
+            self._decide(self._failed(unit, reason, says))
+        facts |= {"return_code": return_code, "wall_s": attempt.wall_s()}
+        self._events.emit("unit_finished", unit.id, state=str(outcome.status), **facts, says=_joined(says))
+
+    def _try_again(self, unit: Unit, reason: Reason) -> str:
+        """Prepare another attempt and say how it differs; empty where there is none."""
+        if reason is Reason.OUT_OF_MEMORY and unit.halvable:
+            return self._halve_batch(unit)
+        self._retries[unit.id] = self._retries.get(unit.id, 0) + 1
+        return "it is tried again" if self._retries[unit.id] < unit.max_attempts else ""
+
+    def _halve_batch(self, unit: Unit) -> str:
+        halvings = self._config.runtime.batch_halvings
+        times, batch = halvings.get(unit.id, 0) + 1, halved_batch(unit, self._config)
+        if times > MAX_HALVINGS or batch < 2:
+            return ""
+        runtime = self._config.runtime.model_copy(update={"batch_halvings": halvings | {unit.id: times}})
+        self._config = self._config.model_copy(update={"runtime": runtime})
+        self._keys = self._keys.with_config(self._config)
+        self._run.save_config(self._config)
+        return (
+            f"it begins anew with {unit.halvable} {halved_batch(unit, self._config)} instead of {batch} "
+            f"(halved {times} of at most {MAX_HALVINGS} times; checkpoints of another batch do not fit)"
         )
-        if outcome.status is Status.FAILED and self._decided is None:
-            given_up = outcome.retry and attempt.number > 1
-            message = f"unit {unit.id!r} {says}\n(log: {self._run.log_path(unit.id)})"
-            self._decided = Ending(ExitCode.GIVEN_UP if given_up else outcome.exit_code, message)
+
+    def _failed(self, unit: Unit, reason: Reason, says: str) -> Ending:
+        outcome = OUTCOMES[reason]
+        message = f"unit {unit.id!r} {says}\n(log: {self._run.log_path(unit.id)})"
+        if reason is Reason.OUT_OF_MEMORY:
+            smaller = f", or a smaller --set {unit.halvable}=N" if unit.halvable else ""
+            remedy = f"take a machine with more memory, --set runtime.parallel_units=1{smaller}"
+            return Ending(outcome.exit_code, f"{message}\n{remedy}")
+        given_up = outcome.retry and self._retries.get(unit.id, 0) > 1
+        return Ending(ExitCode.GIVEN_UP if given_up else outcome.exit_code, message)
 
     def _finish(self, unit: Unit, state: str, result: Result, **fields: Any) -> None:
         self._results[unit.id] = result
         self._events.emit("unit_finished", unit.id, state=state, reason=str(Reason.FINISHED), **fields)
 
     def _ending(self) -> Ending:
-        if self._decided is not None:
+        done = all(unit.id in self._results for unit in self._units)
+        if self._decided is not None and not (done and self._decided.exit_code == ExitCode.BUDGET):
             return self._decided
-        if all(unit.id in self._results for unit in self._units):
+        if done:
             return Ending(ExitCode.DONE)
         if has_durable_progress(self._run):
             return Ending(ExitCode.INTERRUPTED, GOES_ON)
@@ -272,16 +296,10 @@ class Supervisor:
     # -- watching
 
     def _enforce_limits(self) -> None:
-        now_s = time.monotonic()
         for attempt in self._running.values():
-            if now_s >= attempt.kill_at_s:
-                kill_group(attempt.process.pid)
-            elif attempt.stopped_for is not None:
-                continue
-            elif now_s - attempt.started_s > attempt.unit.timeout_s:
-                self._ask_to_stop(attempt, Reason.TIMED_OUT)
-            elif now_s - attempt.heard_s > attempt.unit.stall_timeout_s:
-                self._ask_to_stop(attempt, Reason.STALLED)
+            if reason := attempt.overstayed():
+                attempt.ask_to_stop(reason, self._unit_grace_s)
+            attempt.press()
 
     def _consult_watchers(self) -> None:
         for watcher in self._watchers:
@@ -290,12 +308,11 @@ class Supervisor:
                 self._decided, self._decided_s = ending, time.monotonic()
 
     def _pass_on_stop(self) -> None:
-        for attempt in self._running.values():
-            if self._stopping and attempt.stopped_for is None:
-                self._ask_to_stop(attempt, Reason.STOPPED)
-            attempt.kill_at_s = min(attempt.kill_at_s, self.deadline_s - self._reserve_s)
-            if self.hurried:
-                kill_group(attempt.process.pid)
+        for attempt in self._running.values() if self._stopping else ():
+            if attempt.stopped_for is None:
+                attempt.ask_to_stop(Reason.STOPPED, self._unit_grace_s)
+            attempt.kill_at_s = 0.0 if self.hurried else min(attempt.kill_at_s, self.deadline_s - self._reserve_s)
+            attempt.press()
 
     @property
     def _reserve_s(self) -> float:
@@ -304,10 +321,9 @@ class Supervisor:
         goes_out = self._config.store.url or self._config.publish.git_url
         return min(10.0, 0.4 * grace_s) if goes_out else min(2.0, 0.2 * grace_s)
 
-    def _ask_to_stop(self, attempt: Attempt, reason: Reason) -> None:
-        attempt.stopped_for = reason
-        attempt.kill_at_s = time.monotonic() + self._config.runtime.stop_grace_s - self._reserve_s
-        attempt.process.terminate()
+    @property
+    def _unit_grace_s(self) -> float:
+        return self._config.runtime.stop_grace_s - self._reserve_s
 
     def _look(self) -> None:
         self.view.stopping = self._stopping
@@ -324,5 +340,7 @@ class Supervisor:
         self._observe(self.view)
 
 
-def _has_exited(pid: int) -> bool:
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+def _joined(*parts: str) -> str:
+    """Texts as one note; where it is too long the first, a unit's last words, is cut."""
+    rest = "".join(f"; {part}" for part in parts[1:])
+    return parts[0][: MAX_NOTE - len(rest)] + rest

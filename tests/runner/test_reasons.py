@@ -25,6 +25,8 @@ def test_every_reason_has_an_outcome():
         (75, False, Reason.STOPPED, Reason.STOPPED),
         (78, False, None, Reason.BAD_CONFIG),
         (1, False, None, Reason.CRASHED),
+        (71, False, None, Reason.OUT_OF_MEMORY),
+        (71, False, Reason.STOPPED, Reason.STOPPED),
         (99, False, None, Reason.CRASHED),
         (-signal.SIGKILL, False, None, Reason.KILLED),
         (-signal.SIGSEGV, False, None, Reason.KILLED),
@@ -37,8 +39,23 @@ def test_each_way_to_end_has_its_reason(return_code, has_result, stopped_for, re
     assert reason_of(return_code, has_result, stopped_for) is reason
 
 
+@pytest.mark.parametrize(
+    ("return_code", "stopped_for", "reason"),
+    [
+        (-signal.SIGKILL, None, Reason.OUT_OF_MEMORY),
+        (-signal.SIGKILL, Reason.STALLED, Reason.STALLED),
+        (-signal.SIGSEGV, None, Reason.KILLED),
+        (-signal.SIGTERM, None, Reason.INTERRUPTED),
+        (70, None, Reason.CRASHED),
+    ],
+)
+def test_only_a_sigkill_that_is_not_ours_is_laid_to_the_kernels_want_of_memory(return_code, stopped_for, reason):
+    assert reason_of(return_code, False, stopped_for, kernel_lacked_memory=True) is reason
+
+
 def test_only_what_may_pass_is_tried_again():
     assert {reason for reason, outcome in OUTCOMES.items() if outcome.retry} == {
+        Reason.OUT_OF_MEMORY,
         Reason.KILLED,
         Reason.STALLED,
         Reason.INTERRUPTED,
