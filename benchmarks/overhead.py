@@ -54,7 +54,7 @@ def main() -> None:
             order = [False, True] if number % 2 == 0 else [True, False]
             turns = {}
             for kept in order:
-                option = ("--store", f"{server.store_url}/pair-{number}") if kept else ()
+                option = ("--store", server.store_url()) if kept else ()
                 turns[kept] = run(runs, environment, arguments.timesteps, f"pair-{number}-{int(kept)}", *option)
             pairs.append((turns[False], turns[True]))
             print(f"pair {number}: {describe(turns[False])} without, {describe(turns[True])} with a store")
