@@ -15,10 +15,12 @@ import click
 
 from configs.errors import EXIT_CODE_MEANING, CannotWriteError, ExitCode, ProjectError
 from configs.unit import CANNOT_WRITE_ERRNOS
+from runner.commands.chaos import chaos
 from runner.commands.config import config
 from runner.commands.data import data
 from runner.commands.evaluate import evaluate
 from runner.commands.inspect import compare, logs, report, status, stop
+from runner.commands.publish import publish
 from runner.commands.run import plan, preflight, run
 from runner.guard import Terminated
 
@@ -45,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (run, preflight, plan, status, logs, stop, report, compare, evaluate, data, config):
+for command in (run, preflight, plan, status, logs, stop, report, compare, evaluate, publish, data, config, chaos):
     cli.add_command(command)
 
 
