@@ -35,7 +35,7 @@ from runner.store.layout import (
     split_id,
 )
 from runner.store.objects import KeyMissingError, ObjectStore, PreconditionFailedError, Stat
-from runner.store.records import encode, parse, quarantine, snapshot_ids
+from runner.store.records import committed_ids, encode, parse, quarantine, snapshot_ids
 
 ACQUIRE_ATTEMPTS = 5
 CLOCK_GRAIN_S = 1.0
@@ -111,12 +111,12 @@ class Lease:
         self.store = store
         self.run_id = run_id
         self.epoch = head.epoch
-        self.begun_from = head.snapshot
-        """The snapshot that HEAD named when the run was taken; its blobs no former owner deletes."""
+        self.begun_from = "" if notices else head.snapshot
+        """The snapshot that HEAD named when the run was taken: no former owner ever deletes its blobs."""
         self.notices = notices
-        """What was found wrong on the way, as sentences for the user."""
+        """What was wrong with HEAD, as sentences for the user."""
         self._head, self._tag = head, tag
-        self._number = split_id(head.snapshot)[0] if head.snapshot else _highest_number(store, run_id)
+        self._number = split_id(head.snapshot)[0] if head.snapshot else 0
         self._lock = threading.Lock()
         self._fenced: FencedError | None = None
 
@@ -222,11 +222,11 @@ def _acquire_once(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: floa
 
 def _begin(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float) -> Lease:
     """A run without HEAD: a new one, or one that has lost it."""
-    seen = _highest_epoch(store, run_id)
-    notices = (f"{store.url}/{head_key(run_id)} is missing though the run has snapshots",) if seen else ()
-    epoch = seen + LOST_HEAD_STEP if seen else 1
-    head = Head(run_id=run_id, epoch=epoch, owner=me, lease_s=lease_s)
-    return Lease(store, run_id, head, store.put_if_absent(head_key(run_id), encode(head)), notices)
+    head = _first_head(store, run_id, me, lease_s)
+    tag = store.put_if_absent(head_key(run_id), encode(head))
+    if head.epoch == 1:
+        return Lease(store, run_id, head, tag)
+    return Lease(store, run_id, head, tag, (f"{store.url}/{head_key(run_id)} is missing; it was written anew",))
 
 
 def _begin_over_damage(
@@ -240,15 +240,25 @@ def _begin_over_damage(
 ) -> Lease:
     """A HEAD that says nothing: it is replaced once it is old enough that no owner can be alive."""
     age_s = store_time(store, run_id) - stat.modified_t
-    if not take_over and age_s <= lease_s + CLOCK_GRAIN_S:
+    left_s = lease_s + CLOCK_GRAIN_S - age_s
+    if not take_over and left_s >= 0:
         raise OwnedByAnotherError(
-            f"{damage}; it was written {age_s:.0f} s ago, so a runner may be alive: try again in "
-            f"{lease_s + CLOCK_GRAIN_S - age_s:.0f} s, or use --take-over"
+            f"{damage}; it was written {age_s:.0f} s ago, so its owner may be alive: try again in {left_s:.0f} s, or "
+            "use --take-over"
         )
-    quarantine(store, run_id, head_key(run_id), keep=True)
-    head = Head(run_id=run_id, epoch=_highest_epoch(store, run_id) + LOST_HEAD_STEP, owner=me, lease_s=lease_s)
+    quarantine(store, run_id, head_key(run_id))
+    head = _first_head(store, run_id, me, lease_s)
     tag = store.replace_if_match(head_key(run_id), encode(head), stat.tag)
-    return Lease(store, run_id, head, tag, (f"{damage}; it was put into quarantine",))
+    return Lease(store, run_id, head, tag, (f"{damage}; it was put into quarantine and written anew",))
+
+
+def _first_head(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float) -> Head:
+    """HEAD of a new run; of one that has lost it, by what its snapshots and blobs say."""
+    found = (_EPOCH_IN_KEY.search(stat.key) for stat in store.list(f"{run_id}/"))
+    seen = max((int(match[1]) for match in found if match), default=0)
+    newest = next(iter(committed_ids(snapshot_ids(store, run_id), None)), "")
+    epoch = seen + LOST_HEAD_STEP if seen else 1
+    return Head(run_id=run_id, epoch=epoch, owner=me, lease_s=lease_s, snapshot=newest)
 
 
 def _require_expired(store: ObjectStore, head: Head, stat: Stat) -> None:
@@ -259,16 +269,6 @@ def _require_expired(store: ObjectStore, head: Head, stat: Stat) -> None:
             f"run {head.run_id!r} in {store.url} is owned by {_who(head.owner)}, which renewed {max(age_s, 0):.0f} s "
             f"ago; it may be taken over in {left_s:.0f} s if it stays silent, or at once with --take-over"
         )
-
-
-def _highest_epoch(store: ObjectStore, run_id: str) -> int:
-    found = (_EPOCH_IN_KEY.search(stat.key) for stat in store.list(f"{run_id}/"))
-    return max((int(match[1]) for match in found if match), default=0)
-
-
-def _highest_number(store: ObjectStore, run_id: str) -> int:
-    """Of a run whose HEAD names no snapshot: a new one, or one whose HEAD was lost."""
-    return max((split_id(known)[0] for known in snapshot_ids(store, run_id)), default=0)
 
 
 def _parse_head(store: ObjectStore, run_id: str, body: bytes) -> Head:

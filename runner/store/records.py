@@ -12,10 +12,12 @@ from typing import Any
 
 from configs.errors import StoreError
 from configs.files import digest
-from runner.store.layout import ID_PATTERN, Blob, Record, blob_key, split_id
+from runner.store.layout import ID_PATTERN, Blob, Head, Record, blob_key, split_id
 from runner.store.objects import ObjectStore
 
-TOP_FILES = {"run.json", "config.yaml", "exit.json", "trials.jsonl"}
+LEDGER = "trials.jsonl"
+"""Lies beside the run directory, shared by all runs there; in a snapshot under this name."""
+TOP_FILES = {"run.json", "config.yaml", "exit.json", LEDGER}
 TOP_DIRECTORIES = {"events", "logs", "stages", "report"}
 MAX_PART_BYTES = 200
 MAX_PATH_BYTES = 1_000
@@ -102,12 +104,29 @@ def check_blob(blob: Blob) -> None:
 def snapshot_ids(store: ObjectStore, run_id: str) -> list[str]:
     """Names of all snapshot records of a run, oldest first; some may never have been committed."""
     names = (stat.key.rpartition("/")[2].removesuffix(".json") for stat in store.list(f"{run_id}/snapshots/"))
-    return sorted((name for name in names if ID_PATTERN.fullmatch(name)), key=lambda name: split_id(name)[::-1])
+    return sorted((name for name in names if ID_PATTERN.fullmatch(name)), key=_age)
 
 
-def quarantine(store: ObjectStore, run_id: str, key: str, keep: bool = False) -> None:
-    """Copy a small damaged object below `quarantine/`, then remove it unless it is to be kept."""
-    body = store.get(key)[0]
-    store.put(f"{run_id}/quarantine/{key.removeprefix(f'{run_id}/')}", body)
-    if not keep:
-        store.delete(key)
+def committed_ids(ids: list[str], head: Head | None) -> list[str]:
+    """Those of `ids` that HEAD named at some time, newest first.
+
+    An owner counts on from the snapshot that was HEAD's when it took the run. So a record of an earlier epoch with
+    the same number or a higher one was written by a runner that had lost the run, and was never committed.
+    """
+    newest = _age(head.snapshot) if head and head.snapshot else None
+    found: list[str] = []
+    for name in sorted(ids, key=_age, reverse=True):
+        counted_on = not found or split_id(name)[0] < split_id(found[-1])[0]
+        if counted_on and (newest is None or _age(name) <= newest):
+            found.append(name)
+    return found
+
+
+def quarantine(store: ObjectStore, run_id: str, key: str) -> None:
+    """Copy a small damaged object of the run below `quarantine/`."""
+    store.put(f"{run_id}/quarantine/{key.removeprefix(f'{run_id}/')}", store.get(key)[0])
+
+
+def _age(snapshot_id: str) -> tuple[int, int]:
+    """Sorts by epoch, then by number: the order in which records were written."""
+    return split_id(snapshot_id)[::-1]

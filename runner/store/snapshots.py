@@ -7,10 +7,10 @@ import hashlib
 from pydantic import ValidationError
 
 from configs.errors import ConfigError
-from runner.store.layout import SNAPSHOT_FORMAT, Head, Snapshot, snapshot_key, split_id
+from runner.store.layout import SNAPSHOT_FORMAT, Head, Snapshot, snapshot_key
 from runner.store.lease import read_head
 from runner.store.objects import KeyMissingError, ObjectStore
-from runner.store.records import DamagedError, check_blob, check_paths, parse, snapshot_ids
+from runner.store.records import DamagedError, check_blob, check_paths, committed_ids, parse, snapshot_ids
 
 __all__ = ["committed_ids", "newest_snapshot", "read_head", "read_snapshot", "require_run", "snapshot_ids"]
 
@@ -53,21 +53,6 @@ def newest_snapshot(store: ObjectStore, run_id: str) -> Snapshot | None:
     return read_snapshot(store, run_id, head.snapshot, head.snapshot_sha256) if head and head.snapshot else None
 
 
-def committed_ids(ids: list[str], head: Head | None) -> list[str]:
-    """Those of `ids` that HEAD named at some time, newest first.
-
-    An owner counts on from the snapshot that was HEAD's when it took the run. So a record of an earlier epoch with
-    the same number or a higher one was written by a runner that had lost the run, and was never committed.
-    """
-    newest = _age(head.snapshot) if head and head.snapshot else None
-    found: list[str] = []
-    for name in sorted(ids, key=_age, reverse=True):
-        counted_on = not found or split_id(name)[0] < split_id(found[-1])[0]
-        if counted_on and (newest is None or _age(name) <= newest):
-            found.append(name)
-    return found
-
-
 def require_run(store: ObjectStore, run_id: str) -> Head | None:
     """The run's HEAD, None where only it is missing.
 
@@ -80,11 +65,6 @@ def require_run(store: ObjectStore, run_id: str) -> Head | None:
         known = sorted({stat.key.partition("/")[0] for stat in store.list() if stat.key.endswith("/HEAD.json")})
         raise ConfigError(f"there is no run {run_id!r} in {store.url}; it has {', '.join(known) or 'none at all'}")
     return head
-
-
-def _age(snapshot_id: str) -> tuple[int, int]:
-    """Sorts by epoch, then by number: the order in which records were written."""
-    return split_id(snapshot_id)[::-1]
 
 
 def _check(snapshot: Snapshot, run_id: str, snapshot_id: str) -> None:
