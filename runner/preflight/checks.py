@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from configs.errors import ExitCode
 from configs.schema import Config
+from runner.preflight.budget import check_budget
 from runner.preflight.check import CheckResult, Context
 from runner.preflight.dataset import check_dataset
 from runner.preflight.environment import check_dependencies, check_writing
@@ -17,6 +18,7 @@ from runner.preflight.gpu import check_gpu, gpu_required
 from runner.preflight.machine import check_cpu, check_disk, check_durability, check_memory, check_shared_memory
 from runner.preflight.outside import check_clock, check_network
 from runner.preflight.publishing import check_publishing
+from runner.preflight.store import check_store
 
 CHILD_GRACE_S = 5.0
 """A check that kills its child at the child's limit still gets to answer."""
@@ -48,6 +50,14 @@ CHECKS: tuple[Check, ...] = (
     Check("cpu", check_cpu),
     Check("gpu", check_gpu, lambda config: config.preflight.gpu_timeout_s + CHILD_GRACE_S),
     Check("shared memory", check_shared_memory, advisory=True),
+    Check("store", check_store),
+    Check(
+        "budget",
+        check_budget,
+        lambda config: config.preflight.dataset_timeout_s + CHILD_GRACE_S,
+        advisory=True,
+        exit_code=ExitCode.BUDGET,
+    ),
     Check("dependencies", check_dependencies),
     Check("network", check_network, advisory=True),
     Check("clock", check_clock, advisory=True),
