@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
+N ?= 50
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-fast test-slow martingale check format lint types bench lock gpu-check clean
+.PHONY: help setup setup-dev run chaos faults test test-fast test-slow martingale check format lint types bench lock gpu-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -44,6 +45,12 @@ test-slow: setup-dev  ## stages as real processes, learning, browser
 
 martingale: setup-dev  ## trained agents on 20 driftless markets with all of quick's steps; minutes
 	MARTINGALE_TIMESTEPS=491520 $(PYTEST) -m slow -n 0 -s tests/ppo/test_martingale.py
+
+chaos: setup  ## kill a small run N times at seeded moments, resume it, compare every byte; N=50 takes half an hour
+	$(BIN)/sequence-runner chaos -n $(N) $(ARGS)
+
+faults: setup-dev  ## every fault for real: how each ended, exit codes, what was lost; minutes
+	FAULTS=all $(PYTEST) -m slow -n 0 tests/faults
 
 check: setup-dev lint types test-fast  ## what a commit must pass
 

@@ -50,10 +50,12 @@ SETTINGS = (
 )
 TARGETS: tuple[Target, ...] = ("supervisor", "stage", "everything")
 AIMS: tuple[Aim, ...] = ("time", "save", "upload")
+RESTORES_KILLED = 0.3
+"""Share of the restores from a store that are killed too."""
 KILLS, KILL_WEIGHTS = (1, 2, 3), (60, 25, 15)
 """Kills in one trial, and how often each number is drawn."""
-MOST_PASSED = 4
-"""Saves or uploads that are let pass at most before one is struck."""
+MOST_PASSED: dict[Aim, int] = {"time": 0, "save": 4, "upload": 12, "restore": 12}
+"""Files that are let pass at most before the kill."""
 MAX_STARTS = 8
 DIFFERENCES_SHOWN = 5
 
@@ -213,21 +215,22 @@ def plan_trials(count: int, seed: int, known: Reference, store: bool) -> Iterato
     """
     random = Random(seed)
     aims = AIMS if store else AIMS[:2]
-    kinds = [(aim, target) for aim in aims for target in TARGETS]
+    kinds: list[tuple[Aim, Target]] = [(aim, target) for aim in aims for target in TARGETS]
     turns: list[tuple[Aim, Target]] = []
     while len(turns) < count:
         turns += random.sample(kinds, len(kinds))
     shares = random.sample([(number + random.random()) / count for number in range(count)], count)
     for number, ((aim, target), share) in enumerate(zip(turns, shares, strict=False), start=1):
         from_store = store and number % 2 == 0
-        kinds_of_kills = [(aim, target)]
-        kinds_of_kills += random.choices(kinds, k=random.choices(KILLS, KILL_WEIGHTS)[0] - 1)
-        if from_store and kinds_of_kills[-1][1] == "stage":  # a stage alone is no lost machine
-            kinds_of_kills.append((random.choice(aims), "everything"))
-        moments = sorted([share, *(random.uniform(share, 1.0) for _ in kinds_of_kills[1:])])
+        more = random.choices(KILLS, KILL_WEIGHTS)[0] - 1
+        killed = [(aim, target), *random.choices(kinds, k=more)]
+        if from_store and killed[-1][1] == "stage":  # a stage alone is no lost machine
+            killed.append((random.choice(aims), "everything"))
+        if from_store and random.random() < RESTORES_KILLED:
+            killed.append(("restore", random.choice(("supervisor", "everything"))))
+        moments = sorted([share, *(random.uniform(share, 1.0) for _ in killed[1:])])
         points = (
-            _point(known, moment * known.wall_s, *kind, random)
-            for moment, kind in zip(moments, kinds_of_kills, strict=True)
+            _point(known, moment * known.wall_s, *kind, random) for moment, kind in zip(moments, killed, strict=True)
         )
         yield Trial(number, from_store, tuple(points))
 
@@ -338,11 +341,12 @@ class Launcher:
 
 def _point(known: Reference, moment_s: float, aim: Aim, target: Target, random: Random) -> Point:
     """The moment as seconds into a unit that ran then; what runs faster or slower is met all the same."""
+    if aim == "restore":
+        return Point(LAUNCH, 0.0, aim, target, random.randint(0, MOST_PASSED[aim]))
     begun = [span for span in known.timeline if span.begin_s <= moment_s]
     running = [span for span in begun if moment_s < span.end_s] or begun[-1:]
     span = random.choice(running)
-    let_pass = random.randint(0, MOST_PASSED) if aim == "save" else 0
-    return Point(span.unit, moment_s - span.begin_s, aim, target, let_pass)
+    return Point(span.unit, moment_s - span.begin_s, aim, target, random.randint(0, MOST_PASSED[aim]))
 
 
 def _spans(run: RunDir, launched_t: float, wall_s: float) -> list[Span]:

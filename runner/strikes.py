@@ -22,12 +22,15 @@ from configs.run_dir import RunDir
 from runner.view import EventTail
 
 Target = Literal["supervisor", "stage", "everything"]
-Aim = Literal["time", "save", "upload"]
+Aim = Literal["time", "save", "upload", "restore"]
 
+AIMS: tuple[Aim, ...] = ("time", "save", "upload", "restore")
 LAUNCH = "launch"
 """In place of a unit: the point counts from the start of the process."""
 REPORT = "report"
 """In place of a unit: the point counts from the end of the last unit."""
+STAGING = {"upload": ".cut", "restore": ".restore"}
+"""Below a run directory: what is just being sent, and what is just being fetched."""
 LOOK_S = 0.0005
 """Pause between two looks at the files while a save or an upload is waited for; a small save takes some ms."""
 POLL_S = 0.01
@@ -56,7 +59,7 @@ class Hit:
     units: tuple[str, ...]
     """Units whose processes ran."""
     inside: tuple[str, ...]
-    """`save`, `upload`: what was cut in two."""
+    """`save`, `upload`, `restore`: what was cut in two."""
 
     def __str__(self) -> str:
         """For example `ppo/seed-0, inside save`."""
@@ -73,7 +76,7 @@ class Striker:
         Args:
             process: the runner; its stages are found as its children.
             run: where it works.
-            store: directory of its `file://` store; None where uploads cannot be seen from here.
+            store: directory of its `file://` store, where single files of an upload can be seen; None without one.
         """
         self._process, self._run, self._store = process, run, store
         self._started_s = time.monotonic()
@@ -83,7 +86,7 @@ class Striker:
         self._finished: set[str] = set()
         self._children: list[tuple[psutil.Process, str]] = []
         self._refreshed_s = 0.0
-        self._left_before = self._unfinished("save") | self._unfinished("upload")
+        self._left_before = {aim: self._unfinished(aim) for aim in AIMS}
 
     def strike(self, point: Point) -> Hit | None:
         """Wait for the point and kill; None when the run ended before it."""
@@ -92,10 +95,8 @@ class Striker:
         units = self._kill(point)
         if point.target != "stage":
             self._process.wait()
-        aims: tuple[Aim, ...] = ("save", "upload")
-        inside = tuple(aim for aim in aims if self._unfinished(aim) - self._left_before)
-        self._left_before |= self._unfinished("save") | self._unfinished("upload")
-        return Hit(point.target, units, inside)
+        before, self._left_before = self._left_before, {aim: self._unfinished(aim) for aim in AIMS}
+        return Hit(point.target, units, tuple(aim for aim in AIMS if self._left_before[aim] - before[aim]))
 
     def _reach(self, point: Point) -> bool:
         """Wait until the unit has run for so long, or has ended."""
@@ -167,7 +168,8 @@ class Striker:
         """What is being written at this moment, or was when its writer died."""
         if aim == "save":
             return hidden_below(self._run.stages)
-        return hidden_below(self._store) if aim == "upload" and self._store else set()
+        staged = {str(path) for path in self._run.root.glob(f"{STAGING[aim]}/*")} if aim in STAGING else set()
+        return staged | (hidden_below(self._store) if aim == "upload" and self._store else set())
 
 
 def hidden_below(folder: Path) -> set[str]:
