@@ -22,6 +22,7 @@ from runner.commands.evaluate import evaluate
 from runner.commands.inspect import compare, logs, report, status, stop
 from runner.commands.publish import publish
 from runner.commands.run import plan, preflight, run
+from runner.commands.store import store
 from runner.guard import Terminated
 
 PROGRAM = "sequence-runner"
@@ -47,8 +48,8 @@ def cli() -> None:
     """
 
 
-for command in (run, preflight, plan, status, logs, stop, report, compare, evaluate, publish, data, config, chaos):
-    cli.add_command(command)
+for each in (run, preflight, plan, status, logs, stop, report, compare, evaluate, publish, store, data, config, chaos):
+    cli.add_command(each)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -210,6 +210,16 @@ def print_comparison(found: dict[str, Any]) -> None:
     console.print(Text(f"verdict  {verdicts}"), table)
 
 
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A plain table on stdout."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    _stdout().print(table)
+
+
 def _stdout() -> Console:
     """Wide where nobody looks at it live, so that paths stay whole."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)

@@ -58,6 +58,8 @@ class Retention:
         lease, store, prefix = self._lease, self._lease.store, f"{self._lease.run_id}/"
         lease.renew(lease.head.spent)
         names = snapshot_ids(store, lease.run_id)
+        if lease.head.snapshot and lease.head.snapshot not in names:
+            raise DamagedError(f"{store.url}/{snapshot_key(lease.run_id, lease.head.snapshot)} is missing")
         snapshots, notices = self._read(committed_ids(names, lease.head), dry_run)
         kept = kept_ids(snapshots, self._keep_last, self._keep_every)
         self._known = {one.id: one for one in snapshots if one.id in kept}
