@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from configs.assets import DatasetName, asset_class_of, class_layer
 from configs.errors import ConfigError
 from configs.schema import OPERATIONAL_SECTIONS, Config
+from configs.secrets import redact
 
 PROFILES_DIR = Path(__file__).parent / "profiles"
 ENVIRONMENT_PREFIX = "SEQUENCE_"
@@ -239,7 +240,7 @@ def _merge(values: dict, layer: dict, origin: str, origins: dict[str, str], pref
 
 
 def _all_faults(error: ValidationError, origins: dict[str, str]) -> str:
-    faults = list(dict.fromkeys(_fault(item, origins) for item in error.errors()))
+    faults = list(dict.fromkeys(redact(_fault(item, origins)) for item in error.errors()))
     return f"{len(faults)} invalid setting{'s' * (len(faults) > 1)}\n" + "\n".join(f"  {fault}" for fault in faults)
 
 

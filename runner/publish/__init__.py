@@ -26,7 +26,7 @@ ATTEMPTS = 5
 """Pushes before giving up on a branch that others push to."""
 TIMEOUT_S = 600.0
 """Limit of a whole publication."""
-BACKOFF_S = 0.5
+BACKOFF_S = 0.1
 CHECK_NAME = "publish"
 DEFAULT_MAX_FILE_BYTES = 50_000_000
 

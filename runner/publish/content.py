@@ -75,7 +75,9 @@ def collect(run: RunDir, folder: Path, max_file_bytes: int, snapshot: str = "") 
     for number, path in enumerate(sorted(_published(run))):
         source = _copy(path, folder / f"{number:06d}", max_file_bytes)
         if source.path.stat().st_size > max_file_bytes:
-            source = Source(source.path, _pointer(path.relative_to(run.root), source.path, kept))
+            stand_in = folder / f"{number:06d}.pointer.json"
+            write_json(stand_in, _pointer(path.relative_to(run.root), source.path) | kept)
+            source = Source(source.path, stand_in)
         content.files[path.relative_to(run.root).as_posix()] = source
     readme = folder / README
     readme.write_text(redact(_readme(run, facts, summary)))
@@ -114,11 +116,8 @@ def _copy(path: Path, copy: Path, max_file_bytes: int) -> Source:
     return Source(copy)
 
 
-def _pointer(name: Path, content: Path, kept: dict[str, Any]) -> Path:
-    pointer = content.parent / f"{name.as_posix().replace('/', '.')}.pointer.json"
-    facts = {"path": name.as_posix(), "sha256": sha256_file(content), "size_bytes": content.stat().st_size}
-    write_json(pointer, facts | kept)
-    return pointer
+def _pointer(name: Path, content: Path) -> dict[str, Any]:
+    return {"path": name.as_posix(), "sha256": sha256_file(content), "size_bytes": content.stat().st_size}
 
 
 def _message(run: RunDir, facts: dict[str, Any], summary: dict[str, Any]) -> str:
