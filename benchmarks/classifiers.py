@@ -24,7 +24,8 @@ from configs.load import resolve
 from configs.schema import ClassifiersConfig
 from configs.unit import thread_environment
 from training.features import FEATURE_NAMES
-from training.fit import Meter, Silent, Task, Windows, fit
+from training.fit import Schedule, Task, Windows, fit
+from training.meter import Meter, Silent
 from training.predictors import PREDICTORS, Architecture, Predictor, build_predictor
 
 MATMUL_SIZE = 1024
@@ -80,7 +81,7 @@ def random_task(windows: int, config: ClassifiersConfig) -> Task:
 
 def train_ours(model: Predictor, task: Task, config: ClassifiersConfig) -> None:
     """One epoch of the project's loop."""
-    fit(model, task, config, epochs=1, warm=True, seed=0, meter=Meter(Silent(), task.train_rows.size))
+    fit(model, task, config, Schedule(epochs=1, warm=True, seed=0), Meter(Silent(), task.train_rows.size))
 
 
 def train_plain(model: Predictor, task: Task, config: ClassifiersConfig) -> None:

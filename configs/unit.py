@@ -32,8 +32,6 @@ OUT_OF_MEMORY_STATUS = 71
 """Exit status (EX_OSERR) of a unit that ran out of memory, for the supervisor alone: the same unit with a smaller
 batch may get through."""
 CANNOT_WRITE_ERRNOS = {errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EDQUOT}
-OUT_OF_MEMORY_STATUS = 71
-"""Exit status of a unit's process that ran out of memory: the supervisor may start it again with half the batch."""
 LOG_EVERY_S = 10.0
 """Progress goes to the event log always, to the readable log this often."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -120,13 +118,12 @@ def run_stage(
             print(json.dumps(describe(config)))  # noqa: T201 -- the answer is this process's output
             return ExitCode.DONE
         return _run_unit(run, arguments.unit, config, stop, work)
-    except (OutOfMemoryError, MemoryError) as error:
-        traceback.print_exc()
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 -- stderr is the unit's log
-        return OUT_OF_MEMORY_STATUS
     except ProjectError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 -- stderr is the unit's log
-        return error.exit_code
+        return OUT_OF_MEMORY_STATUS if isinstance(error, OutOfMemoryError) else error.exit_code
+    except MemoryError:
+        traceback.print_exc()
+        return OUT_OF_MEMORY_STATUS
     except OSError as error:
         traceback.print_exc()
         return ExitCode.CANNOT_WRITE if error.errno in CANNOT_WRITE_ERRNOS else ExitCode.UNIT_FAILED

@@ -1,7 +1,9 @@
 """The same job done by sb3-contrib's MaskablePPO, for people who want the implementation they know.
 
 Same environments, settings, validation and result as `ppo.learner.train`. It
-cannot be resumed: MaskablePPO keeps its state in too many places.
+cannot be resumed exactly, because MaskablePPO keeps its state in too many places
+(model, buffer, logger, the global generators): a unit that was cut short starts
+anew, and since everything is drawn from the job's seed it ends with the same bytes.
 """
 
 from __future__ import annotations

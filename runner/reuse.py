@@ -85,7 +85,7 @@ def clear_for(run: RunDir, request: Request) -> None:
 
 def has_durable_progress(run: RunDir) -> bool:
     """A unit is done or has left a checkpoint."""
-    return any(run.stages.rglob("result.json")) or any(run.stages.rglob("checkpoints/*/manifest.json"))
+    return any(run.stages.rglob("result.json")) or any(run.stages.rglob("checkpoints/[0-9]*/manifest.json"))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

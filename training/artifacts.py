@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
 from configs.errors import BadDataError
 from configs.files import read_json, write_atomic, write_json
@@ -36,15 +37,29 @@ class FittedModel:
         start, stop = self.metadata["predict_start"], self.metadata["predict_stop"]
         return start + np.flatnonzero(ready[start:stop])
 
+    def weights(self) -> dict[str, Tensor]:
+        """The net's weights on the CPU."""
+        return {key: value.detach().cpu().contiguous() for key, value in self.model.state_dict().items()}
+
+    def to_json(self) -> dict:
+        """All but the weights and the history."""
+        return self.metadata | {"architecture": self.model.architecture.to_json(), "scaler": self.scaler.to_json()}
+
+    @classmethod
+    def from_json(cls, value: dict, weights: dict[str, Tensor], history: list[dict] | None = None) -> FittedModel:
+        """Build it again from `to_json()` and `weights()`; the model is on the CPU."""
+        metadata = dict(value)
+        architecture = Architecture(**metadata.pop("architecture"))
+        scaler = Scaler.from_json(metadata.pop("scaler"))
+        model = PREDICTORS[architecture.member](architecture)
+        model.load_state_dict(weights)
+        return cls(model, scaler, metadata, history or [])
+
 
 def save_model(fitted: FittedModel, directory: Path) -> None:
     """Write `weights.safetensors` and `model.json` under `directory`."""
-    state = {key: value.detach().cpu().contiguous() for key, value in fitted.model.state_dict().items()}
-    write_atomic(directory / "weights.safetensors", save(state))
-    write_json(
-        directory / "model.json",
-        fitted.metadata | {"architecture": fitted.model.architecture.to_json(), "scaler": fitted.scaler.to_json()},
-    )
+    write_atomic(directory / "weights.safetensors", save(fitted.weights()))
+    write_json(directory / "model.json", fitted.to_json())
 
 
 def load_model(directory: Path) -> FittedModel:
@@ -54,11 +69,7 @@ def load_model(directory: Path) -> FittedModel:
         BadDataError: a file is missing, damaged or does not fit the others.
     """
     try:
-        metadata = read_json(directory / "model.json")
-        architecture = Architecture(**metadata.pop("architecture"))
-        scaler = Scaler.from_json(metadata.pop("scaler"))
-        model = PREDICTORS[architecture.member](architecture)
-        model.load_state_dict(load((directory / "weights.safetensors").read_bytes()))
+        weights = load((directory / "weights.safetensors").read_bytes())
+        return FittedModel.from_json(read_json(directory / "model.json"), weights)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise BadDataError(f"{directory} does not hold a whole classifier: {error}; run its unit again") from error
-    return FittedModel(model, scaler, metadata)

@@ -3,25 +3,30 @@
 The chain expands and warm-starts: fold n begins with the weights of fold n - 1,
 and the final model, fitted on the whole train part, predicts validation and test.
 Everything a model is fitted with (weights, epochs, class weights, delta, scaler)
-comes from its own training rows. N = bars, F = features, k = label horizon.
+comes from its own training rows. Between two steps of any fit the whole chain can
+be saved, and an equal chain goes on from there to the same bits.
+N = bars, F = features, k = label horizon.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from configs.errors import BadDataError
+from configs.errors import BadDataError, StopRequested
 from configs.schema import Config
 from training.artifacts import FittedModel
+from training.checkpoint import Arrays, Checkpoints, to_arrays, to_tensors
 from training.features import FEATURE_NAMES, compute, warmup_bars
-from training.fit import Fitted, Meter, Report, Silent, Task, Windows, class_weights, fit, predict
+from training.fit import Fitted, Schedule, Task, Windows, class_weights, fit, predict
 from training.labels import classes, fit_delta, known_part, label_values
 from training.market import Bars
+from training.meter import Meter, Report, Silent
 from training.metrics import CLASS_NAMES, Scoring, classification_report, roc, skill_report
 from training.predictors import Architecture, build_predictor
 from training.predictors.base import CLASSES
@@ -58,32 +63,45 @@ def ready_rows(bars: Bars, config: Config) -> np.ndarray:
 
 
 def crossfit(
-    member: str, bars: Bars, features: np.ndarray, split: Split, config: Config, report: Report | None = None
+    member: str,
+    inputs: Inputs,
+    split: Split,
+    report: Report | None = None,
+    *,
+    checkpoints: Checkpoints | None = None,
+    batch_halvings: int = 0,
 ) -> Iterator[FittedModel]:
     """Fit the chain of one member, model by model: `fold-0` ... `fold-<n-1>`, then `final`.
 
     Args:
         member: name in `PREDICTORS`.
-        bars: the whole series.
-        features: (N, F) of the same bars.
+        inputs: the whole series; the sections classifiers, labels, features, compute and the seed of its
+            configuration are read.
         split: its parts.
-        config: sections classifiers, labels, features, compute and the seed are read.
-        report: where progress goes; it may raise to stop.
+        report: where progress goes; it may raise StopRequested, and the chain is saved first.
+        checkpoints: where the chain is saved, and gone on from.
+        batch_halvings: how often the windows that go through a net at once are halved.
 
     Raises:
         BadDataError: a model of the chain has too few rows.
         TrainingDivergedError: a loss is not finite.
+        OutOfMemoryError: the batch did not fit.
     """
-    inputs = Inputs.of(bars, features, config)
-    chain = folds(split, config.classifiers.folds, config.labels.horizon_bars)
+    chain = folds(split, inputs.config.classifiers.folds, inputs.config.labels.horizon_bars)
     plans = [_plan(inputs, member, chain, number) for number in range(len(chain))]
     meter = Meter(report or Silent(), sum(plan.epochs * plan.train_rows.size for plan in plans))
-    previous: FittedModel | None = None
+    saving = _ChainSaving(meter, checkpoints)
+    saving.resume()
     meter.tell()
-    for plan in plans:
-        previous = _fit_one(inputs, plan, previous, meter)
-        meter.tell()
-        yield previous
+    yield from saving.models
+    for plan in plans[len(saving.models) :]:
+        saving.models.append(_fit_one(inputs, plan, saving, batch_halvings))
+        try:
+            meter.tell()
+        except StopRequested:
+            saving.save({}, {})
+            raise
+        yield saving.models[-1]
 
 
 def predict_with(fitted: FittedModel, features: np.ndarray, rows: np.ndarray, device: str) -> np.ndarray:
@@ -175,6 +193,44 @@ def score_predictions(bars: Bars, predictions: pd.DataFrame, split: Split, confi
     )
 
 
+@dataclass
+class _ChainSaving:
+    """Saves a chain in the middle of a fit: the finished models as parts that never change, and the fit's state."""
+
+    meter: Meter
+    checkpoints: Checkpoints | None
+    models: list[FittedModel] = field(default_factory=list)
+    """Those that are finished."""
+    _begun: tuple[Arrays, dict[str, Any]] | None = None
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        saved = self.checkpoints.resume() if self.checkpoints else None
+        if saved is not None:
+            self.meter.resume(saved.step)
+            self.models = [
+                FittedModel.from_json(value["model"], to_tensors(saved.parts[name]), value["history"])
+                for name, value in saved.scalars["models"].items()
+            ]
+            self._begun = (saved.arrays, saved.scalars["fit"]) if saved.arrays else None
+
+    def begun(self) -> tuple[Arrays, dict[str, Any]] | None:
+        """The fit that was cut short, once."""
+        begun, self._begun = self._begun, None
+        return begun
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return self.checkpoints is not None and self.checkpoints.due()
+
+    def save(self, arrays: Arrays, scalars: dict[str, Any]) -> None:
+        """Save the chain with the state of the fit at work, or without one between two fits."""
+        if self.checkpoints is not None:
+            models = {fitted.name: {"model": fitted.to_json(), "history": fitted.history} for fitted in self.models}
+            parts = {fitted.name: to_arrays(fitted.weights()) for fitted in self.models}
+            self.checkpoints.save(self.meter.done, arrays, {"models": models, "fit": scalars}, parts)
+
+
 @dataclass(frozen=True)
 class _Plan:
     """One model before it is fitted."""
@@ -208,8 +264,9 @@ def _plan(inputs: Inputs, member: str, chain: list[Fold], number: int) -> _Plan:
     )
 
 
-def _fit_one(inputs: Inputs, plan: _Plan, previous: FittedModel | None, meter: Meter) -> FittedModel:
+def _fit_one(inputs: Inputs, plan: _Plan, saving: _ChainSaving, batch_halvings: int) -> FittedModel:
     """Fit one model of the chain from its own rows, starting from the weights of the one before."""
+    previous = saving.models[-1] if saving.models else None
     config, device = inputs.config, inputs.config.compute.device
     seed = integer(config.seed, "classifiers", plan.member, plan.name)
     seen = inputs.features[: plan.fold.fit_stop]
@@ -229,15 +286,8 @@ def _fit_one(inputs: Inputs, plan: _Plan, previous: FittedModel | None, meter: M
         train_rows=plan.train_rows,
         stop_rows=plan.stop_rows,
     )
-    fitted = fit(
-        model.to(device),
-        task,
-        config.classifiers,
-        epochs=plan.epochs,
-        warm=previous is not None,
-        seed=seed,
-        meter=meter,
-    )
+    schedule = Schedule(plan.epochs, previous is not None, seed, batch_halvings)
+    fitted = fit(model.to(device), task, config.classifiers, schedule, saving.meter, saving)
     return FittedModel(model, scaler, _metadata(inputs, plan, fitted, delta, weights), fitted.history)
 
 

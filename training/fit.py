@@ -2,14 +2,14 @@
 
 Windows are gathered on the device, batch by batch, from one resident (N, F)
 table; no data set of windows is ever built. Nothing here knows a run directory:
-progress goes to a `Report`, whose calls may raise to stop at a safe boundary.
+progress goes to a `Report`, whose calls may raise to stop at a safe boundary, and
+the state of a fit to a `Saving`, from which an equal fit goes on to the same bits.
 
 Shapes: N = bars, F = features, L = lookback, B = windows of one micro-batch, C = classes.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,66 +19,50 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from configs.errors import BadDataError, MachineUnfitError, ProjectError
+from configs.errors import BadDataError, MachineUnfitError, ProjectError, StopRequested
 from configs.schema import ClassifiersConfig
+from training.checkpoint import Arrays, below, load_optimizer, optimizer_tensors, to_arrays, to_tensors
+from training.memory import naming_out_of_memory
+from training.meter import Meter
 from training.streams import integer, stream
 
 PREDICT_BATCH = 512
 """Windows of one inference batch; a fixed number, so that equal weights give equal bytes."""
-REPORT_EVERY_S = 1.0
+BLOCK_STEPS = {"cpu": 1, "cuda": 16}
+"""Optimizer steps between two safe boundaries. Dropout is seeded anew after each boundary, by name, so that a fit may
+go on from any of them: cuDNN's own dropout between layers keeps its state where nobody can read it, and takes it from
+the seed only. On a GPU that costs some ms, so there it is done less often."""
 
 
 class TrainingDivergedError(ProjectError):
     """A loss or gradient stopped being finite."""
 
 
-class Report(Protocol):
-    """Where progress goes; `progress` is called at safe boundaries and may raise. A stage's `Unit` is one."""
+class Saving(Protocol):
+    """Where the state of a fit is kept; asked at safe boundaries."""
 
-    def progress(self, done: float, total: float, rate: float | None = None, **fields: Any) -> None:
-        """`done` of `total` training windows are behind us, at `rate` per second."""
+    def begun(self) -> tuple[Arrays, dict[str, Any]] | None:
+        """The state to go on from, as `save` got it, or None for a fresh fit."""
 
-    def metric(self, name: str, **values: Any) -> None:
-        """One row of a training curve."""
+    def due(self) -> bool:
+        """Whether it is time to save."""
 
-
-class Silent:
-    """A report nobody reads."""
-
-    def progress(self, done: float, total: float, rate: float | None = None, **fields: Any) -> None:
-        """Ignore."""
-
-    def metric(self, name: str, **values: Any) -> None:
-        """Ignore."""
+    def save(self, arrays: Arrays, scalars: dict[str, Any]) -> None:
+        """Keep a state."""
 
 
-class Meter:
-    """Counts the training windows of a whole job and reports them about once a second."""
+class Unsaved:
+    """Keeps nothing."""
 
-    def __init__(self, report: Report, total: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.report, self.total, self.done = report, total, 0
-        self._clock, self._worked = clock, 0
-        self._started_s = self._reported_s = clock()
+    def begun(self) -> None:
+        """Always a fresh fit."""
 
-    def advance(self, windows: int) -> None:
-        """`windows` more were trained on."""
-        self.done += windows
-        self._worked += windows
-        if self._clock() - self._reported_s >= REPORT_EVERY_S:
-            self.tell()
+    def due(self) -> bool:
+        """Never."""
+        return False
 
-    def skip(self, windows: int) -> None:
-        """`windows` need not be trained on: early stopping."""
-        self.done += windows
-
-    def tell(self) -> None:
-        """Report now; the rate counts windows trained on, over all the time since the start."""
-        self._reported_s = self._clock()
-        if self._worked:
-            rate = self._worked / (self._reported_s - self._started_s)
-            self.report.progress(self.done, self.total, rate, eta_s=(self.total - self.done) / rate)
-        else:
-            self.report.progress(self.done, self.total)
+    def save(self, arrays: Arrays, scalars: dict[str, Any]) -> None:
+        """Forget."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +101,20 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """How a model is fitted."""
+
+    epochs: int
+    """Most epochs."""
+    warm: bool
+    """The model is already fitted on earlier bars; its state as it comes competes as epoch 0."""
+    seed: int
+    """Of shuffling and dropout."""
+    batch_halvings: int = 0
+    """How often the windows that go through the net at once are halved; the optimizer's steps stay the same."""
+
+
+@dataclass(frozen=True)
 class Fitted:
     """How a fit went; the model itself holds the best epoch's weights."""
 
@@ -138,11 +136,9 @@ def fit(
     model: nn.Module,
     task: Task,
     config: ClassifiersConfig,
-    *,
-    epochs: int,
-    warm: bool,
-    seed: int,
+    schedule: Schedule,
     meter: Meter,
+    saving: Saving | None = None,
 ) -> Fitted:
     """Fit `model` in place by Adam on the weighted log-loss and leave it with its best epoch's weights.
 
@@ -150,35 +146,32 @@ def fit(
         model: on the task's device.
         task: windows, targets and rows.
         config: batch, rate, clipping, patience.
-        epochs: most epochs.
-        warm: the model is already fitted on earlier bars; its state as it comes competes as epoch 0.
-        seed: of shuffling and dropout.
-        meter: counts the windows.
+        schedule: how long, from where, with which seed.
+        meter: counts the windows; when its report raises StopRequested, the state is saved first.
+        saving: gives the state to go on from and takes new ones when they are due.
 
     Raises:
         BadDataError: no training or no early-stopping row.
         TrainingDivergedError: the loss is not finite.
+        OutOfMemoryError: the batch did not fit.
     """
     _require_rows(task)
-    trainer = _Trainer(model, task, config, seed, meter)
-    history: list[dict] = [{"epoch": 0, "train_loss": None} | trainer.evaluate()]
-    best_epoch, best_loss = (0, history[0]["stop_loss"]) if warm else (-1, np.inf)
-    best_state = _copy_state(model)
+    saving = saving or Unsaved()
+    batch = _micro_batch(task, config, schedule)
     devices = [task.windows.table.device] if task.windows.table.is_cuda else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(integer(seed, "dropout"))
-        for epoch in range(1, epochs + 1):
-            row = {"epoch": epoch, "train_loss": trainer.epoch(epoch)} | trainer.evaluate()
-            _require_finite(row, task.name)
-            history.append(row)
-            meter.report.metric("fit", model=task.name, **row)
-            if row["stop_loss"] < best_loss:
-                best_epoch, best_loss, best_state = epoch, row["stop_loss"], _copy_state(model)
-            elif epoch - best_epoch >= config.patience_epochs:
-                meter.skip((epochs - epoch) * task.train_rows.size)
-                break
-    model.load_state_dict(best_state)
-    return Fitted(best_epoch, trainer.micro_batch, history)
+    what = f"fitting {task.name} with {batch} windows at once"
+    with torch.random.fork_rng(devices=devices), naming_out_of_memory(what):
+        trainer = _Trainer(model, task, config, schedule, meter)
+        begun = saving.begun()
+        if begun is None:
+            trainer.find_micro_batch(batch)
+        else:
+            trainer.load_arrays(*begun)
+        try:
+            return trainer.run(saving)
+        except StopRequested:
+            saving.save(*trainer.to_arrays())
+            raise
 
 
 @torch.no_grad()
@@ -213,10 +206,12 @@ def largest_batch(size: int, attempt: Callable[[int], None]) -> int:
 
 
 class _Trainer:
-    """The mutable half of a fit: optimizer, precision, micro-batch."""
+    """A fit at work: all that changes from step to step, saved and restored at safe boundaries."""
 
-    def __init__(self, model: nn.Module, task: Task, config: ClassifiersConfig, seed: int, meter: Meter) -> None:
-        self.model, self.task, self.config, self.seed, self.meter = model, task, config, seed, meter
+    def __init__(
+        self, model: nn.Module, task: Task, config: ClassifiersConfig, schedule: Schedule, meter: Meter
+    ) -> None:
+        self.model, self.task, self.config, self.schedule, self.meter = model, task, config, schedule, meter
         self.device = task.windows.table.device
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.amp = config.amp and self.device.type == "cuda"
@@ -225,23 +220,94 @@ class _Trainer:
         # kernels in fp16 under either type (ATen/cudnn/AutocastRNN.cpp).
         self.loss_scaler = torch.amp.GradScaler("cuda", enabled=self.amp)
         self.train_rows = torch.as_tensor(task.train_rows, device=self.device)
-        # A halved micro-batch is made up by accumulation: the optimizer's steps stay the same.
-        size = min(config.batch_size, task.train_rows.size)
+        self.micro_batch = 0
+        self.history: list[dict] = []
+        self.best_epoch = -1
+        self.best_state = _copy_state(model)
+        self._begin_epoch()
+
+    def run(self, saving: Saving) -> Fitted:
+        """Train from here to the end."""
+        if not self.history:
+            self.history.append({"epoch": 0, "train_loss": None} | self.evaluate())
+            self.best_epoch = 0 if self.schedule.warm else -1
+        while len(self.history) <= self.schedule.epochs and not self._out_of_patience():
+            self._finish_epoch(saving)
+        self.meter.skip((self.schedule.epochs + 1 - len(self.history)) * self.task.train_rows.size)
+        self.model.load_state_dict(self.best_state)
+        return Fitted(self.best_epoch, self.micro_batch, self.history)
+
+    def find_micro_batch(self, size: int) -> None:
+        """Take `size` windows at once, or as many of them as the GPU's memory holds."""
+        # A smaller micro-batch is made up by accumulation: the optimizer's steps stay the same.
         self.micro_batch = largest_batch(size, self._probe) if self.device.type == "cuda" else size
 
-    def epoch(self, number: int) -> float:
-        """Go once over the training rows in an order of this epoch's own; mean weighted log-loss."""
+    def to_arrays(self) -> tuple[Arrays, dict[str, Any]]:
+        """The state between two steps: named arrays and plain JSON values."""
+        groups = {
+            "model": self.model.state_dict(),
+            "best": self.best_state,
+            "optimizer": optimizer_tensors(self.model, self.optimizer),
+            "sum": {"loss": self.loss_sum, "weight": self.weight_sum},
+        }
+        tensors = {f"{group}/{name}": value for group, named in groups.items() for name, value in named.items()}
+        scalars = {
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "position": self.position,
+            "micro_batch": self.micro_batch,
+            "loss_scaler": self.loss_scaler.state_dict(),
+        }
+        return to_arrays(tensors), scalars
+
+    def load_arrays(self, arrays: Arrays, scalars: dict[str, Any]) -> None:
+        """Go on from what `to_arrays` gave."""
+        tensors = to_tensors(arrays)
+        self.model.load_state_dict(below("model/", tensors))
+        load_optimizer(self.model, self.optimizer, below("optimizer/", tensors))
+        self.loss_scaler.load_state_dict(scalars["loss_scaler"])
+        self.best_state = {name: value.to(self.device) for name, value in below("best/", tensors).items()}
+        self.loss_sum, self.weight_sum = (tensors[f"sum/{name}"].to(self.device) for name in ("loss", "weight"))
+        self.history, self.best_epoch = scalars["history"], scalars["best_epoch"]
+        self.position, self.micro_batch = scalars["position"], scalars["micro_batch"]
+
+    def _finish_epoch(self, saving: Saving) -> None:
+        """Go over what is left of the training rows in this epoch's own order, then judge the epoch."""
+        epoch = len(self.history)
         self.model.train()
-        order = stream(self.seed, "epoch", number).permutation(self.task.train_rows.size)
+        order = stream(self.schedule.seed, "epoch", epoch).permutation(self.task.train_rows.size)
         shuffled = self.train_rows[torch.as_tensor(order, device=self.device)]
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        weight_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        for rows in shuffled.split(self.config.batch_size * self.config.accumulation_steps):
-            weight = self.task.class_weights[self.task.targets[rows]].sum()
-            loss_sum += self._step(rows, weight)
-            weight_sum += weight
+        step = self.config.batch_size * self.config.accumulation_steps
+        block = step * BLOCK_STEPS[self.device.type]
+        while self.position < shuffled.numel():
+            torch.manual_seed(integer(self.schedule.seed, "dropout", epoch, self.position))
+            rows = shuffled[self.position : self.position + block]
+            for part in rows.split(step):
+                self._step(part)
+            self.position += rows.numel()
             self.meter.advance(rows.numel())
-        return float(loss_sum / weight_sum)
+            if saving.due():
+                saving.save(*self.to_arrays())
+        self._judge(epoch)
+
+    def _judge(self, epoch: int) -> None:
+        row = {"epoch": epoch, "train_loss": float(self.loss_sum / self.weight_sum)} | self.evaluate()
+        _require_finite(row, self.task.name)
+        self.meter.report.metric("fit", model=self.task.name, **row)
+        if self.best_epoch < 0 or row["stop_loss"] < self.history[self.best_epoch]["stop_loss"]:
+            self.best_epoch, self.best_state = epoch, _copy_state(self.model)
+        self.history.append(row)
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        # rows of this epoch's order that are behind us
+        self.position = 0
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.weight_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+
+    def _out_of_patience(self) -> bool:
+        last = len(self.history) - 1
+        return last > 0 and last - self.best_epoch >= self.config.patience_epochs
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -255,8 +321,9 @@ class _Trainer:
             "stop_accuracy": float((probability.argmax(axis=1) == truth).mean()),
         }
 
-    def _step(self, rows: Tensor, weight: Tensor) -> Tensor:
+    def _step(self, rows: Tensor) -> None:
         """One optimizer step on `rows`, in micro-batches whose gradients add up to those of the whole."""
+        weight = self.task.class_weights[self.task.targets[rows]].sum()
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for part in rows.split(self.micro_batch):
@@ -267,7 +334,8 @@ class _Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         self.loss_scaler.step(self.optimizer)
         self.loss_scaler.update()
-        return total
+        self.loss_sum += total
+        self.weight_sum += weight
 
     def _loss(self, rows: Tensor) -> Tensor:
         """Sum of weighted log-losses."""
@@ -283,6 +351,10 @@ class _Trainer:
             self._loss(self.train_rows[:size]).backward()
         finally:
             self.optimizer.zero_grad(set_to_none=True)
+
+
+def _micro_batch(task: Task, config: ClassifiersConfig, schedule: Schedule) -> int:
+    return max(1, min(config.batch_size, task.train_rows.size) >> schedule.batch_halvings)
 
 
 def _amp_dtype(device: torch.device) -> torch.dtype:

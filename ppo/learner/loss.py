@@ -31,7 +31,7 @@ class Samples(NamedTuple):
     log_prob_B: Tensor
     """Log-probability of that action when it was taken."""
     advantage_B: Tensor
-    """Not normalized."""
+    """As GAE gives it; normalized over the minibatch when the loss is taken."""
     return_B: Tensor
     """Target of the critic: advantage + value."""
 
@@ -59,6 +59,11 @@ def entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
+def normalized(advantage_B: Tensor) -> Tensor:
+    """Advantages of a minibatch with mean 0 and deviation 1."""
+    return (advantage_B - advantage_B.mean()) / (advantage_B.std() + ADVANTAGE_EPS)
+
+
 def ppo_loss(
     logits_BA: Tensor,
     value_B: Tensor,
@@ -70,18 +75,17 @@ def ppo_loss(
 ) -> Loss:
     """Clipped surrogate loss with value error and entropy bonus.
 
-    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9; advantages are
-    normalized over the minibatch; masks as in Huang & Ontanon 2020,
-    arXiv:2006.14171; approx_kl is Schulman's estimator mean((r - 1) - log r).
+    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9; masks as in Huang &
+    Ontanon 2020, arXiv:2006.14171; approx_kl is Schulman's estimator
+    mean((r - 1) - log r). Every term is a mean over the samples, so that the
+    losses of parts of a minibatch, weighted by their sizes, add up to its own.
     """
     log_probs_BA = masked_log_probs(logits_BA, samples.mask_BA)
     log_prob_B = log_probs_BA.gather(-1, samples.action_B.unsqueeze(-1)).squeeze(-1)
     log_ratio_B = log_prob_B - samples.log_prob_B
     ratio_B = log_ratio_B.exp()
-    advantage_B = samples.advantage_B
-    advantage_B = (advantage_B - advantage_B.mean()) / (advantage_B.std() + ADVANTAGE_EPS)
     clipped_B = ratio_B.clamp(1 - clip_range, 1 + clip_range)
-    policy = -torch.min(advantage_B * ratio_B, advantage_B * clipped_B).mean()
+    policy = -torch.min(samples.advantage_B * ratio_B, samples.advantage_B * clipped_B).mean()
     value = functional.mse_loss(value_B, samples.return_B)
     mean_entropy = entropy(log_probs_BA).mean()
     with torch.no_grad():

@@ -16,9 +16,8 @@ from configs.schema import PPOConfig
 from ppo.learner.policy import Policy, PolicySizes
 from ppo.learner.rollout import Carry, Environments, first_carry
 from ppo.learner.update import make_optimizer
+from training.checkpoint import Arrays, below, load_optimizer, optimizer_tensors, to_arrays, to_tensors
 from training.streams import integer
-
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass
@@ -60,35 +59,29 @@ class LearnerState:
     def to_arrays(self) -> tuple[Arrays, dict[str, Any]]:
         """Named arrays and plain JSON values that together restore this state bit for bit."""
         tensors = {f"policy/{name}": value for name, value in self.policy.state_dict().items()}
-        for name, parameter in self.policy.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer/{name}/{key}"] = value
+        slots = optimizer_tensors(self.policy, self.optimizer)
+        tensors |= {f"optimizer/{name}": value for name, value in slots.items()}
         tensors |= {f"carry/{name}": value for name, value in vars(self.carry).items()}
         tensors["generator"] = self.generator.get_state()
         scalars: dict[str, Any] = {"steps": self.steps, "rollouts": self.rollouts, "history": self.history}
         if self.best is not None:
             scalars["best"] = {"score": self.best.score, "steps": self.best.steps}
             tensors |= {f"best/{name}": value for name, value in self.best.weights.items()}
-        arrays = {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}
-        arrays |= {f"envs/{name}": np.array(value) for name, value in self.envs.state().items()}
-        return arrays, scalars
+        envs = {f"envs/{name}": np.array(value) for name, value in self.envs.state().items()}
+        return to_arrays(tensors) | envs, scalars
 
     def load_arrays(self, arrays: Arrays, scalars: dict[str, Any]) -> None:
         """Continue from what `to_arrays` gave; sizes and settings must be those of the saved learner."""
         device = self.carry.obs_ED.device
-        tensors = {
-            name: torch.from_numpy(value.copy()) for name, value in arrays.items() if not name.startswith("envs/")
-        }
-        self.policy.load_state_dict(_below("policy/", tensors))
-        for name, parameter in self.policy.named_parameters():
-            slots = _below(f"optimizer/{name}/", tensors)
-            self.optimizer.state[parameter] = {key: value.to(device) for key, value in slots.items()}
-        self.carry = Carry(**{name: value.to(device) for name, value in _below("carry/", tensors).items()})
+        tensors = to_tensors({name: array for name, array in arrays.items() if not name.startswith("envs/")})
+        self.policy.load_state_dict(below("policy/", tensors))
+        load_optimizer(self.policy, self.optimizer, below("optimizer/", tensors))
+        self.carry = Carry(**{name: value.to(device) for name, value in below("carry/", tensors).items()})
         self.generator.set_state(tensors["generator"])
-        self.envs.load_state(_below("envs/", arrays))
+        self.envs.load_state(below("envs/", arrays))
         self.steps, self.rollouts, self.history = scalars["steps"], scalars["rollouts"], scalars["history"]
         best = scalars.get("best")
-        weights = {name: value.to(device) for name, value in _below("best/", tensors).items()}
+        weights = {name: value.to(device) for name, value in below("best/", tensors).items()}
         self.best = None if best is None else Best(best["score"], best["steps"], weights)
 
     def consider(self, score: float) -> bool:
@@ -98,7 +91,3 @@ class LearnerState:
         weights = {name: value.detach().clone() for name, value in self.policy.state_dict().items()}
         self.best = Best(score, self.steps, weights)
         return True
-
-
-def _below(prefix: str, named: dict[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

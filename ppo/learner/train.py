@@ -19,6 +19,7 @@ from ppo.rules import ACTIONS, observation_size
 from ppo.tape import Tape
 from ppo.vec_env import TradingVecEnv
 from training.fit import TrainingDivergedError
+from training.memory import naming_out_of_memory
 from training.streams import integer
 
 Row = dict[str, Any]
@@ -79,7 +80,10 @@ def start(job: Job) -> LearnerState:
 
 
 def train(
-    job: Job, state: LearnerState | None = None, on_rollout: Callable[[LearnerState, Row], None] | None = None
+    job: Job,
+    state: LearnerState | None = None,
+    on_rollout: Callable[[LearnerState, Row], None] | None = None,
+    batch_halvings: int = 0,
 ) -> TrainResult:
     """Train to `timesteps`, from `state` where one is given.
 
@@ -87,17 +91,21 @@ def train(
         job: what to train.
         state: a learner of the same job, as `start` made it or as it was restored.
         on_rollout: called between two rollouts with the row of the last one; what it raises ends the training.
+        batch_halvings: how often the samples that go through the nets at once are halved.
 
     Returns:
         The policy with the highest validation score; of equal ones the earliest.
 
     Raises:
         TrainingDivergedError: a weight stopped being finite.
+        OutOfMemoryError: the minibatch did not fit.
     """
     state = state or start(job)
     ppo, validate = job.config.ppo, job.validator()
+    what = f"an update of {ppo.minibatch_size >> batch_halvings} samples at once"
     while state.steps < ppo.timesteps:
-        row = advance(state, ppo)
+        with naming_out_of_memory(what):
+            row = advance(state, ppo, batch_halvings)
         _require_finite(state)
         if evaluation_due(ppo, state.steps):
             validation = validate(state.policy.decide)
@@ -110,7 +118,7 @@ def train(
     return result(state)
 
 
-def advance(state: LearnerState, ppo: PPOConfig) -> Row:
+def advance(state: LearnerState, ppo: PPOConfig, batch_halvings: int = 0) -> Row:
     """Play one rollout and learn from it."""
     rollout, state.carry = collect(state.policy, state.envs, state.carry, ppo.rollout_steps, state.generator)
     state.steps += ppo.num_envs * ppo.rollout_steps
@@ -119,7 +127,7 @@ def advance(state: LearnerState, ppo: PPOConfig) -> Row:
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     samples = samples_of(rollout, ppo)
-    figures = update(state.policy, state.optimizer, samples, ppo, state.generator)
+    figures = update(state.policy, state.optimizer, samples, ppo, state.generator, batch_halvings)
     return {"step": state.steps, "learning_rate": rate} | figures | rollout_figures(rollout, samples)
 
 

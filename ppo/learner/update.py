@@ -12,7 +12,7 @@ from torch import nn
 
 from configs.schema import PPOConfig
 from ppo.learner.advantage import advantages, explained_variance
-from ppo.learner.loss import Loss, Samples, masked_log_probs, ppo_loss
+from ppo.learner.loss import Loss, Samples, masked_log_probs, normalized, ppo_loss
 from ppo.learner.policy import Policy
 from ppo.learner.rollout import Rollout
 
@@ -63,16 +63,19 @@ def update(
     samples: Samples,
     config: PPOConfig,
     generator: torch.Generator,
+    batch_halvings: int = 0,
 ) -> dict[str, float]:
-    """Take the gradient steps of `config.epochs` passes; return the mean of each figure over the minibatches."""
+    """Take the gradient steps of `config.epochs` passes; return the mean of each figure over the minibatches.
+
+    `batch_halvings` halves the samples that go through the nets at once; the steps stay the same, up to rounding.
+    """
     parameters = list(policy.parameters())
     figures = []
     for batch in _minibatches(samples, config, generator):
-        loss = batch_loss(policy, batch, config)
+        optimizer.zero_grad()
+        loss = _backward(policy, batch, config, batch_halvings)
         if config.target_kl and loss.approx_kl.item() > 1.5 * config.target_kl:
             break
-        optimizer.zero_grad()
-        loss.total.backward()
         norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         optimizer.step()
         figures.append(torch.stack([*loss[1:], norm]))
@@ -83,6 +86,27 @@ def update(
 
 def batch_loss(policy: Policy, batch: Samples, config: PPOConfig) -> Loss:
     """Loss of the policy on one minibatch."""
+    return _part_loss(policy, batch._replace(advantage_B=normalized(batch.advantage_B)), config)
+
+
+def _backward(policy: Policy, batch: Samples, config: PPOConfig, halvings: int) -> Loss:
+    """Loss of one minibatch, its gradients added up from 2^halvings parts."""
+    if not halvings:
+        loss = batch_loss(policy, batch, config)
+        loss.total.backward()
+        return loss
+    count = len(batch.obs_BD)
+    batch = batch._replace(advantage_B=normalized(batch.advantage_B))
+    parts = zip(*(column.split(max(1, count >> halvings)) for column in batch), strict=True)
+    losses = []
+    for part in map(Samples._make, parts):
+        loss = Loss(*(term * (len(part.obs_BD) / count) for term in _part_loss(policy, part, config)))
+        loss.total.backward()
+        losses.append(torch.stack(loss).detach())
+    return Loss(*torch.stack(losses).sum(0))
+
+
+def _part_loss(policy: Policy, batch: Samples, config: PPOConfig) -> Loss:
     logits, value, _ = policy(batch.obs_BD, batch.state_BS, batch.start_B)
     return ppo_loss(
         logits,

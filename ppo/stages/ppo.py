@@ -4,6 +4,9 @@ Writes policy.safetensors, policy.json, scaler.json (the market scaler that the
 policy's observations need), history.json, training.json, and the policy for
 Stable-Baselines3: export.zip for `PPO.load`, export_maskable.zip for
 `MaskablePPO.load`. Checkpoints and TensorBoard logs lie beside and are no results.
+
+Stopped or killed, the builtin learner goes on from its newest checkpoint to the same bytes. MaskablePPO
+cannot: it starts anew, and ends with the same bytes too.
 """
 
 from __future__ import annotations
@@ -15,20 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import ConfigError, StopRequested
+from configs.errors import ConfigError, MachineUnfitError, OutOfMemoryError, StopRequested
 from configs.files import write_json
 from configs.run_dir import RunDir
 from configs.schema import Config
 from configs.unit import Unit, run_stage
 from ppo.export import write_export
-from ppo.learner.checkpoint import newest_checkpoint, save_checkpoint
 from ppo.learner.policy import save_policy
 from ppo.learner.state import LearnerState
 from ppo.learner.train import Job, Row, TrainResult, start, train
 from ppo.rules import ACTION_NAMES, ACTIONS, observation_size
 from ppo.tape import build_tape, spans
+from training.checkpoint import Checkpoints
 from training.determinism import set_up_torch
 from training.features import MARKET_OBSERVATION
+from training.memory import naming_out_of_memory
 from training.scaling import Scaler
 from training.splits import bars_needed
 from training.stages.prepare import load_predictions, load_prepared
@@ -100,41 +104,43 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def _train(unit: Unit, job: Job) -> TrainResult:
-    cache_key = unit.run.request(unit.id).cache_key
-    checkpoints = unit.dir / "checkpoints"
-    state, saved = start(job), newest_checkpoint(checkpoints, cache_key)
+    checkpoints, state = Checkpoints.of(unit), start(job)
+    saved = checkpoints.resume()
     if saved is not None:
-        state.load_arrays(*saved)
-    every = unit.config.ppo.checkpoint_every_steps
-    last_saved = state.steps
-
-    def save(state: LearnerState) -> None:
-        nonlocal last_saved
-        save_checkpoint(checkpoints, state, cache_key)
-        last_saved = state.steps
-        unit.events.emit("checkpoint", unit.id, step=state.steps)
+        state.load_arrays(saved.arrays, saved.scalars)
+    ppo = unit.config.ppo
 
     with _Reporter(unit, state.steps) as reporter:
 
+        def save(state: LearnerState) -> None:
+            reporter.flush()
+            checkpoints.save(state.steps, *state.to_arrays())
+
         def on_rollout(state: LearnerState, row: Row) -> None:
-            # the next rollout may not fit before the limit any more
-            if state.steps + unit.config.ppo.num_envs * unit.config.ppo.rollout_steps > last_saved + every:
-                save(state)
             try:
                 reporter.report(row)
             except StopRequested:
-                if last_saved < state.steps:
-                    save(state)
+                save(state)
                 raise
+            # the next rollout may not fit before the limit any more
+            next_steps = state.steps + ppo.num_envs * ppo.rollout_steps
+            if checkpoints.due() or next_steps > checkpoints.step + ppo.checkpoint_every_steps:
+                save(state)
 
-        return train(job, state, on_rollout)
+        return train(job, state, on_rollout, unit.batch_halvings)
 
 
 def _train_sb3(unit: Unit, job: Job) -> TrainResult:
     from ppo import backend_sb3  # inner: 2 s of imports that the builtin learner never needs
 
-    with _Reporter(unit, 0) as reporter:
-        return backend_sb3.train(job, reporter.report)
+    unit.log("MaskablePPO cannot be resumed: training starts from the first step")
+    try:
+        with _Reporter(unit, 0) as reporter, naming_out_of_memory("MaskablePPO"):
+            return backend_sb3.train(job, reporter.report)
+    except OutOfMemoryError as error:
+        raise MachineUnfitError(
+            f"{error}; MaskablePPO's batch cannot be halved: set a smaller ppo.minibatch_size or agent.backend=builtin"
+        ) from error
 
 
 class _Reporter:
@@ -147,7 +153,8 @@ class _Reporter:
         if first_step == 0:
             shutil.rmtree(logs, ignore_errors=True)
         self._unit = unit
-        self._writer = SummaryWriter(str(logs), purge_step=first_step)
+        # rows that a killed process wrote after its last checkpoint are written again
+        self._writer = SummaryWriter(str(logs), purge_step=first_step + 1)
         self._step, self._time_s = first_step, time.monotonic()
 
     def __enter__(self) -> _Reporter:
@@ -155,6 +162,10 @@ class _Reporter:
 
     def __exit__(self, *_: object) -> None:
         self._writer.close()
+
+    def flush(self) -> None:
+        """Put TensorBoard's rows on disk: a checkpoint is never ahead of them."""
+        self._writer.flush()
 
     def report(self, row: Row) -> None:
         """Log one row of the history; raises StopRequested when the unit was asked to stop."""

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from configs.load import resolve
-from ppo.learner.checkpoint import newest_checkpoint, save_checkpoint
 from ppo.learner.train import Job, advance, start, train
 from tests.ppo.worlds import COSTS, planted_tape
+from training.checkpoint import newest, save
 
 pytestmark = pytest.mark.usefixtures("torch_of_a_unit")
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,8 @@ def continue_from(directory: str) -> dict[str, str]:
     """Restore the newest checkpoint and finish; what a new process runs."""
     job = make_job()
     state = start(job)
-    state.load_arrays(*newest_checkpoint(Path(directory), "key"))
+    saved = newest(Path(directory), "key")
+    state.load_arrays(saved.arrays, saved.scalars)
     train(job, state)
     return fingerprint(state)
 
@@ -50,7 +51,7 @@ def test_a_learner_restored_in_a_new_process_ends_with_the_same_bits(tmp_path):
 
     def checkpoint(state, row):
         if state.rollouts == 3:
-            save_checkpoint(tmp_path, state, "key")
+            save(tmp_path, state.steps, *state.to_arrays(), "key")
 
     train(job, state, checkpoint)
     program = (
@@ -111,44 +112,3 @@ def test_global_random_state_has_no_say():
         assert torch.equal(before, torch.random.get_rng_state())
         states.append(fingerprint(state))
     assert states[0] == states[1]
-
-
-def saved(directory, rollouts=1, key="key"):
-    job = make_job()
-    state = start(job)
-    for _ in range(rollouts):
-        advance(state, job.config.ppo)
-        save_checkpoint(directory, state, key)
-    return state
-
-
-def test_two_checkpoints_are_kept_and_the_newest_is_taken(tmp_path):
-    state = saved(tmp_path, rollouts=4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1024", "768"]
-    assert newest_checkpoint(tmp_path, "key")[1]["steps"] == state.steps == 1024
-
-
-def test_a_checkpoint_of_another_request_is_not_taken(tmp_path):
-    saved(tmp_path)
-    assert newest_checkpoint(tmp_path, "other") is None
-
-
-@pytest.mark.parametrize("name", ["learner.safetensors", "manifest.json"])
-@pytest.mark.parametrize("damage", ["truncated", "missing"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, name, damage):
-    saved(tmp_path, rollouts=2)
-    path = tmp_path / "512" / name
-    path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:-20])
-    assert newest_checkpoint(tmp_path, "key")[1]["steps"] == 256
-
-
-def test_a_checkpoint_that_was_being_written_is_ignored_and_cleared(tmp_path):
-    (tmp_path / ".256").mkdir()
-    (tmp_path / ".256" / "learner.safetensors").write_bytes(b"half")
-    assert newest_checkpoint(tmp_path, "key") is None
-    saved(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["256"]
-
-
-def test_no_checkpoint_directory_means_no_checkpoint(tmp_path):
-    assert newest_checkpoint(tmp_path / "none", "key") is None

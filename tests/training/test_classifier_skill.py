@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.training.feature_samples import bars_of, config_of
-from training.crossfit import crossfit, predictions_frame, score_predictions
+from training.crossfit import Inputs, crossfit, predictions_frame, score_predictions
 from training.features import compute
 from training.predictors import PREDICTORS
 from training.splits import split
@@ -60,7 +60,7 @@ def planted():
 
 def scores_on_test(member, bars, features, config=CONFIG):
     parts = split(N, config.splits)
-    models = list(crossfit(member, bars, features, parts, config))
+    models = list(crossfit(member, Inputs.of(bars, features, config), parts))
     predictions = predictions_frame(models, features, bars, config)
     return score_predictions(bars, predictions, parts, config, np.arange(*parts.test))
 

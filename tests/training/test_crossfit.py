@@ -13,7 +13,7 @@ from configs.errors import BadDataError
 from configs.files import read_json
 from tests.training.feature_samples import HOUR, changed_after, config_of, random_walk
 from training.artifacts import load_model, save_model
-from training.crossfit import crossfit, predictions_frame, ready_rows, score_predictions, soft_vote
+from training.crossfit import Inputs, crossfit, predictions_frame, ready_rows, score_predictions, soft_vote
 from training.features import compute, warmup_bars
 from training.labels import label_values
 from training.metrics import CLASS_NAMES
@@ -45,7 +45,7 @@ def tiny(*settings):
 
 def chain(bars, config, member="lstm"):
     features = compute(bars, config.features)
-    models = list(crossfit(member, bars, features, split(len(bars), config.splits), config))
+    models = list(crossfit(member, Inputs.of(bars, features, config), split(len(bars), config.splits)))
     return models, predictions_frame(models, features, bars, config)
 
 

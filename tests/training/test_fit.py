@@ -7,7 +7,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from configs.errors import BadDataError, MachineUnfitError, StopRequested
 from configs.schema import ClassifiersConfig
-from training.fit import Meter, Silent, Task, TrainingDivergedError, Windows, class_weights, fit, largest_batch, predict
+from training.fit import Schedule, Task, TrainingDivergedError, Windows, class_weights, fit, largest_batch, predict
+from training.meter import Meter, Silent
 from training.predictors import PREDICTORS, Architecture, build_predictor
 
 LOOKBACK, FEATURES = 6, 3
@@ -40,7 +41,7 @@ def last_bar_task(n=400, seed=0, **changes):
 
 def run(model, task, config, *, epochs=3, warm=False, seed=0, report=None):
     meter = Meter(report or Silent(), epochs * task.train_rows.size)
-    return fit(model, task, config, epochs=epochs, warm=warm, seed=seed, meter=meter)
+    return fit(model, task, config, Schedule(epochs, warm, seed), meter)
 
 
 def flat(model):
@@ -155,7 +156,7 @@ def test_patience_ends_the_fit_and_the_meter_counts_the_rest_as_done():
     model = net(config)
     run(model, task, config, epochs=10)
     meter = Meter(Silent(), 50 * task.train_rows.size)
-    fitted = fit(model, opposite_task(), config, epochs=50, warm=True, seed=0, meter=meter)
+    fitted = fit(model, opposite_task(), config, Schedule(50, warm=True, seed=0), meter)
     assert [row["epoch"] for row in fitted.history] == [0, 1, 2]
     assert meter.done == meter.total
 

@@ -1,6 +1,7 @@
 """Units `classifiers/<member>` and `classifiers/ensemble`: out-of-fold predictions as columns.
 
-A member fits its chain and writes models, predictions and plots. The ensemble votes,
+A member fits its chain and writes models, predictions and plots; stopped or killed, it goes on from its newest
+checkpoint to the same bytes. The ensemble votes,
 and proves in its own process that every stored model still gives the stored
 predictions. The test part is predicted here, never scored.
 """
@@ -17,7 +18,16 @@ from configs.files import write_atomic, write_json
 from configs.schema import Config
 from configs.unit import Unit, run_stage
 from training.artifacts import FittedModel, load_model, save_model
-from training.crossfit import crossfit, predict_with, predictions_frame, ready_rows, score_predictions, soft_vote
+from training.checkpoint import Checkpoints
+from training.crossfit import (
+    Inputs,
+    crossfit,
+    predict_with,
+    predictions_frame,
+    ready_rows,
+    score_predictions,
+    soft_vote,
+)
 from training.determinism import set_up_torch
 from training.features import FEATURE_NAMES
 from training.metrics import CLASS_NAMES
@@ -86,7 +96,10 @@ def fit_member(unit: Unit, prepared: Prepared) -> dict[str, Any]:
     """Fit one member's chain and write its models, predictions, metrics and plots."""
     member, config = unit.name, unit.config
     models: list[FittedModel] = []
-    for fitted in crossfit(member, prepared.bars, prepared.features, prepared.split, config, unit):
+    inputs = Inputs.of(prepared.bars, prepared.features, config)
+    saved = Checkpoints.of(unit)
+    chain = crossfit(member, inputs, prepared.split, unit, checkpoints=saved, batch_halvings=unit.batch_halvings)
+    for fitted in chain:
         save_model(fitted, unit.dir / "models" / fitted.name)
         models.append(fitted)
     predictions = predictions_frame(models, prepared.features, prepared.bars, config)
