@@ -58,7 +58,8 @@ _FIELDS = (
 """Names of settings whose value is a secret, as files and answers of services have them."""
 FORMS = (
     _form(
-        r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:[\s\S]{0,20000}?-----END [A-Z ]{0,30}PRIVATE KEY-----|[^-]*)",
+        r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----"
+        r"(?:[\s\S]{0,20000}?-----END [A-Z ]{0,30}PRIVATE KEY-----|[A-Z0-9+/=\\\s]{0,20000})",
         "-----begin ",
     ),
     _token(r"A(?:KIA|SIA)[A-Z0-9]{16}\b", "akia", "asia"),
@@ -88,8 +89,9 @@ FORMS = (
 
 def redact(text: str) -> str:
     """`text` with every secret in it replaced by `[redacted]`; doing it twice changes nothing more."""
-    # what is redacted already is never looked at again, nor joined with its neighbours
-    return REDACTED.join(_redact_piece(piece) for piece in text.split(REDACTED))
+    while (found := _redact_once(text)) != text:
+        text = found  # one secret may have hidden where the next begins
+    return text
 
 
 def redact_values(value: Any) -> Any:
@@ -117,6 +119,11 @@ def secret_values(environment: Mapping[str, str] = os.environ) -> tuple[str, ...
 def _redact_field(key: Any, value: Any) -> Any:
     named = isinstance(key, str) and isinstance(value, str) and key.lower().endswith(_FIELDS)
     return REDACTED if named and value else redact_values(value)
+
+
+def _redact_once(text: str) -> str:
+    # what is redacted already is never looked at again, nor joined with its neighbours
+    return REDACTED.join(_redact_piece(piece) for piece in text.split(REDACTED))
 
 
 def _redact_piece(text: str) -> str:

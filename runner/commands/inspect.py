@@ -12,6 +12,7 @@ import click
 
 from configs.errors import ConfigError, ExitCode
 from configs.run_dir import RunDir
+from configs.secrets import redact
 from runner.commands.options import json_option, runs_dir_option
 from runner.guard import owner_of, signal_owner
 from runner.locate import Found, find_run
@@ -57,8 +58,8 @@ def logs(run: str, unit: str, follow: bool, lines: int, runs_dir: Path) -> ExitC
     readers = {path: _LogReader(path, lines) for path in _log_paths(*found)}
     while True:
         owned = bool(owner_of(found[0].root))
-        for line in _new_lines(readers, found, lines):
-            click.echo(line)
+        if new := list(_new_lines(readers, found, lines)):
+            click.echo(redact("\n".join(new)))
         if not follow or not owned:
             return ExitCode.DONE
         time.sleep(FOLLOW_EVERY_S)
@@ -80,7 +81,7 @@ def stop(run: str, runs_dir: Path) -> ExitCode:
 @runs_dir_option
 def report(run: str, runs_dir: Path) -> ExitCode:
     """Write the report of a run anew and print its path."""
-    from runner.job import render_report
+    from runner.epilogue import render_report
 
     click.echo(render_report(find_and_say(run, runs_dir).run).resolve())
     return ExitCode.DONE

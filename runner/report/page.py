@@ -9,6 +9,7 @@ from string import Template
 
 from configs.files import write_atomic
 from configs.run_dir import RunDir
+from configs.secrets import redact_values
 from runner.report import background, certainty, learning, performance
 from runner.report.facts import Facts, read_facts
 from runner.report.markup import Html, escape, join, json_script, tag
@@ -46,20 +47,23 @@ def write_report(run: RunDir) -> Path:
 
 
 def render(facts: Facts) -> str:
-    """The whole file; equal facts give equal bytes."""
+    """The whole file, without secrets; equal facts give equal bytes."""
     sections = [_build(builder, facts) for builder in SECTIONS]
     figures = [figure.to_json() for section in sections for figure in section.figures]
     here = files("runner.report")
+    written = {
+        "title": escape(_title(facts)),
+        "ribbon": _ribbon(facts),
+        "head": _head(facts),
+        "contents": _contents(sections),
+        "notices": _notices(facts, sections),
+        "sections": join(section.html() for section in sections if section.parts),
+        "figures": json_script("figures", figures),
+    }
     return Template((here / "template.html").read_text()).substitute(
-        title=escape(_title(facts)),
+        redact_values(written),
         css=(here / "report.css").read_text(),
         body_class="synthetic" if facts.synthetic else "",
-        ribbon=_ribbon(facts),
-        head=_head(facts),
-        contents=_contents(sections),
-        notices=_notices(facts, sections),
-        sections=join(section.html() for section in sections if section.parts),
-        figures=json_script("figures", figures),
         plotly=_plotly() if figures else "",
         script=(here / "report.js").read_text(),
     )
