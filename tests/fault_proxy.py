@@ -54,14 +54,25 @@ class FaultProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.fault = Fault()
-        self._lock = threading.Lock()
+        self.sent_bytes = 0
+        self._moved = threading.Condition()
         self._open: set[socket.socket] = set()
-        self._healed = threading.Event()
+        self._closed = threading.Event()
         threading.Thread(target=self._accept, name="fault proxy", daemon=True).start()
+
+    def wait_until_sent(self, size_bytes: int) -> None:
+        """Wait until this many bytes went to the server since the proxy was made.
+
+        Raises:
+            TimeoutError: they did not in a minute.
+        """
+        with self._moved:
+            if not self._moved.wait_for(lambda: self.sent_bytes >= size_bytes, timeout=60):
+                raise TimeoutError(f"{self.sent_bytes} of {size_bytes} bytes went to the server")
 
     def close(self) -> None:
         """Stop listening and end every connection."""
-        self._healed.set()
+        self._closed.set()
         for each in (self._listener, *self._open):
             _end(each)
 
@@ -87,12 +98,16 @@ class FaultProxy:
                 if fault.black_hole:
                     continue
                 if fault.delay_s:
-                    self._healed.wait(fault.delay_s)
+                    self._closed.wait(fault.delay_s)
                 interim = INTERIM if direction == "reply" and piece.startswith(INTERIM) else b""
                 rest = piece[len(interim) :]
-                with self._lock:
+                with self._moved:
                     allowed = fault.allow(direction, len(rest)) if rest else 0
                 target.sendall(interim + rest[:allowed])
+                if direction == "request":
+                    with self._moved:
+                        self.sent_bytes += allowed
+                        self._moved.notify_all()
                 if allowed < len(rest):
                     break
         for each in (source, target):

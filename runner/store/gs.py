@@ -7,7 +7,6 @@ credentials, STORAGE_EMULATOR_HOST). The tag is the generation.
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from runner.store.objects import (
     StoreUnreachableError,
     check_key,
     check_prefix,
+    said,
 )
 
 CONNECT_S = 10.0
@@ -51,7 +51,6 @@ BROKEN = (
 )
 NO_BUCKET = StoreDeniedError
 """What 404 means where no object is asked for."""
-USER_INFO = re.compile(r"//[^/@\s]*@")
 
 
 class GoogleStore:
@@ -146,7 +145,7 @@ class GoogleStore:
             raise ours from error
 
     def _translated(self, key: str, error: Exception, missing: type[StoreError]) -> StoreError:
-        says = f"{self.url}/{key}: {USER_INFO.sub('//', ' '.join(str(error).split()))[:300]}"
+        says = f"{self.url}/{key}: {said(error)}"
         if isinstance(error, BROKEN):
             return StoreUnreachableError(says)
         if isinstance(error, GoogleAuthError):

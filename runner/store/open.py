@@ -61,7 +61,7 @@ def _open_bare(url: str, answer_s: float) -> ObjectStore:
     try:
         prefix = prefix and check_key(prefix) + "/"
     except StoreError as error:
-        raise ConfigError(f"store URL {url!r}: {error}") from error
+        raise ConfigError(f"store URL {url!r}: {error}; {EXPECTED}") from error
     if parts.scheme == "s3":
         from runner.store.s3 import S3Store
 

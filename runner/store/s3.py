@@ -9,7 +9,6 @@ behind are no objects, but are billed until a lifecycle rule of the bucket
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from runner.store.objects import (
     StoreUnreachableError,
     check_key,
     check_prefix,
+    said,
 )
 
 CONNECT_S = 10.0
@@ -71,7 +71,6 @@ BROKEN = (
     ResponseParserError,
     RetriesExceededError,
 )
-USER_INFO = re.compile(r"//[^/@\s]*@")
 
 
 class S3Store:
@@ -118,7 +117,7 @@ class S3Store:
             answer = client.get_object(Bucket=self._bucket, Key=self._name(key))
             with contextlib.closing(answer["Body"]) as stream:
                 body = stream.read()
-        return body, Stat(key, len(body), _tag(answer), answer["LastModified"].timestamp())
+        return body, Stat(key, len(body), _tag(answer), _time(answer))
 
     def get_to(self, key: str, path: Path) -> None:
         """Stream an object into a file."""
@@ -131,10 +130,12 @@ class S3Store:
             pages = client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + check_prefix(prefix)
             )
-            for page in pages:
-                for found in page.get("Contents", ()):
-                    key = found["Key"].removeprefix(self._prefix)
-                    yield Stat(key, found["Size"], _tag(found), found["LastModified"].timestamp())
+            found = [
+                Stat(entry["Key"].removeprefix(self._prefix), entry["Size"], _tag(entry), _time(entry))
+                for page in pages
+                for entry in page.get("Contents", ())
+            ]
+        return iter(sorted(found, key=lambda stat: stat.key))  # not every server lists in the order of the keys
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is gone already is fine."""
@@ -162,7 +163,7 @@ class S3Store:
                         ),
                     )
                 except ValueError as error:
-                    raise ConfigError(f"{self.url}: {_clean(error)}; correct AWS_ENDPOINT_URL") from error
+                    raise ConfigError(f"{self.url}: {said(error)}; correct AWS_ENDPOINT_URL") from error
             return self._client
 
     @contextlib.contextmanager
@@ -183,10 +184,10 @@ class S3Store:
             return _of_answer(where, error.response)
         if isinstance(error, NO_CREDENTIALS):
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source boto3 knows"
-            return StoreDeniedError(f"{where}: {_clean(error)}; {remedy}")
+            return StoreDeniedError(f"{where}: {said(error)}; {remedy}")
         if isinstance(error, BROKEN):
-            return StoreUnreachableError(f"{where}: {_clean(error)}")
-        return StoreError(f"{where}: {_clean(error)}")
+            return StoreUnreachableError(f"{where}: {said(error)}")
+        return StoreError(f"{where}: {said(error)}")
 
 
 def _tag(answer: Any) -> str:
@@ -194,11 +195,15 @@ def _tag(answer: Any) -> str:
     return answer["ETag"].strip('"')
 
 
+def _time(answer: Any) -> float:
+    return answer["LastModified"].timestamp()
+
+
 def _of_answer(where: str, response: Any) -> StoreError:
     """The error for an answer that is not 2xx."""
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    says = f"{where}: {code or status}: {_clean(response.get('Error', {}).get('Message', 'no message'))}"
+    says = f"{where}: {code or status}: {said(response.get('Error', {}).get('Message', 'no message'))}"
     if code in REFUSED or status == 412:
         return PreconditionFailedError(says)
     if code in MISSING:
@@ -214,8 +219,3 @@ def _of_answer(where: str, response: Any) -> StoreError:
     if status == 301 or code in ("AuthorizationHeaderMalformed", "PermanentRedirect"):
         return StoreDeniedError(f"{says}; set AWS_DEFAULT_REGION to the bucket's region")
     return StoreError(says)
-
-
-def _clean(error: object) -> str:
-    """One line without what an address may carry before its host."""
-    return USER_INFO.sub("//", " ".join(str(error).split()))[:300]
