@@ -19,7 +19,7 @@ TAIL_LINES = 40
 TAIL_CHARACTERS = 8_000
 
 
-def write_exit_record(run: RunDir, ending: Ending, spent: Spent = Spent(), last_snapshot: str = "") -> None:
+def write_exit_record(run: RunDir, ending: Ending, spent: Spent, last_snapshot: str = "") -> None:
     """Write `exit.json`.
 
     Args:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError, ExitCode
+from configs.errors import ConfigError, ExitCode, ProjectError
 from configs.events import EventLog
 from configs.run_dir import RunDir
 from configs.schema import Config
+from runner.budget import Budget, opening, spent
 from runner.console import watching
+from runner.epilogue import Epilogue
+from runner.exit_record import write_exit_record
 from runner.graph import Unit, expand, select, with_needs
 from runner.guard import Owner, Terminated
 from runner.identity import Keys
-from runner.plan import bars_needed
+from runner.notify import Notice, notify, occasion_of
+from runner.plan import bars_needed, make_plan
 from runner.preflight.check import CheckResult, Context, Verdict
 from runner.preflight.checks import exit_code, run_checks
+from runner.restarts import refuse_fruitless
 from runner.reuse import has_durable_progress, standing
 from runner.say import say
-from runner.session import Ask, Plan, establish, resolve_ask
+from runner.session import Ask, Plan, establish, resolve_ask, settle
+from runner.stopping import StopSignals
+from runner.store.hold import Hold, contact, held
+from runner.store.keeper import Keeper
+from runner.store.layout import Spent
+from runner.store.place import read_place
 from runner.supervisor import GOES_ON, MAX_NOTE, NOTHING_DONE, Supervisor
 from runner.view import RUN
 from runner.watch import Ending
@@ -62,14 +72,26 @@ class Job:
         Raises:
             ProjectError: something about it is wrong.
         """
-        plan = resolve_ask(ask)
+        return cls.from_plan(resolve_ask(ask), choice)
+
+    @classmethod
+    def from_plan(cls, plan: Plan, choice: Choice) -> Job:
+        """The graph of a plan.
+
+        Raises:
+            ConfigError: a chosen stage does not exist.
+        """
         units = expand(plan.config)
         chosen = select(units, choice.stages, choice.until)
         return cls(plan, tuple(with_needs(units, chosen)), tuple(chosen), plan.keys())
 
-    def standing(self) -> dict[str, str]:
-        """How each unit stands before anything is started."""
-        return standing(self.plan.run, self.units, self.keys, self.plan.reuse)
+    def standing(self, run: RunDir | None = None) -> dict[str, str]:
+        """How each unit stands before anything is started; `run` is another copy of the run directory."""
+        return standing(run or self.plan.run, self.units, self.keys, self.plan.reuse)
+
+    def is_finished(self, states: dict[str, str]) -> bool:
+        """Every unit is done and the report is there."""
+        return self.plan.run.report.exists() and self.plan.run.run_json.exists() and set(states.values()) == {"done"}
 
     def refuse_missing(self, states: dict[str, str]) -> None:
         """Refuse to start when a stage that was not chosen has work to do.
@@ -86,39 +108,154 @@ class Job:
 
 
 def run_job(job: Job, ask: Ask, choice: Choice) -> Ending:
-    """Do what is not done yet and write the report."""
+    """Do what is not done yet, write the report, and keep both where the configuration says."""
     run = job.plan.run
-    states = job.standing()
-    if run.report.exists() and run.run_json.exists() and set(states.values()) == {"done"}:
+    if job.is_finished(job.standing()) and _is_kept(job.plan):
         say(f"run {run.run_id} is finished; nothing to do")
         return Ending(ExitCode.DONE)
-    job.refuse_missing(states)
-    with Owner(run.root) as owner:
-        establish(job.plan)
-        events = EventLog(run.events, "supervisor")
+    with StopSignals(job.plan.config.runtime.stop_grace_s) as signals:
+        return _stoppable(run, lambda: _own(job, ask, choice, signals))
+
+
+def _own(job: Job, ask: Ask, choice: Choice, signals: StopSignals) -> Ending:
+    """Own the run here and in its store, bring it here, and go on with it."""
+    run = job.plan.run
+    with Owner(run.root) as owner, held(run, job.plan.config.store, choice.take_over, say) as hold:
+        job = Job.from_plan(settle(job.plan, ask), choice)
+        states = job.standing()
+        if hold and job.is_finished(states) and read_place(run).complete:
+            say(f"run {run.run_id} is finished; nothing to do")
+            return Ending(ExitCode.DONE)
+        config = job.plan.config
+        ledger = spent(run.events)
+        known = hold.lease.head.spent if hold else None
+        budget = Budget(
+            config.budget,
+            _larger(ledger, known),
+            grace_s=config.runtime.stop_grace_s,
+            warn=lambda says: notify(Notice(run.run_id, "budget", says=says), wait_s=0),
+        )
         try:
-            events.emit("run_started", RUN, command=" ".join(sys.argv)[:MAX_NOTE])
-            ending = _stoppable(run, lambda: _carry_out(job, ask, choice, owner, events))
-            verdict = _verdict(run) if ending.exit_code == ExitCode.DONE else None
-            events.emit(
-                "run_finished", RUN, exit_code=int(ending.exit_code), verdict=verdict, says=ending.message[:MAX_NOTE]
+            job.refuse_missing(states)
+            job.plan.require_data(states)
+            establish(job.plan)
+            if not job.is_finished(states):
+                refuse_fruitless(run.events, config.runtime.max_fruitless_starts)
+                budget.refuse_spent()
+        except ProjectError as error:
+            if run.run_json.exists():
+                refused = Ending(error.exit_code, str(error))
+                write_exit_record(run, refused, budget.spent(), hold.lease.head.snapshot if hold else "")
+                notify(Notice(run.run_id, occasion_of(error.exit_code), int(error.exit_code), says=refused.message))
+            raise
+        with contextlib.closing(EventLog(run.events, "supervisor")) as events:
+            opened = opening(config.budget.price_usd_per_hour, ledger, known)
+            events.emit("run_started", RUN, command=" ".join(sys.argv)[:MAX_NOTE], **opened)
+            return _Start(job, ask, choice, owner, events, signals, budget, hold).carry_out(states)
+
+
+@dataclass
+class _Start:
+    """One start of a run that is ours and here."""
+
+    job: Job
+    ask: Ask
+    choice: Choice
+    owner: Owner
+    events: EventLog
+    signals: StopSignals
+    budget: Budget
+    hold: Hold | None
+
+    def carry_out(self, states: dict[str, str]) -> Ending:
+        """Pre-flight, the units, and what follows them."""
+        run, config = self.job.plan.run, self.job.plan.config
+        with self._keeping() as keeper:
+            ending = _stoppable(run, lambda: self._work(states, keeper))
+            epilogue = Epilogue(
+                run, config, self.events, self.signals, self.budget.spent, keeper=keeper, push=self.choice.push
             )
-        finally:
-            events.close()
-        _report_at_the_end(run, ending)
-    return ending
+            return epilogue.wind_up(ending)
+
+    def _keeping(self) -> contextlib.AbstractContextManager[Keeper | None]:
+        if self.hold is None:
+            return contextlib.nullcontext()
+        self.hold.spent = self.budget.spent
+        return Keeper(self.job.plan.run, self.hold, self.job.plan.config.store, self.events)
+
+    def _work(self, states: dict[str, str], keeper: Keeper | None) -> Ending:
+        if self.job.is_finished(states):
+            return Ending(ExitCode.DONE)
+        if keeper:
+            keeper.request("a start")
+        if not self.choice.skip_preflight:
+            ending = self._preflight(states)
+            if ending.exit_code != ExitCode.DONE:
+                return ending
+        plan = self.job.plan
+        supervisor = Supervisor(
+            plan.run,
+            self.job.units,
+            self.job.keys,
+            owner=self.owner,
+            events=self.events,
+            reuse=plan.reuse,
+            watchers=[keeper, self.budget] if keeper else [self.budget],
+        )
+        with watching(f"run {plan.run.run_id}", self.choice.verbose) as observe:
+            try:
+                return supervisor.run(observe)
+            finally:
+                self.signals.adopt(supervisor.stop_signal, supervisor.hurried, supervisor.deadline_s)
+
+    def _preflight(self, states: dict[str, str]) -> Ending:
+        say("pre-flight: checking the machine, the data and what the stages need")
+        plan = self.job.plan
+        to_run = [unit for unit in self.job.units if states[unit.id] == "to run"]
+        results = preflight(
+            plan.config,
+            self.ask,
+            lambda: plan.facts,
+            require_gpu=self.choice.require_gpu,
+            units=to_run,
+            spent=self.budget.spent,
+        )
+        for result in results:
+            self.events.emit("check", RUN, **result.to_json())
+        show_checks(results, everything=self.choice.verbose)
+        return preflight_ending(results)
 
 
 def preflight(
-    config: Config, ask: Ask, facts: Callable[[], dict[str, Any]], require_gpu: bool = False
+    config: Config,
+    ask: Ask,
+    facts: Callable[[], dict[str, Any]],
+    *,
+    require_gpu: bool = False,
+    units: Sequence[Unit] | None = None,
+    spent: Callable[[], Spent] = Spent,
 ) -> list[CheckResult]:
-    """Check the machine, and by `facts` (what `data check` says) the dataset."""
+    """Check the machine, and by `facts` (what `data check` says) the dataset.
+
+    Args:
+        config: of the run.
+        ask: the command.
+        facts: asks what the dataset is.
+        require_gpu: fail where there is none.
+        units: those that have work to do; all by default.
+        spent: asks what the run has used so far.
+    """
+    every_unit = expand(config)
     context = Context(
         runs_dir=ask.runs_dir,
         offline=ask.offline,
         require_gpu=require_gpu,
-        bars_needed=lambda: bars_needed(config, expand(config)),
+        bars_needed=lambda: bars_needed(config, every_unit),
         dataset=facts,
+        spent=spent,
+        work_left_s=lambda: (
+            make_plan(config, every_unit if units is None else units, facts()["rows"], ask.runs_dir).wall_s
+        ),
     )
     return run_checks(config, context)
 
@@ -128,47 +265,6 @@ def preflight_ending(results: Sequence[CheckResult]) -> Ending:
     failed = [result for result in results if result.verdict == "fail"]
     lines = [f"{result.name}: found {result.found}, needed {result.needed}; {result.remedy}" for result in failed]
     return Ending(exit_code(results), "pre-flight failed\n  " + "\n  ".join(lines) if failed else "")
-
-
-def render_report(run: RunDir) -> Path:
-    """Write the report anew."""
-    from runner.report import write_report  # heavy: figures
-
-    path: Path = write_report(run)
-    return path
-
-
-def _report_at_the_end(run: RunDir, ending: Ending) -> None:
-    """Write the report of what there is; where the run did not succeed, a fault of the report masks nothing."""
-    if ending.exit_code == ExitCode.DONE:
-        render_report(run)
-    elif has_durable_progress(run):
-        try:
-            render_report(run)
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 -- the ending matters more
-            say(f"no report of what there is: {type(error).__name__}: {error}")
-
-
-def _carry_out(job: Job, ask: Ask, choice: Choice, owner: Owner, events: EventLog) -> Ending:
-    if not choice.skip_preflight:
-        say("pre-flight: checking the machine, the data and what the stages need")
-        results = preflight(job.plan.config, ask, lambda: job.plan.facts, choice.require_gpu)
-        for result in results:
-            events.emit("check", RUN, **result.to_json())
-        show_checks(results, everything=choice.verbose)
-        ending = preflight_ending(results)
-        if ending.exit_code != ExitCode.DONE:
-            return ending
-    supervisor = Supervisor(
-        job.plan.run,
-        job.units,
-        job.keys,
-        owner=owner,
-        events=events,
-        reuse=job.plan.reuse,
-    )
-    with watching(f"run {job.plan.run.run_id}", choice.verbose) as observe:
-        return supervisor.run(observe)
 
 
 def show_checks(results: Sequence[CheckResult], everything: bool = True) -> None:
@@ -186,8 +282,23 @@ def show_checks(results: Sequence[CheckResult], everything: bool = True) -> None
     say(f"pre-flight: {counts['ok']} of {len(results)} checks ok{''.join(others)}")
 
 
+def _larger(one: Spent, other: Spent | None) -> Spent:
+    """The store may have seen more than the log here, or less."""
+    other = other or one
+    return Spent(wall_s=max(one.wall_s, other.wall_s), cost_usd=max(one.cost_usd, other.cost_usd))
+
+
+def _is_kept(plan: Plan) -> bool:
+    """Nothing that is here is missing in the store; true where the run has none."""
+    url = plan.config.store.url
+    if not url:
+        return True
+    head, place = contact(url, plan.run.run_id), read_place(plan.run)
+    return head is not None and place.complete and place.covers(url, head)
+
+
 def _stoppable(run: RunDir, work: Callable[[], Ending]) -> Ending:
-    """Carry out `work`; an interruption outside the supervisor ends the run like one inside it."""
+    """Carry out `work`; an interruption, and what a run may end with, become its ending."""
     try:
         return work()
     except KeyboardInterrupt as interruption:
@@ -195,8 +306,3 @@ def _stoppable(run: RunDir, work: Callable[[], Ending]) -> Ending:
             return Ending(ExitCode.INTERRUPTED, GOES_ON)
         code = ExitCode.TERMINATED if isinstance(interruption, Terminated) else ExitCode.CTRL_C
         return Ending(code, NOTHING_DONE)
-
-
-def _verdict(run: RunDir) -> str | None:
-    result = run.result("evaluate")
-    return result.metrics.get("verdict") if result else None

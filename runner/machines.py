@@ -37,7 +37,7 @@ def this_machine(config: Config, lock_digest: str, place: str) -> dict[str, Any]
 
 
 def machines_of(run: RunDir, known: Mapping[str, Any], mine: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The machines of a run with `mine` at the end, in order of time; one that finished and saved nothing is left out."""
+    """The machines of a run in order of time, `mine` last; one that neither finished nor saved anything is left out."""
     machines = [dict(machine) for machine in known.get("machines", [])]
     if machines and not _did_something(run, machines[-1]["since_t"]):
         machines.pop()

@@ -74,6 +74,21 @@ class Plan:
         """The run has been started before."""
         return self.run.config_yaml.exists()
 
+    def require_data(self, states: dict[str, str]) -> None:
+        """Refuse to start where the dataset is gone and something still reads it.
+
+        Raises:
+            DatasetNotFoundError: as the search for it said.
+        """
+        if not self.not_found:
+            return
+        if states.get("prepare") == "to run":
+            raise DatasetNotFoundError(self.not_found)
+        say(
+            f"the dataset is not here; going on with what was prepared from it: {self.facts['rows']:,} bars, "
+            f"digest {self.facts['digest'][:12]}"
+        )
+
     def keys(self) -> Keys:
         """What makes the cache keys of this run's units."""
         return Keys.of_this_program(self.config, self.facts["digest"])
@@ -230,7 +245,8 @@ def _resumed(ask: Ask) -> Plan:
 def _resumed_from(source: RunDir, run: RunDir, ask: Ask) -> Plan:
     """The plan of `run`, read from `source`: itself, or what its store has of it."""
     config, known = _laid_over(source.load_config(), ask), source.load_facts()
-    data_dirs = ask.data_dirs or tuple(Path(path) for path in known["data_dirs"])
+    recorded_dirs = tuple(Path(path) for path in known["data_dirs"])
+    data_dirs = tuple(dict.fromkeys(path.resolve() for path in (*ask.data_dirs, *recorded_dirs, *DEFAULT_DATA_DIRS)))
     place, recorded, not_found = known["data_place"], known.get("dataset"), ""
     if ask.data_dirs and not Path(place).is_file():
         place = ""  # a file given by its path, on a machine that has it in one of these directories

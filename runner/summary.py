@@ -20,6 +20,7 @@ def run_object(run: RunDir, exit_code: int | None, error: str = "") -> dict[str,
     """Run id, exit code, verdict, metrics of every agent and baseline, report path; empty where there is none yet."""
     result = run.result("evaluate")
     metrics = result.metrics if result else {}
+    exactness = run.load_facts() if run.run_json.exists() else {}
     return {
         "run_id": run.run_id,
         "run_dir": str(run.root.resolve()),
@@ -32,6 +33,8 @@ def run_object(run: RunDir, exit_code: int | None, error: str = "") -> dict[str,
         "bars_per_year": metrics.get("bars_per_year"),
         "trials": metrics.get("trials"),
         "synthetic": _is_synthetic(run),
+        "bit_exact": exactness.get("bit_exact"),
+        "bit_exact_reasons": exactness.get("bit_exact_reasons", []),
         "report": str(run.report.resolve()) if run.report.exists() else None,
     } | ({"error": error} if error else {})
 

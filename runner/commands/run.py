@@ -73,7 +73,7 @@ def preflight(**options: Any) -> ExitCode:
 
     ask = ask_of(options)
     config = resolve_config(ask).config
-    results = job.preflight(config, ask, lambda: dataset_facts(ask, config), options["require_gpu"])
+    results = job.preflight(config, ask, lambda: dataset_facts(ask, config), require_gpu=options["require_gpu"])
     if options["as_json"]:
         click.echo(json.dumps(to_json(results)))
     else:
@@ -121,17 +121,20 @@ def _refuse_beside_resume(options: dict[str, Any]) -> None:
 
 def _dry_run(job: Any, as_json: bool) -> ExitCode:
     from runner.identity import shell_line
+    from runner.remote import as_kept
 
-    states = job.standing()
+    plan = job.plan
+    with as_kept(plan.run, plan.config.store.url) as run:
+        states, exists = job.standing(run), run.config_yaml.exists()
     chosen = {unit.id for unit in job.chosen}
     for unit_id, state in states.items():
         if state == "to run" and unit_id not in chosen:
             states[unit_id] = "missing: its stage was not chosen"
     if as_json:
-        click.echo(json.dumps({"run_id": job.plan.run.run_id, "exists": job.plan.exists, "units": states}))
+        click.echo(json.dumps({"run_id": plan.run.run_id, "exists": exists, "units": states}))
         return ExitCode.DONE
-    click.echo(f"run {job.plan.run.run_id} ({'exists' if job.plan.exists else 'new'}) in {job.plan.run.root.parent}")
+    click.echo(f"run {plan.run.run_id} ({'exists' if exists else 'new'}) in {plan.run.root.parent}")
     for unit_id, state in states.items():
         click.echo(f"  {unit_id:<24}{state}")
-    click.echo(f"reproduce with: {shell_line(job.plan.command)}")
+    click.echo(f"reproduce with: {shell_line(plan.command)}")
     return ExitCode.DONE

@@ -126,6 +126,8 @@ def identity(facts: Facts) -> Section | None:
         [_title(key).removesuffix(" digest"), tag("code", run[key])] for key in sorted(run) if key.endswith("_digest")
     ]
     remark = "Equal digests, device kind and thread count give equal bytes on the same instruction set."
+    if reasons := run.get("bit_exact_reasons"):
+        remark += f" This run is not bit-exact: {'; '.join(map(str, reasons))}."
     parts = [facts_list(pairs), heading("Digests"), table(("Of", "SHA-256"), digests, label="Digests", align="l")]
     return Section("identity", "Identity", [*parts, note(remark)])
 

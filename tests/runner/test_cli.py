@@ -1,5 +1,6 @@
 """The command line as a user sees it, on a run that has prepared its data and no more."""
 
+import contextlib
 import io
 import json
 import resource
@@ -17,6 +18,7 @@ from configs.errors import EXIT_CODE_MEANING
 from configs.run_dir import RunDir
 from runner.cli import main
 from runner.guard import Owner
+from runner.preflight.checks import CHECKS
 from tests.cli import cli
 from tests.runner.fixture_stages.world import wait_for
 
@@ -314,7 +316,7 @@ def test_preflight_shows_every_check_where_the_dataset_is_missing(tmp_path):
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert done.returncode == 66
     assert checks["dataset"]["verdict"] == "fail" and "XMR-EUR_1H" in checks["dataset"]["found"]
-    assert checks["memory"]["verdict"] == "ok" and len(checks) == 11
+    assert checks["memory"]["verdict"] == "ok" and len(checks) == len(CHECKS)
 
 
 def test_help_on_data_names_the_command_that_users_type():
@@ -380,19 +382,26 @@ def test_the_reproducing_line_can_be_pasted_into_a_shell(tmp_path):
 
 def test_a_failed_run_has_a_report_and_a_fault_of_it_is_one_line(runs, run, capsys):
     from configs.errors import ExitCode
-    from runner.job import _report_at_the_end
-    from runner.supervisor import Ending
+    from configs.events import EventLog
+    from runner.epilogue import Epilogue
+    from runner.stopping import StopSignals
+    from runner.store.layout import Spent
+    from runner.watch import Ending
+
+    def wind_up() -> Ending:
+        with contextlib.closing(EventLog(run.events, "supervisor")) as events, StopSignals(30) as signals:
+            return Epilogue(run, run.load_config(), events, signals, Spent).wind_up(Ending(ExitCode.UNIT_FAILED))
 
     run.report.unlink(missing_ok=True)
-    _report_at_the_end(run, Ending(ExitCode.UNIT_FAILED))
+    assert wind_up().exit_code == ExitCode.UNIT_FAILED
     assert run.report.is_file()
     run.report.unlink()
     run.report.mkdir()  # a file cannot replace it
     try:
-        _report_at_the_end(run, Ending(ExitCode.UNIT_FAILED))
+        assert wind_up().exit_code == ExitCode.UNIT_FAILED
     finally:
         run.report.rmdir()
-    assert capsys.readouterr().err.count("no report of what there is") == 1
+    assert capsys.readouterr().err.count("no report: ") == 1
 
 
 def test_the_log_of_a_unit_that_goes_well_says_so(tmp_path):

@@ -1,0 +1,109 @@
+"""A run as its store tells it, where the machine is gone: parts of the newest snapshot in a temporary directory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.errors import ConfigError, StoreError
+from configs.run_dir import RunDir, check_run_id
+from runner.store.layout import HEAD, Head, Snapshot, head_key
+from runner.store.objects import ObjectStore
+from runner.store.open import open_store
+from runner.store.place import is_here
+from runner.store.restore import restore
+from runner.store.snapshots import newest_snapshot, read_head, require_run
+
+Wanted = Callable[[str], bool]
+"""Which files of a run, by their path below its directory."""
+HEAVY_SUFFIXES = (".parquet", ".safetensors", ".zip", ".pt", ".npz")
+REPORT_TABLES = ("stages/evaluate/equity.parquet",)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A run in its store."""
+
+    run: RunDir
+    """Temporary, with the files that were asked for."""
+    head: Head
+    snapshot: Snapshot | None
+    renewed_t: float
+    """Unix seconds by the store's clock."""
+
+
+def identity_files(path: str) -> bool:
+    """What says which run it is."""
+    return path in ("run.json", "config.yaml")
+
+
+def log_files(path: str) -> bool:
+    """What it said."""
+    return identity_files(path) or path.startswith("logs/")
+
+
+def light_files(path: str) -> bool:
+    """All that `status` and `report` read: no checkpoints, weights or tables but the report's."""
+    if path in REPORT_TABLES:
+        return True
+    return not path.endswith(HEAVY_SUFFIXES) and not {"checkpoints", "tensorboard"} & set(path.split("/"))
+
+
+def working_files(path: str) -> bool:
+    """All that decides which units are done."""
+    return not {"checkpoints", "tensorboard"} & set(path.split("/"))
+
+
+@contextmanager
+def fetched(url: str, run_id: str, wanted: Wanted) -> Iterator[Remote]:
+    """Some files of a run's newest snapshot, verified, while inside; takes no lease and writes nothing there.
+
+    Raises:
+        ConfigError: the store has no such run, or more than one where none was named.
+        StoreError: the store cannot be used, or what was asked for is damaged.
+    """
+    store = open_store(url)
+    run_id = check_run_id(run_id or only_run(store))
+    head = require_run(store, run_id)
+    if head is None:
+        raise StoreError(f"{store.url}/{head_key(run_id)} is missing though the run has snapshots; start the run again")
+    snapshot = newest_snapshot(store, run_id)
+    with tempfile.TemporaryDirectory(prefix="sequence-runner-") as folder:
+        root = Path(folder) / run_id
+        if snapshot is not None:
+            restore(store, run_id, snapshot, root, only=wanted)
+        yield Remote(RunDir(root), head, snapshot, store.get(head_key(run_id))[1].modified_t)
+
+
+@contextmanager
+def as_kept(run: RunDir, url: str) -> Iterator[RunDir]:
+    """The newest state of a run without its checkpoints, to look at: the run directory, or what its store has."""
+    if not url:
+        yield run
+        return
+    head = read_head(open_store(url), run.run_id)
+    if is_here(run, url, head):
+        yield run
+        return
+    with fetched(url, run.run_id, working_files) as remote:
+        yield remote.run
+
+
+def is_kept_at(url: str, run_id: str) -> bool:
+    """Whether the store has that run."""
+    return read_head(open_store(url), run_id) is not None
+
+
+def only_run(store: ObjectStore) -> str:
+    """The run of a store that has one.
+
+    Raises:
+        ConfigError: it has none, or several; the message names them.
+    """
+    found = sorted(stat.key.partition("/")[0] for stat in store.list() if stat.key.endswith(f"/{HEAD}"))
+    if len(found) != 1:
+        raise ConfigError(f"{store.url} has {len(found)} runs; name one of: {', '.join(found) or '(none)'}")
+    return found[0]

@@ -1,0 +1,146 @@
+"""Holding a run in its store: owned, renewed, and brought here while inside; let go at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from configs.errors import FencedError, ProjectError
+from configs.run_dir import RunDir
+from configs.schema import StoreConfig
+from runner.store.layout import Head, Snapshot, Spent
+from runner.store.lease import Lease, acquire, owner_facts
+from runner.store.open import open_store
+from runner.store.place import bring_here
+from runner.store.snapshots import read_head
+
+CONTACT_S = 15.0
+"""A store that does not answer for so long at the start is unreachable; later it is waited for."""
+RENEWALS_PER_LEASE = 3
+FIRST_WORD_S, LAST_WORD_S = 5.0, 600.0
+"""Spacing of what is told about a trouble that lasts."""
+
+
+class Trouble:
+    """What is wrong with the store, told with increasing spacing. Thread-safe."""
+
+    def __init__(self) -> None:
+        """Begin without trouble, and with nobody to tell."""
+        self.tell: Callable[[str], None] = lambda _says: None
+        self.last = ""
+        """The newest error; empty while all is well."""
+        self._lock = threading.Lock()
+        self._since_s, self._next_s, self._spacing_s = 0.0, 0.0, FIRST_WORD_S
+
+    def note(self, error: Exception) -> None:
+        """A call failed."""
+        now_s = time.monotonic()
+        with self._lock:
+            if not self.last:
+                self._since_s, self._next_s, self._spacing_s = now_s, now_s, FIRST_WORD_S
+            self.last = str(error) or type(error).__name__
+            if now_s < self._next_s:
+                return
+            self._next_s, self._spacing_s = now_s + self._spacing_s, min(2 * self._spacing_s, LAST_WORD_S)
+            lasted_s = now_s - self._since_s
+        self.tell(f"store: trouble for {lasted_s:.0f} s, training goes on: {self.last}")
+
+    def over(self) -> None:
+        """A call succeeded."""
+        with self._lock:
+            if not self.last:
+                return
+            self.last = ""
+            lasted_s = time.monotonic() - self._since_s
+        self.tell(f"store: well again after {lasted_s:.0f} s")
+
+
+class Heartbeat:
+    """Renews the lease while inside, from before the run is brought here until it is let go."""
+
+    def __init__(self, lease: Lease, lease_s: float, spent: Callable[[], Spent], trouble: Trouble) -> None:
+        """Wrap a lease that was just acquired."""
+        self._lease, self._every_s, self._spent, self._trouble = lease, lease_s / RENEWALS_PER_LEASE, spent, trouble
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self.fenced: FencedError | None = None
+
+    def __enter__(self) -> Heartbeat:
+        """Start."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Stop; a renewal under way is left to end by itself."""
+        self._ended.set()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._every_s):
+            try:
+                self._lease.renew(self._spent())
+            except FencedError as error:
+                self.fenced = error
+                return
+            except Exception as error:  # noqa: BLE001 -- a fault here must neither end the run nor the renewals
+                self._trouble.note(error)
+            else:
+                self._trouble.over()
+
+
+class Hold:
+    """A run that is ours."""
+
+    def __init__(self, lease: Lease, lease_s: float, trouble: Trouble, cancel: threading.Event) -> None:
+        """Wrap a lease that was just acquired."""
+        self.lease, self.trouble = lease, trouble
+        self.cancel = cancel
+        """Once set, a call to the store that fails is not tried again."""
+        self.spent: Callable[[], Spent] = lambda: lease.head.spent
+        """What the run has used, as HEAD is told with each renewal."""
+        self.known: Snapshot | None = None
+        """What the store had of the run directory when it was brought here."""
+        self.heartbeat = Heartbeat(lease, lease_s, lambda: self.spent(), trouble)
+
+    def let_go(self) -> None:
+        """Release the lease, by one attempt; one that cannot be released expires."""
+        self.cancel.set()
+        if not self.trouble.last and not self.heartbeat.fenced:
+            with contextlib.suppress(ProjectError):
+                self.lease.release(self.spent())
+
+
+def contact(url: str, run_id: str) -> Head | None:
+    """The run's HEAD, read in a way that fails soon where the store cannot be used at all.
+
+    Raises:
+        StoreError: it is unreachable, denies access, or holds what cannot be read; the message says what to do.
+    """
+    return read_head(open_store(url, deadline_s=CONTACT_S), run_id)
+
+
+@contextlib.contextmanager
+def held(run: RunDir, config: StoreConfig, take_over: bool, tell: Callable[[str], None]) -> Iterator[Hold | None]:
+    """Own the run in its store while inside, with its newest state in the run directory; None where it has no store.
+
+    Raises:
+        OwnedByAnotherError: another runner owns it.
+        StoreError: the store cannot be used, or nothing in it is whole.
+    """
+    if not config.url:
+        yield None
+        return
+    contact(config.url, run.run_id)
+    trouble, cancel = Trouble(), threading.Event()
+    store = open_store(config.url, cancel=cancel, on_retry=lambda _call, error, _wait_s: trouble.note(error))
+    lease = acquire(store, run.run_id, owner_facts(), config.lease_s, take_over)
+    hold = Hold(lease, config.lease_s, trouble, cancel)
+    for notice in lease.notices:
+        tell(notice)
+    with hold.heartbeat:
+        try:
+            hold.known = bring_here(run, lease, config.url, tell)
+            yield hold
+        finally:
+            hold.let_go()
