@@ -268,7 +268,7 @@ class _Trainer:
         self.loss_scaler.load_state_dict(scalars["loss_scaler"])
         self.best_state = {name: value.to(self.device) for name, value in below("best/", tensors).items()}
         self.loss_sum, self.weight_sum = (tensors[f"sum/{name}"].to(self.device) for name in ("loss", "weight"))
-        self.history, self.best_epoch = scalars["history"], scalars["best_epoch"]
+        self.history, self.best_epoch = list(scalars["history"]), scalars["best_epoch"]
         self.position, self.micro_batch = scalars["position"], scalars["micro_batch"]
 
     def _finish_epoch(self, saving: Saving) -> None:

@@ -79,7 +79,7 @@ class LearnerState:
         self.carry = Carry(**{name: value.to(device) for name, value in below("carry/", tensors).items()})
         self.generator.set_state(tensors["generator"])
         self.envs.load_state(below("envs/", arrays))
-        self.steps, self.rollouts, self.history = scalars["steps"], scalars["rollouts"], scalars["history"]
+        self.steps, self.rollouts, self.history = scalars["steps"], scalars["rollouts"], list(scalars["history"])
         best = scalars.get("best")
         weights = {name: value.to(device) for name, value in below("best/", tensors).items()}
         self.best = None if best is None else Best(best["score"], best["steps"], weights)
