@@ -77,11 +77,15 @@ class PlainLines:
     def __init__(self, verbose: bool = False) -> None:
         """`verbose` shows progress five times as often."""
         self._every_s = PLAIN_EVERY_S / (5 if verbose else 1)
+        self._store_said = ""
         self._seen: dict[str, tuple[str, int]] = {}
         self._next_s: dict[str, float] = {}
 
     def __call__(self, view: RunView) -> None:
         """Print what is new."""
+        if view.store_says != self._store_said:
+            self._store_said = view.store_says
+            say(view.store_says or "store: a snapshot has come through")
         for unit in view.units.values():
             mark = (unit.state, unit.attempt)
             if mark != self._seen.get(unit.id, ("waiting", 0)):
@@ -107,7 +111,12 @@ def render_view(view: RunView, title: str, now_t: float) -> RenderableType:
     table.add_column("last values", ratio=1, no_wrap=True, overflow="ellipsis")
     for unit in view.units.values():
         table.add_row(*_cells(unit, now_t))
-    return Group(table, Text(_load_line(view, now_t), style="dim"))
+    lines = [Text(_load_line(view, now_t), style="dim")]
+    if view.store_says:
+        lines.append(Text(view.store_says, style="yellow", overflow="ellipsis", no_wrap=True))
+    elif view.snapshot and not view.ended_t:
+        lines.append(Text(_store_line(view, now_t), style="dim"))
+    return Group(table, *lines)
 
 
 def progress_text(unit: UnitView, now_t: float) -> str:
@@ -257,6 +266,12 @@ def _load_line(view: RunView, now_t: float) -> str:
             used, total = gpu.get("memory_used_bytes", 0) / 1e9, gpu.get("memory_total_bytes", 0) / 1e9
             parts.append(f"gpu {index}: {gpu.get('util_percent', '?')} %, {used:.1f} of {total:.1f} GB")
     return "  ".join(parts)
+
+
+def _store_line(view: RunView, now_t: float) -> str:
+    number = view.snapshot.get("snapshot", "").partition("-")[0].lstrip("0")
+    ago = clock(max(0.0, now_t - view.snapshot["t"]))
+    return f"store: snapshot {number}, {human_bytes(view.sent_bytes)} sent, {ago} ago"
 
 
 def _duration_note(unit: UnitView) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from configs.errors import ConfigError, StoreError
 from configs.run_dir import RunDir, check_run_id
@@ -33,6 +36,36 @@ class Remote:
     snapshot: Snapshot | None
     renewed_t: float
     """Unix seconds by the store's clock."""
+
+    def state(self) -> str:
+        """`running (...)` while somebody owns the run, as far as the store knows."""
+        return "" if self.head.released else f"running ({self.head.owner.place})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Who owns the run, and what the store has of it."""
+        owner, spent, snapshot = self.head.owner, self.head.spent, self.snapshot
+        ago_s = time.time() - self.renewed_t
+        who = f"pid {owner.pid} on {owner.host} ({owner.place}), epoch {self.head.epoch}"
+        verb = "released by" if self.head.released else "held by"
+        says = [
+            f"owner    {verb} {who}",
+            f"renewed  {_utc(self.renewed_t)} UTC by the store's clock, {ago_s:.0f} s ago by this machine's",
+        ]
+        if snapshot:
+            made = f"{_utc(snapshot.created_t)} UTC, {len(snapshot.files)} files"
+            says.append(f"snapshot {snapshot.id}, {made}: {snapshot.reason}")
+        says.append(f"spent    {spent.wall_s / 3600:.2f} h, {spent.cost_usd:.2f} USD")
+        return {
+            "owner": owner.model_dump(mode="json", exclude={"token"}),
+            "epoch": self.head.epoch,
+            "released": self.head.released,
+            "renewed_t": self.renewed_t,
+            "snapshot": snapshot.id if snapshot else None,
+            "snapshot_t": snapshot.created_t if snapshot else None,
+            "snapshot_reason": snapshot.reason if snapshot else None,
+            "spent": spent.model_dump(mode="json"),
+            "says": says,
+        }
 
 
 def identity_files(path: str) -> bool:
@@ -95,6 +128,10 @@ def as_kept(run: RunDir, url: str) -> Iterator[RunDir]:
 def is_kept_at(url: str, run_id: str) -> bool:
     """Whether the store has that run."""
     return read_head(open_store(url), run_id) is not None
+
+
+def _utc(t: float) -> str:
+    return datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def only_run(store: ObjectStore) -> str:

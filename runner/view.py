@@ -67,6 +67,12 @@ class RunView:
     last_t: float = 0.0
     stopping: bool = False
     """Units were asked to stop."""
+    snapshot: dict[str, Any] = field(default_factory=dict)
+    """The newest `checkpoint` event of the run: a snapshot that its store has."""
+    sent_bytes: int = 0
+    """To the store, by this start."""
+    store_says: str = ""
+    """The newest trouble with the store; empty once a snapshot has come through."""
 
     def expect(self, unit_ids: Iterable[str]) -> None:
         """Show these units from the start, in this order."""
@@ -86,12 +92,18 @@ class RunView:
             case "run_started":
                 self.started_t, self.ended_t, self.exit_code = event["t"], 0.0, None
                 self.checks = []
+                self.sent_bytes, self.store_says = 0, ""
             case "run_finished":
                 self.ended_t, self.exit_code = event["t"], event.get("exit_code")
             case "check":
                 self.checks.append(event)
             case "resources":
                 self.resources = event
+            case "checkpoint":
+                self.snapshot, self.store_says = event, ""
+                self.sent_bytes += event.get("sent_bytes") or 0
+            case "retry":
+                self.store_says = event.get("says", "")
 
     def settle(self) -> None:
         """Nobody owns the run: what the log still calls running was cut off."""

@@ -1,4 +1,7 @@
-"""`status`, `logs`, `stop`, `report` and `compare`: on any run directory, running or finished."""
+"""`status`, `logs`, `stop`, `report` and `compare`: on any run directory, running or finished.
+
+With `--store`, the first two and `report` read what the store has, and need nothing else.
+"""
 
 from __future__ import annotations
 
@@ -11,39 +14,66 @@ from typing import Any
 import click
 
 from configs.errors import ConfigError, ExitCode
+from configs.files import write_atomic
 from configs.run_dir import RunDir
 from configs.secrets import redact
-from runner.commands.options import json_option, runs_dir_option
+from runner.commands.options import json_option, runs_dir_option, store_option
 from runner.guard import owner_of, signal_owner
 from runner.locate import Found, find_run
 
 FOLLOW_EVERY_S = 0.2
+SHOWN_TAIL_LINES = 5
 
 
 @click.command()
 @click.argument("run", default="")
 @runs_dir_option
+@store_option
 @json_option
-def status(run: str, runs_dir: Path, as_json: bool) -> ExitCode:
+def status(run: str, runs_dir: Path, store: str, as_json: bool) -> ExitCode:
     """Show how a run stands (the one started last, unless RUN names another)."""
+    if store:
+        from runner.remote import fetched, light_files
+
+        with fetched(store, run, light_files) as remote:
+            return _show_status(remote.run, remote.state(), remote.to_json(), as_json)
+    found = find_and_say(run, runs_dir)
+    owner = owner_of(found.run.root)
+    return _show_status(found.run, f"running (pid {owner})" if owner else "", {}, as_json)
+
+
+def _show_status(run: RunDir, running: str, kept: dict[str, Any], as_json: bool) -> ExitCode:
+    """`running` says who runs it, empty where nobody does; `kept` what only a store knows."""
+    from runner.exit_record import read_exit_record
     from runner.graph import expand
     from runner.summary import run_object
     from runner.view import view_of
 
-    found = find_and_say(run, runs_dir)
-    owner = owner_of(found.run.root)
-    view = view_of(found.run.events, [unit.id for unit in expand(found.run.load_config())])
-    if not owner:
+    view = view_of(run.events, [unit.id for unit in expand(run.load_config())] if run.config_yaml.exists() else [])
+    if not running:
         view.settle()
-    state = f"running (pid {owner})" if owner else _ended_how(view.exit_code)
+    state, record = running or _ended_how(view.exit_code), read_exit_record(run)
+    summary = run_object(run, view.exit_code)
     if as_json:
         units = {unit.id: {"state": unit.state, "share": unit.share, "note": unit.note} for unit in view.units.values()}
-        click.echo(json.dumps(run_object(found.run, view.exit_code) | {"state": state, "units": units}))
+        answer = summary | {"state": state, "units": units, "exit_record": record or None}
+        # what was fetched lies in a place that is gone when this is read
+        click.echo(json.dumps(answer | ({"store": kept, "run_dir": None, "report": None} if kept else {})))
         return ExitCode.DONE
     from runner.console import print_status
 
-    print_status(view, f"run {found.run.run_id}: {state}", run_object(found.run, view.exit_code))
+    print_status(view, f"run {run.run_id}: {state}", summary)
+    for line in (*kept.get("says", ()), *(_record_lines(record) if not running else ())):
+        click.echo(line)
     return ExitCode.DONE
+
+
+def _record_lines(record: dict[str, Any]) -> list[str]:
+    """The exit record in short; nothing where the run ended well."""
+    if not record.get("exit_code"):
+        return []
+    tail = [f"  | {line}" for line in str(record.get("log_tail", "")).splitlines()[-SHOWN_TAIL_LINES:]]
+    return [f"exit code {record['exit_code']}: {record.get('reason')} (unit {record.get('stage') or 'none'})", *tail]
 
 
 @click.command()
@@ -52,9 +82,20 @@ def status(run: str, runs_dir: Path, as_json: bool) -> ExitCode:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
 @click.option("-n", "--lines", default=20, show_default=True, help="Last lines of each log to begin with.")
 @runs_dir_option
-def logs(run: str, unit: str, follow: bool, lines: int, runs_dir: Path) -> ExitCode:
+@store_option
+def logs(run: str, unit: str, follow: bool, lines: int, runs_dir: Path, store: str) -> ExitCode:
     """Print the logs of a run's units (of one unit, if named)."""
-    found = _find_with_unit(run, unit, runs_dir)
+    if store:
+        from runner.remote import fetched, log_files
+
+        if follow:
+            raise click.UsageError("a store gets logs with each snapshot; leave out --follow")
+        with fetched(store, run, log_files) as remote:
+            return _print_logs(_with_unit(remote.run, unit), lines)
+    return _print_logs(_find_with_unit(run, unit, runs_dir), lines, follow)
+
+
+def _print_logs(found: tuple[RunDir, str], lines: int, follow: bool = False) -> ExitCode:
     readers = {path: _LogReader(path, lines) for path in _log_paths(*found)}
     while True:
         owned = bool(owner_of(found[0].root))
@@ -79,10 +120,22 @@ def stop(run: str, runs_dir: Path) -> ExitCode:
 @click.command()
 @click.argument("run", default="")
 @runs_dir_option
-def report(run: str, runs_dir: Path) -> ExitCode:
+@store_option
+@click.option("--to", type=click.Path(path_type=Path), help="With --store: the file.  [default: ./RUN-report.html]")
+def report(run: str, runs_dir: Path, store: str, to: Path | None) -> ExitCode:
     """Write the report of a run anew and print its path."""
     from runner.epilogue import render_report
 
+    if store:
+        from runner.remote import fetched, light_files
+
+        with fetched(store, run, light_files) as remote:
+            path = to or Path(f"{remote.run.run_id}-report.html")
+            write_atomic(path, render_report(remote.run).read_bytes())
+        click.echo(path.resolve())
+        return ExitCode.DONE
+    if to:
+        raise click.UsageError("--to needs --store; a local report lies in the run's directory")
     click.echo(render_report(find_and_say(run, runs_dir).run).resolve())
     return ExitCode.DONE
 
@@ -130,7 +183,10 @@ def _find_with_unit(run: str, unit: str, runs_dir: Path) -> tuple[RunDir, str]:
             if latest.log_path(run).exists():
                 return latest, run
             raise
-    found = find_and_say(run, runs_dir).run
+    return _with_unit(find_and_say(run, runs_dir).run, unit)
+
+
+def _with_unit(found: RunDir, unit: str) -> tuple[RunDir, str]:
     if unit and not found.log_path(unit).exists():
         known = [path.relative_to(found.logs).as_posix().removesuffix(".log") for path in _log_paths(found, "")]
         raise ConfigError(f"unit {unit!r} has no log in run {found.run_id}; expected one of {', '.join(known)}")
