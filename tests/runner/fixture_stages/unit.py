@@ -2,12 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 
 from configs.errors import BadDataError
-from configs.unit import Unit, run_stage
+from configs.unit import OUT_OF_MEMORY_STATUS, Unit, run_stage
 
 
 def work(unit: Unit) -> dict:
@@ -22,8 +23,12 @@ def work(unit: Unit) -> dict:
         raise BadDataError(plan["fault"])
     if "crash" in plan:
         raise RuntimeError(plan["crash"])
-    if "exit" in plan:
-        os._exit(plan["exit"])
+    if "exit" in plan or attempt <= plan.get("out_of_memory_attempts", 0):
+        os._exit(plan.get("exit", OUT_OF_MEMORY_STATUS))
+    if "takes_bytes" in plan:
+        halved(unit, plan["takes_bytes"])
+    if "fills_disk" in plan:
+        fill_disk(unit, plan["survives_it"])
     if "child" in plan:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         (starts / f"{unit.name}-child").write_text(str(child.pid))
@@ -33,9 +38,31 @@ def work(unit: Unit) -> dict:
     return {"attempt": attempt}
 
 
+def halved(unit: Unit, whole_bytes: int) -> None:
+    """Use memory as a batch does: half of it after each halving."""
+    held = b"x" * (whole_bytes >> unit.config.runtime.batch_halvings.get(unit.id, 0))
+    unit.metric("memory", held_bytes=len(held))
+
+
+def fill_disk(unit: Unit, survives: bool) -> None:
+    """Write until the disk is full; a unit that survives it waits for a stop, writing nothing."""
+    unit.dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with (unit.dir / "big").open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+    except OSError:
+        while survives:
+            time.sleep(0.02)
+            unit.check_stop()
+        raise
+
+
 def linger(unit: Unit, plan: dict) -> None:
     """Work for a while: `seconds`, in silence or with progress, heeding a stop or not."""
     end = time.monotonic() + plan.get("seconds", 0)
+    if plan.get("has_no_stacks"):
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     checkpoint = unit.dir / "checkpoints" / "1" / "manifest.json"
     if plan.get("checkpoint"):
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +72,9 @@ def linger(unit: Unit, plan: dict) -> None:
             time.sleep(0.02)
             if unit._stop[0]:
                 (unit.run.root / "starts" / "asked-to-stop").touch()
+        elif "step_s" in plan:  # the next safe boundary is far
+            unit.progress(1, 2)
+            time.sleep(plan["step_s"])
         elif plan.get("silent"):
             time.sleep(0.02)
             unit.check_stop()

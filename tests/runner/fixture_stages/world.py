@@ -49,7 +49,8 @@ class World:
         events = EventLog(self.run.events, "supervisor")
         try:
             with Owner(self.run.root) as owner:
-                return Supervisor(self.run, self.units(), keys, owner=owner, events=events, **options).run()
+                self.supervisor = Supervisor(self.run, self.units(), keys, owner=owner, events=events, **options)
+                return self.supervisor.run()
         finally:
             events.close()
 
@@ -59,9 +60,11 @@ class World:
     def pid(self, name: str) -> int:
         return int((self.run.root / "starts" / name).read_text())
 
-    def in_own_process(self) -> subprocess.Popen:
-        """Supervise in another process, which a test may signal."""
-        return subprocess.Popen([sys.executable, "-m", "tests.runner.fixture_stages.world", str(self.run.root)])
+    def in_own_process(self, *before: str, **options) -> subprocess.Popen:
+        """Supervise in another process, which a test may signal; `before` is put before its command."""
+        (self.run.root / "limits.json").write_text(json.dumps(self.limits))
+        command = [*before, sys.executable, "-m", "tests.runner.fixture_stages.world", str(self.run.root)]
+        return subprocess.Popen(command, **options)
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
@@ -84,7 +87,11 @@ def main() -> int:
     """Supervise the run directory of the first argument; the exit code is the run's."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.setpgid(0, 0)
-    return World(Path(sys.argv[1])).supervise().exit_code
+    world = World(Path(sys.argv[1]))
+    world.limits = json.loads((world.run.root / "limits.json").read_text())
+    ending = world.supervise()
+    print(ending.message)
+    return ending.exit_code
 
 
 if __name__ == "__main__":
