@@ -1,12 +1,14 @@
-"""Shared fixtures: where the real data lies, a resolved quick configuration."""
+"""Shared fixtures: where the real data lies, a resolved quick configuration, real object-store servers."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from configs.load import resolve
 from configs.schema import Config
+from tests import servers
 
 # one thread per process: two test processes on two cores starve each other otherwise
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,3 +27,30 @@ def real_data() -> Path:
 def quick_config() -> Config:
     """The quick profile on ADA-EUR_1H."""
     return resolve("ADA-EUR_1H", "quick").config
+
+
+# servers shared by the tests of one process; each test takes a fresh `server.store_url()`
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[servers.Server]:
+    with servers.seaweed() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_s3() -> Iterator[servers.Server]:
+    with servers.rclone_s3() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_emulator() -> Iterator[servers.Server]:
+    with servers.gcs_emulator() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def storage_testbench() -> Iterator[servers.Server]:
+    with servers.storage_testbench() as server:
+        yield server

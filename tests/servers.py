@@ -56,6 +56,11 @@ class Server:
         """The client's environment with another endpoint, such as a proxy's."""
         return {name: endpoint if value == self.endpoint else value for name, value in self.environment.items()}
 
+    def use(self, monkeypatch: pytest.MonkeyPatch, endpoint: str = "") -> None:
+        """Point the SDKs of this process at the server, or at what stands in front of it."""
+        for name, value in self.environment_by(endpoint or self.endpoint).items():
+            monkeypatch.setenv(name, value)
+
     def start(self) -> None:
         """Start the process and wait until it serves; it may end at once when one of its ports was taken meanwhile."""
         parent = os.getpid()

@@ -125,7 +125,7 @@ class GoogleStore:
 
     def _stat(self, blob: Any) -> Stat:
         key = blob.name.removeprefix(self._prefix)
-        return Stat(key, int(blob.size), str(blob.generation), blob.updated.timestamp())
+        return Stat(key, int(blob.size or 0), str(blob.generation), blob.updated.timestamp())
 
     def _name(self, key: str) -> str:
         return self._prefix + check_key(key)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import ConfigError, StoreError
@@ -47,8 +47,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     if request.param == "file":
         return open_store((tmp_path / "store").as_uri())
     server = request.getfixturevalue(request.param)
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
+    server.use(monkeypatch)
     return open_store(server.store_url(), answer_s=20, deadline_s=30)
 
 
@@ -261,6 +260,7 @@ def test_an_accepted_key_stays_below_its_prefix_and_needs_no_quoting(key):
     assert not any(part.startswith(".") for part in key.split("/"))
 
 
+@settings(max_examples=50)
 @given(st.from_regex(KEY_PATTERN, fullmatch=True), st.integers(0, 60))
 def test_the_beginning_of_a_key_is_a_prefix_unless_it_ends_inside_a_name_that_could_be_hidden(key, length):
     assert check_prefix(key[:length]) == key[:length]
