@@ -34,13 +34,13 @@ class BudgetError(ProjectError):
 def spent(events_dir: Path) -> Spent:
     """What the event log of a run knows to be spent, over all starts."""
     wall_s = cost_usd = 0.0
-    begun_t = start_s = price_usd_per_hour = 0.0
+    begun_t, start_s, price_usd_per_hour = math.inf, 0.0, 0.0
     for event in _supervisor_events(events_dir):
         if event["kind"] == "run_started":
-            wall_s, cost_usd = wall_s + start_s, cost_usd + start_s * price_usd_per_hour / HOUR_S
-            wall_s, cost_usd = wall_s + _number(event, "unseen_wall_s"), cost_usd + _number(event, "unseen_cost_usd")
+            wall_s += start_s + _number(event, "unseen_wall_s")
+            cost_usd += start_s * price_usd_per_hour / HOUR_S + _number(event, "unseen_cost_usd")
             begun_t, start_s, price_usd_per_hour = event["t"], 0.0, _number(event, "price_usd_per_hour")
-        elif begun_t:
+        else:
             start_s = max(start_s, event["t"] - begun_t)
     return Spent(wall_s=wall_s + start_s, cost_usd=cost_usd + start_s * price_usd_per_hour / HOUR_S)
 

@@ -22,10 +22,9 @@ from runner.say import say
 
 VARIABLE = "SEQUENCE_WEBHOOK_URL"
 TIMEOUT_S = 5.0
-"""Of one attempt."""
-ATTEMPTS = 2
+"""Of one attempt; there are two."""
 PAUSE_S = 0.5
-LIMIT_S = ATTEMPTS * TIMEOUT_S + PAUSE_S
+LIMIT_S = 2 * TIMEOUT_S + PAUSE_S
 """Longest wait for a notification."""
 
 Occasion = Literal["finished", "failed", "stopped", "budget"]
@@ -72,30 +71,29 @@ def notify(notice: Notice, wait_s: float = LIMIT_S, environment: Mapping[str, st
 
     Args:
         notice: what to tell.
-        wait_s: longest wait for it; 0 goes on at once and leaves it to a thread.
+        wait_s: longest wait for it; 0 leaves it to a thread, and says nothing where it fails.
         environment: where the webhook's address is.
     """
     url = environment.get(VARIABLE, "").strip()
     if not url:
         return
     body = json.dumps(redact_values({"text": notice.text()} | asdict(notice))).encode()
-    thread = threading.Thread(target=_post_or_say, args=(url, body), name="webhook", daemon=True)
+    troubles: list[str] = []
+    thread = threading.Thread(target=lambda: troubles.append(_post_twice(url, body)), name="webhook", daemon=True)
     thread.start()
-    if wait_s:
-        thread.join(wait_s)
-        if thread.is_alive():
-            say(f"the webhook of {VARIABLE} does not answer; the run does not wait for it")
-
-
-def _post_or_say(url: str, body: bytes) -> None:
-    trouble = ""
-    for attempt in range(ATTEMPTS):
-        time.sleep(PAUSE_S if attempt else 0)
-        trouble, again = _post(url, body)
-        if not again:
-            break
-    if trouble:
+    thread.join(wait_s)
+    trouble = troubles[0] if troubles else "it does not answer, and the run does not wait for it"
+    if trouble and wait_s:
         say(f"the webhook of {VARIABLE} was not told: {trouble}")
+
+
+def _post_twice(url: str, body: bytes) -> str:
+    """What went wrong; empty where the webhook was told."""
+    trouble, again = _post(url, body)
+    if again:
+        time.sleep(PAUSE_S)
+        trouble, _ = _post(url, body)
+    return trouble
 
 
 def _post(url: str, body: bytes) -> tuple[str, bool]:

@@ -94,10 +94,14 @@ def test_the_whole_program_is_gone_within_its_grace_even_where_a_unit_does_not_l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("grace_s", "step_s"), [(5, 2.5), (30, 6)])
 @pytest.mark.parametrize(
-    ("number", "checkpoint", "code"),
-    [(signal.SIGTERM, True, 75), (signal.SIGTERM, False, 143), (signal.SIGINT, False, 130)],
+    ("grace_s", "step_s", "number", "checkpoint", "code"),
+    [
+        (5, 2.5, signal.SIGTERM, True, 75),
+        (5, 2.5, signal.SIGTERM, False, 143),
+        (5, 2.5, signal.SIGINT, False, 130),
+        (30, 6, signal.SIGTERM, True, 75),
+    ],
 )
 def test_a_unit_far_from_its_next_boundary_reaches_it(tmp_path, grace_s, step_s, number, checkpoint, code):
     world = World(tmp_path / "one", f"runtime.stop_grace_s={grace_s}")

@@ -1,0 +1,58 @@
+"""The event log where the disk is full, threads share it, and secrets come along."""
+
+import json
+import os
+import threading
+
+import pytest
+
+from configs.events import MAX_LINE_BYTES, EventLog, read_events
+
+
+@pytest.fixture
+def log(tmp_path):
+    log = EventLog(tmp_path, "supervisor")
+    yield log
+    log.close()
+
+
+def test_secrets_do_not_enter_the_log(log, monkeypatch):
+    monkeypatch.setenv("SEQUENCE_GIT_TOKEN", "t0ps3cret-t0ken")
+    log.emit("retry", "run", says="push with t0ps3cret-t0ken failed", hosts=["https://me:pass-w0rd@host"], cost=1.5)
+    assert "t0ps3cret" not in log.path.read_text() and "pass-w0rd" not in log.path.read_text()
+    event = read_events(log.path.parent)[0]
+    assert event["says"] == "push with [redacted] failed" and event["cost"] == 1.5
+
+
+def test_a_line_that_the_disk_cut_short_is_an_error_and_hides_no_later_one(log, monkeypatch):
+    log.emit("metric", "run", value=1)
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))
+        with pytest.raises(OSError, match="No space left"):
+            log.emit("metric", "run", value=2)
+    log.emit("metric", "run", value=3)
+    assert [event["value"] for event in read_events(log.path.parent)] == [1, 3]
+
+
+def test_threads_may_share_a_log(log):
+    def write_many(name: str) -> None:
+        for number in range(200):
+            log.emit("metric", name, value=number)
+
+    threads = [threading.Thread(target=write_many, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = log.path.read_text().splitlines()
+    assert len(lines) == 600 and all(json.loads(line) for line in lines)
+    for name in "abc":
+        assert [event["value"] for event in read_events(log.path.parent) if event["unit"] == name] == list(range(200))
+
+
+def test_a_line_too_long_is_refused_and_leaves_nothing(log):
+    with pytest.raises(ValueError, match="limit is 4096"):
+        log.emit("retry", "run", says="x" * MAX_LINE_BYTES)
+    log.emit("metric", "run")
+    assert len(read_events(log.path.parent)) == 1

@@ -1,0 +1,70 @@
+"""What a child runs between fork and exec, in a process with threads and without a reaper."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+
+import pytest
+
+from runner.guard import Owner
+from runner.process import log_tail, stage_environment, start
+
+HELLO = [sys.executable, "-S", "-c", "import os; print(os.getpgid(0) == os.getpid())"]
+
+
+@pytest.mark.slow
+def test_children_start_while_threads_hold_locks_of_the_loader_and_the_allocator(tmp_path):
+    over = threading.Event()
+
+    def keep_busy() -> None:
+        while not over.is_set():
+            assert ctypes.CDLL(None).getpid
+            bytes(1_000_000)
+
+    with Owner(tmp_path) as owner:
+        threads = [threading.Thread(target=keep_busy) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(20):
+                process = start(HELLO, stage_environment(1), tmp_path / f"{number}.log", owner.reaper.before_exec())
+                assert process.wait(60) == 0
+                assert log_tail(tmp_path / f"{number}.log") == "True\n"
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+
+
+def test_a_killed_reaper_is_no_reason_for_a_child_to_die(tmp_path):
+    with Owner(tmp_path) as owner:
+        os.kill(owner.reaper._pid, signal.SIGKILL)
+        os.waitid(os.P_PID, owner.reaper._pid, os.WEXITED | os.WNOWAIT)
+        process = start(HELLO, stage_environment(1), tmp_path / "log", owner.reaper.before_exec())
+        assert process.wait(60) == 0
+        owner.reaper.forget(process.pid)
+
+
+def test_stages_see_proxies_and_paths_but_no_credentials(monkeypatch):
+    kept = {"HTTPS_PROXY": "http://proxy:3128", "SSH_AUTH_SOCK": "/tmp/agent", "TOKENIZERS_PARALLELISM": "false"}
+    held_back = {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_PROFILE": "x",
+        "GOOGLE_APPLICATION_CREDENTIALS": "/etc/hostname",
+        "SEQUENCE_WEBHOOK_URL": "https://hooks.example.org/x",
+        "WANDB_API_KEY": "x",
+        "SEQUENCE_GIT_TOKEN": "x",
+    }
+    for name, value in (kept | held_back).items():
+        monkeypatch.setenv(name, value)
+    environment = stage_environment(3)
+    assert kept.items() <= environment.items() and not held_back.keys() & environment.keys()
+    assert environment["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_part_of_a_log_ends_where_it_is_told(tmp_path):
+    (tmp_path / "log").write_text("before\nwords\nstacks\n")
+    assert log_tail(tmp_path / "log", 7, 13) == "words\n"
+    assert log_tail(tmp_path / "log", 7) == "words\nstacks\n"
