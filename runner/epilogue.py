@@ -122,7 +122,6 @@ class Epilogue:
             publish.git_url,
             publish.branch,
             max_file_bytes=publish.max_file_bytes,
-            snapshot=self.keeper.committed if self.keeper else "",
             timeout_s=min(TIMEOUT_S, self.signals.left_s() - EXIT_S),
         )
         say(f"publish: {result.found}" + (f"; {result.remedy}" if result.remedy else ""))

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from configs.errors import ExitCode
-from runner.commands.options import json_option, runs_dir_option
+from configs.run_dir import RunDir
+from runner.commands.options import json_option, runs_dir_option, store_option
 
 
 @click.command()
@@ -19,8 +20,9 @@ from runner.commands.options import json_option, runs_dir_option
     "--branch", metavar="NAME", help="The branch, made if missing.  [default: the run's publish.branch, runs]"
 )
 @runs_dir_option
+@store_option
 @json_option
-def publish(run: str, git: str | None, branch: str | None, runs_dir: Path, as_json: bool) -> ExitCode:
+def publish(run: str, git: str | None, branch: str | None, runs_dir: Path, store: str, as_json: bool) -> ExitCode:
     """Publish a run to a git branch: report, metrics, configuration and small weights, in one commit.
 
     \b
@@ -34,19 +36,26 @@ def publish(run: str, git: str | None, branch: str | None, runs_dir: Path, as_js
     no new commit. Files above publish.max_file_bytes go by Git LFS where the branch's .gitattributes tracks them
     and git-lfs is installed; else a pointer file says where they are kept.
     """
-    from configs.load import lay_over
     from runner.locate import find_run
+
+    if not store:
+        return _publish(find_run(run, runs_dir).run, git, branch, as_json)
+    from runner.publish.content import is_published
+    from runner.remote import fetched
+
+    with fetched(store, run, is_published) as remote:
+        return _publish(remote.run, git, branch, as_json)
+
+
+def _publish(run: RunDir, git: str | None, branch: str | None, as_json: bool) -> ExitCode:
+    from configs.load import lay_over
     from runner.publish import publish_run
 
-    found = find_run(run, runs_dir).run
     given = {"publish.git_url": git, "publish.branch": branch}
     settings = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    config = lay_over(found.load_config(), os.environ, settings).publish
+    config = lay_over(run.load_config(), os.environ, settings).publish
     if not config.git_url:
         raise click.UsageError("missing option '--git', for example --git file:///path/repo.git")
-    done = publish_run(found, config.git_url, config.branch, max_file_bytes=config.max_file_bytes)
-    if as_json:
-        click.echo(json.dumps({"run_id": found.run_id, "exit_code": 0} | done.to_json()))
-    else:
-        click.echo(done.summary())
+    done = publish_run(run, config.git_url, config.branch, max_file_bytes=config.max_file_bytes)
+    click.echo(json.dumps({"run_id": run.run_id, "exit_code": 0} | done.to_json()) if as_json else done.summary())
     return ExitCode.DONE

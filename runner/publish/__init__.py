@@ -67,7 +67,6 @@ def publish_run(
     branch: str,
     *,
     max_file_bytes: int = DEFAULT_MAX_FILE_BYTES,
-    snapshot: str = "",
     timeout_s: float = TIMEOUT_S,
 ) -> Published:
     """Put what a run has come to onto a branch, in one commit on top of what others pushed.
@@ -77,7 +76,6 @@ def publish_run(
         url: https, http, ssh or file URL, or git@host:path, without credentials.
         branch: made where it is not there yet.
         max_file_bytes: larger files go by Git LFS where the branch tracks them, else a pointer file stands for them.
-        snapshot: id of the store's snapshot that holds the run, named in pointer files.
         timeout_s: limit of the whole publication.
 
     Raises:
@@ -86,7 +84,7 @@ def publish_run(
     """
     deadline_s = time.monotonic() + timeout_s
     with tempfile.TemporaryDirectory(prefix="publish-") as folder, Exchange(Path(folder), url, deadline_s) as exchange:
-        content = collect(run, Path(folder) / "content", max_file_bytes, snapshot)
+        content = collect(run, Path(folder) / "content", max_file_bytes)
         exchange.add_blobs(content.files.values())
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -104,14 +102,13 @@ def publish_quietly(
     branch: str,
     *,
     max_file_bytes: int = DEFAULT_MAX_FILE_BYTES,
-    snapshot: str = "",
     timeout_s: float = TIMEOUT_S,
 ) -> CheckResult:
     """Publish as the end of a run: whatever goes wrong becomes a warning; its `to_json()` fits a `check` event."""
     needed = f"branch {branch} of {url}"
     again = f"`sequence-runner publish {run.run_id} --git {url} --branch {branch}` repeats it"
     try:
-        done = publish_run(run, url, branch, max_file_bytes=max_file_bytes, snapshot=snapshot, timeout_s=timeout_s)
+        done = publish_run(run, url, branch, max_file_bytes=max_file_bytes, timeout_s=timeout_s)
     except PublishError as error:
         return CheckResult(CHECK_NAME, error.found, needed, "warn", f"{error.remedy}; {again}")
     except ProjectError as error:

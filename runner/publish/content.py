@@ -9,7 +9,6 @@ new bars). Texts pass the filter of secrets; links are left out.
 from __future__ import annotations
 
 import io
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.files import sha256_file, write_json
-from configs.run_dir import NOT_OUTPUTS, RunDir
+from configs.run_dir import RunDir
 from configs.secrets import redact
 from runner.identity import shell_line
 from runner.publish.exchange import Source
@@ -27,6 +26,7 @@ TOP_FILES = ("run.json", "config.yaml", "exit.json", "report/index.html")
 TEXT_SUFFIXES = frozenset({".json", ".csv", ".html", ".yaml", ".md"})
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".zip"})
 FOLD_PREFIX = "fold-"
+NOT_PUBLISHED = frozenset({"checkpoints", "tensorboard", "unit.json"})
 README = "README.md"
 IN_MESSAGE = ("agents, mean", "buy & hold", "flat")
 CONTENTS = (
@@ -55,22 +55,20 @@ class Content:
         return [name for name, source in self.files.items() if source.stand_in]
 
 
-def collect(run: RunDir, folder: Path, max_file_bytes: int, snapshot: str = "") -> Content:
+def collect(run: RunDir, folder: Path, max_file_bytes: int) -> Content:
     """Put together what is published of a run, in copies below `folder`.
 
     Args:
         run: the run; a unit without a readable result is left out.
         folder: an empty place for copies.
         max_file_bytes: larger files get a pointer to stand in for them.
-        snapshot: id of the store's snapshot that holds the run.
 
     Raises:
         ConfigError: the run has no readable configuration.
     """
     folder.mkdir()
     facts, summary = run.load_facts(), run_object(run, None) | {"report": None}
-    store_url = run.load_config().store.url
-    kept = {"run_id": run.run_id, "store": redact(store_url) or None, "snapshot": snapshot or None}
+    kept = {"run_id": run.run_id, "store": redact(run.load_config().store.url) or None}
     content = Content(run.run_id, redact(_message(run, facts, summary)))
     for number, path in enumerate(sorted(_published(run))):
         source = _copy(path, folder / f"{number:06d}", max_file_bytes)
@@ -85,24 +83,23 @@ def collect(run: RunDir, folder: Path, max_file_bytes: int, snapshot: str = "") 
     return content
 
 
+def is_published(path: str) -> bool:
+    """Whether a file of a run, by its path below the run directory, is one to publish."""
+    parts = path.split("/")
+    left_out = any(part.startswith((".", FOLD_PREFIX)) or part in NOT_PUBLISHED for part in parts)
+    wanted = parts[0] == "stages" and Path(path).suffix in TEXT_SUFFIXES | WEIGHT_SUFFIXES
+    return path in TOP_FILES or (wanted and not left_out)
+
+
 def _published(run: RunDir) -> Iterator[Path]:
     root = run.root.resolve()
-    tops = [run.root / name for name in TOP_FILES]
     units = [path.parent for path in run.stages.rglob("result.json")]
     done = [unit for unit in units if run.result(unit.relative_to(run.stages).as_posix())]
-    for path in (*tops, *(path for unit in done for path in _published_of_unit(unit))):
-        if path.is_file() and path.resolve() == root / path.relative_to(run.root):
+    candidates = [run.root / name for name in TOP_FILES] + [path for unit in done for path in unit.rglob("*")]
+    for path in candidates:
+        name = path.relative_to(run.root)
+        if is_published(name.as_posix()) and path.is_file() and path.resolve() == root / name:
             yield path
-
-
-def _published_of_unit(directory: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(directory):
-        hidden = NOT_OUTPUTS if Path(parent) == directory else ()
-        folders[:] = [name for name in folders if not name.startswith((".", FOLD_PREFIX)) and name not in hidden]
-        for name in names:
-            wanted = Path(name).suffix in TEXT_SUFFIXES | WEIGHT_SUFFIXES
-            if wanted and not name.startswith(".") and name != "unit.json":
-                yield Path(parent) / name
 
 
 def _copy(path: Path, copy: Path, max_file_bytes: int) -> Source:

@@ -90,7 +90,9 @@ class Exchange:
         nowhere.mkdir()
         self._git = Git(nowhere)
         self._git.update_environment(**self._environment(directory))
-        self._settings = [part for setting in (*SETTINGS, *self._no_helpers()) for part in ("-c", setting)]
+        # a token that is given is no business of the user's credential helpers, which would store it
+        settings = (*SETTINGS, "credential.helper=") if self._uses_token() else SETTINGS
+        self._settings = [part for setting in settings for part in ("-c", setting)]
         self._run("init", "--quiet", "--template=")
         self._run("config", "remote.origin.url", self._url)
         return self
@@ -134,7 +136,7 @@ class Exchange:
                 blob = self._blobs[source.stand_in or source.path]
                 path += ".pointer.json" if source.stand_in else ""
             entries.append(f"{MODE} {blob}\t{path}\0")
-        self._run("update-index", "-z", "--replace", "--index-info", feed="".join(entries))
+        self._run("update-index", "-z", "--index-info", feed="".join(entries))
         return self._run("write-tree", "--missing-ok").strip(), lfs_files
 
     def tree_of(self, commit: str) -> str:
@@ -242,12 +244,6 @@ class Exchange:
 
     def _uses_token(self) -> bool:
         return bool(os.environ.get(TOKEN_VARIABLE)) and self._url.startswith(("https://", "http://"))
-
-    def _no_helpers(self) -> list[str]:
-        """Settings that keep a given token from being stored by the user's credential helpers, however specific."""
-        if not self._uses_token():
-            return []
-        return [f"credential.{scope}helper=" for scope in ("", f"{_origin(self._url)}.", f"{self._url}.")]
 
 
 def _origin(url: str) -> str:

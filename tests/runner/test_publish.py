@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.errors import ExitCode
+from configs.events import read_events
 from configs.files import write_json
 from configs.load import resolve
 from configs.run_dir import Request, RunDir
@@ -27,6 +28,7 @@ from runner.publish.errors import (
     RejectedError,
     UnreachableError,
 )
+from tests.cli import cli, settings
 from tests.git_server import bare_repository, git, git_server, hook
 from tests.runner.test_cli import call
 
@@ -284,7 +286,7 @@ def test_publishing_writes_nothing_into_the_run_directory(run, bare):
 
 
 def test_a_file_above_the_limit_is_stood_for_by_a_pointer(run, bare):
-    done = publish_run(run, file_url(bare), "runs", max_file_bytes=len(WEIGHTS) - 1, snapshot="00000007-00000001")
+    done = publish_run(run, file_url(bare), "runs", max_file_bytes=len(WEIGHTS) - 1)
     name = "one/stages/ppo/seed-0/policy.safetensors"
     assert "stages/ppo/seed-0/policy.safetensors" in done.pointers and len(done.pointers) == 3
     assert name not in names(bare)
@@ -293,7 +295,6 @@ def test_a_file_above_the_limit_is_stood_for_by_a_pointer(run, bare):
         "run_id": "one",
         "sha256": sha256(WEIGHTS).hexdigest(),
         "size_bytes": len(WEIGHTS),
-        "snapshot": "00000007-00000001",
         "store": None,
     }
 
@@ -553,3 +554,23 @@ def test_the_command_says_what_is_wrong_by_its_exit_code(run, tmp_path):
     refused = call("publish", "one", "--git", "https://user:hunter22@host/repo.git", *runs_dir)
     assert refused.returncode == ExitCode.BAD_CONFIG
     assert "SEQUENCE_GIT_TOKEN" in refused.stderr and "hunter22" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_run_publishes_at_its_end_and_again_from_its_store_alone_while_a_refusal_harms_nothing(tmp_path, bare):
+    """Through the whole command line: pre-flight's word, the run's exit code, its events, a fresh machine."""
+    store, git_url = file_url(tmp_path / "store"), file_url(bare)
+    begin = ("--dataset", "DEMO-USD_1H", "--until", "prepare", "--runs-dir", tmp_path / "runs", "--run-id", "one")
+    asked = (*begin, "--offline", "--store", store, "--git", git_url, "--json", *settings("preflight.min_disk_bytes=1"))
+    refusing = hook(bare, "pre-receive", "echo 'not today' >&2; exit 1")
+    done = cli(*asked)
+    assert done.returncode == 0, done.stderr
+    checks = {event["name"]: event for event in read_events(tmp_path / "runs/one/events") if event["kind"] == "check"}
+    assert checks["publishing"]["verdict"] == "ok" and checks["publish"]["verdict"] == "warn"
+    assert "not today" in checks["publish"]["found"] and commits(bare) == []
+    refusing.unlink()
+    again = cli("publish", "one", "--store", store, "--json", cwd=tmp_path)
+    assert (again.returncode, json.loads(again.stdout)["new"]) == (0, True), again.stderr
+    assert {"one/run.json", "one/exit.json", "one/stages/prepare/result.json"} < set(names(bare))
+    here = cli("publish", "one", "--runs-dir", tmp_path / "runs")
+    assert "nothing new" in here.stdout, here.stdout + here.stderr
