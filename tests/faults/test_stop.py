@@ -1,0 +1,52 @@
+"""Stop requests: gone within the grace time, with whatever was done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.faults.case import AGENT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("grace_s", [5, 30])
+def test_sigterm_ends_within_the_grace_time_with_a_checkpoint(grace_s, agent_case, settle):
+    agent_case.settings = (f"runtime.stop_grace_s={grace_s}",)
+    with agent_case.started() as running:
+        running.wait_event("metric", AGENT)
+        asked_s = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        code = running.ended()
+        assert time.monotonic() - asked_s < grace_s
+    assert code == 75, agent_case.said
+    assert agent_case.events("checkpoint", AGENT)
+    settle(agent_case, f"SIGTERM, grace {grace_s} s", "stopped at a rollout, checkpoint saved", code)
+
+
+def test_sigterm_before_anything_was_done_is_143(case, settle):
+    with case.started() as running:
+        running.wait_event("unit_started", "prepare")
+        running.process.send_signal(signal.SIGTERM)
+        code = running.ended()
+    assert code == 143, case.said
+    settle(case, "SIGTERM before any progress", "stopped", code)
+
+
+def test_a_second_ctrl_c_does_not_wait(agent_case, settle):
+    agent_case.settings = ("runtime.stop_grace_s=120",)
+    with agent_case.started() as running:
+        running.wait_event("checkpoint", AGENT)
+        stopped = running.pid_of(AGENT)
+        os.kill(stopped, signal.SIGSTOP)  # it can reach no safe boundary
+        running.process.send_signal(signal.SIGINT)
+        running.wait_until(lambda: agent_case.said.strip(), "word of the first one")
+        running.process.send_signal(signal.SIGINT)
+        asked_s = time.monotonic()
+        code = running.ended()
+        assert time.monotonic() - asked_s < 60, "half of the grace time"
+    assert code == 75, agent_case.said
+    settle(agent_case, "second Ctrl-C", "units killed at once", code)
