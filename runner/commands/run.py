@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 from typing import Any
 
 import click
@@ -58,6 +60,7 @@ def run(**options: Any) -> ExitCode:
         from runner.console import print_final
 
         print_final(summary, next_steps(summary, ask.runs_dir))
+    _leave_threads_behind(ending.exit_code)
     return ending.exit_code
 
 
@@ -104,6 +107,16 @@ def plan(**options: Any) -> ExitCode:
         render_plan(estimate, resolved.run.run_id)
     )
     return ExitCode.DONE
+
+
+def _leave_threads_behind(code: ExitCode) -> None:
+    """End the process at once where an upload was given up: the interpreter would wait for its threads."""
+    from runner.store.keeper import THREAD
+
+    if any(thread.name == THREAD for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _refuse_beside_resume(options: dict[str, Any]) -> None:

@@ -101,12 +101,14 @@ class Hold:
         """What the run has used, as HEAD is told with each renewal."""
         self.known: Snapshot | None = None
         """What the store had of the run directory when it was brought here."""
+        self.abandoned = False
+        """A call to the store was left to itself; it may hold the lease's lock for long."""
         self.heartbeat = Heartbeat(lease, lease_s, lambda: self.spent(), trouble)
 
     def let_go(self) -> None:
-        """Release the lease, by one attempt; one that cannot be released expires."""
+        """Release the lease, by one attempt; one that is not released expires."""
         self.cancel.set()
-        if not self.trouble.last and not self.heartbeat.fenced:
+        if not self.abandoned and not self.trouble.last and not self.heartbeat.fenced:
             with contextlib.suppress(ProjectError):
                 self.lease.release(self.spent())
 

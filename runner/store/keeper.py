@@ -29,8 +29,9 @@ from runner.watch import Ending
 
 STAGING = ".cut"
 """Below the run directory, on its volume: a cut is made of hard links."""
+THREAD = "keeper"
 UPLOAD_NICENESS = 10
-FIRST_RETRY_S, LAST_RETRY_S = 2.0, 60.0
+FIRST_RETRY_S, LAST_RETRY_S = 0.5, 60.0
 POLL_S = 0.05
 MAX_SAYS = 1_000
 KEPT_STATES = {"done", "reused"}
@@ -53,15 +54,17 @@ class Keeper:
         self._uploader = Uploader(hold.lease, self._staging)
         self._retention = Retention(hold.lease, config.keep_last, config.keep_every)
         self._newest, self._score = hold.known, hold.known.score if hold.known else None
+        self._committed = hold.lease.head.snapshot
         self._changed = threading.Condition()
         self._wanted, self._last_words, self._finished, self._ended = "", "", False, False
         self._fenced: FencedError | None = None
-        self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
         hold.trouble.tell = lambda says: events.emit("retry", RUN, says=says[:MAX_SAYS])
 
     def __enter__(self) -> Keeper:
         """Start the thread."""
         write_place(self._run, self._place())
+        shutil.rmtree(self._staging, ignore_errors=True)  # of a start that was killed
         self._thread.start()
         return self
 
@@ -76,7 +79,7 @@ class Keeper:
     @property
     def committed(self) -> str:
         """Id of the newest snapshot that is known to be in the store; empty before the first."""
-        return self._newest.id if self._newest else ""
+        return self._committed
 
     @property
     def trouble(self) -> str:
@@ -124,6 +127,7 @@ class Keeper:
             self._changed.notify_all()
             while not self._finished and self.verdict() is None and time.monotonic() < deadline_s and not hurried():
                 self._changed.wait(POLL_S)
+            self._hold.abandoned = not self._finished
             return self._finished
 
     # -- the thread
@@ -143,7 +147,6 @@ class Keeper:
                 self._ask_again(reason)
                 not_before_s, retry_s = time.monotonic() + retry_s, min(2 * retry_s, LAST_RETRY_S)
             else:
-                self._hold.trouble.over()
                 retry_s = FIRST_RETRY_S
 
     def _next_request(self, not_before_s: float) -> str | None:
@@ -167,13 +170,16 @@ class Keeper:
 
     def _make_snapshot(self, reason: str) -> None:
         started_s, is_last = time.monotonic(), reason == self._last_words
-        shutil.rmtree(self._staging, ignore_errors=True)
-        with take_cut(self._run, self._staging) as cut:
-            sent = self._uploader.upload(cut, self._newest, self._hold.cancel)
+        try:
+            with take_cut(self._run, self._staging) as cut:
+                sent = self._uploader.upload(cut, self._newest, self._hold.cancel)
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
         snapshot = self._hold.lease.new_snapshot(sent.files, reason, self._hold.spent(), self._score)
         write_place(self._run, self._place(pending=snapshot.id))
         self._hold.lease.commit(snapshot, self._hold.spent())
-        self._newest = snapshot
+        self._newest, self._committed = snapshot, snapshot.id
+        self._hold.trouble.over()
         write_place(self._run, self._place(complete=is_last))
         self._events.emit(
             "checkpoint",
@@ -200,4 +206,4 @@ class Keeper:
             self._hold.trouble.note(error)
 
     def _place(self, **changes: Any) -> Place:
-        return Place(url=self._config.url, committed=self.committed).model_copy(update=changes)
+        return Place(url=self._config.url, committed=self._committed).model_copy(update=changes)

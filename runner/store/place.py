@@ -32,7 +32,7 @@ class Place(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     url: str = ""
     committed: str = ""
-    """Id of the snapshot that this directory last committed, or was restored from."""
+    """Id of the snapshot that this directory last committed, or that was the newest when it was restored."""
     pending: str = ""
     """Id of one that it was about to commit; whether that succeeded is in HEAD."""
     restoring: bool = False
@@ -79,7 +79,8 @@ def bring_here(run: RunDir, lease: Lease, url: str, tell: Callable[[str], None])
     snapshot, notices = restore_newest(lease.store, lease.run_id, run.root, lease)
     for notice in notices:
         tell(notice)
-    write_place(run, Place(url=url, committed=snapshot.id if snapshot else "", complete=snapshot is not None))
+    newest = lease.head.snapshot
+    write_place(run, Place(url=url, committed=newest, complete=snapshot is not None and snapshot.id == newest))
     if snapshot:
         tell(f"restored snapshot {snapshot.id} of run {lease.run_id} from {url}: {len(snapshot.files)} files, verified")
     return snapshot
