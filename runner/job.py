@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from configs.errors import ConfigError, ExitCode, ProjectError
 from configs.events import EventLog
 from configs.run_dir import RunDir
-from configs.schema import Config
+from configs.schema import Config, PublishConfig
 from runner.budget import Budget, opening, spent
 from runner.console import watching
 from runner.epilogue import Epilogue
@@ -206,14 +207,17 @@ class _Start:
             try:
                 return supervisor.run(observe)
             finally:
-                self.signals.adopt(supervisor.stop_signal, supervisor.hurried, supervisor.deadline_s)
+                ceiling_s = time.monotonic() + self.budget.left_s()  # holds for what follows a run that ends by itself
+                deadline_s = min(supervisor.deadline_s, ceiling_s)
+                self.signals.adopt(supervisor.stop_signal, supervisor.hurried, deadline_s)
 
     def _preflight(self, states: dict[str, str]) -> Ending:
         say("pre-flight: checking the machine, the data and what the stages need")
         plan = self.job.plan
         to_run = [unit for unit in self.job.units if states[unit.id] == "to run"]
+        config = plan.config if self.choice.push else plan.config.model_copy(update={"publish": PublishConfig()})
         results = preflight(
-            plan.config,
+            config,
             self.ask,
             lambda: plan.facts,
             require_gpu=self.choice.require_gpu,
