@@ -83,17 +83,16 @@ def publish_run(
         ConfigError: the run has no readable configuration.
     """
     deadline_s = time.monotonic() + timeout_s
-    with tempfile.TemporaryDirectory(prefix="publish-") as folder, Exchange(Path(folder), url, deadline_s) as exchange:
+    with tempfile.TemporaryDirectory(prefix="publish-") as folder:
+        exchange = Exchange(Path(folder), url, deadline_s)
         content = collect(run, Path(folder) / "content", max_file_bytes)
         exchange.add_blobs(content.files.values())
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, ATTEMPTS):
             try:
                 return _put_on_top(exchange, content, branch)
             except MovedOnError:
-                if attempt == ATTEMPTS:
-                    raise
                 time.sleep(BACKOFF_S * 2**attempt * random.random())
-    raise AssertionError("unreachable")
+        return _put_on_top(exchange, content, branch)
 
 
 def publish_quietly(
@@ -125,7 +124,8 @@ def probe(url: str, branch: str, timeout_s: float) -> str:
         PublishError: it would not.
     """
     deadline_s = time.monotonic() + timeout_s
-    with tempfile.TemporaryDirectory(prefix="publish-") as folder, Exchange(Path(folder), url, deadline_s) as exchange:
+    with tempfile.TemporaryDirectory(prefix="publish-") as folder:
+        exchange = Exchange(Path(folder), url, deadline_s)
         tip = exchange.tip_of(branch)
         exchange.dry_push(f"{branch}-{random.randrange(16**8):08x}")
     return f"{url} accepts pushes; branch {branch} " + ("is there" if tip else "will be made")

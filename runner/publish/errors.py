@@ -46,6 +46,16 @@ class MovedOnError(PublishError):
 
 FAULTS: tuple[tuple[str, type[PublishError], str], ...] = (
     (
+        r"No space left on device|Disk quota exceeded",
+        PublishError,
+        "free space for temporary files (TMPDIR says where), or on the server",
+    ),
+    (
+        r"exists; cannot create",
+        RejectedError,
+        "a branch cannot lie below another's name; choose another --branch",
+    ),
+    (
         r"\((fetch first|non-fast-forward|stale info|incorrect old value|failed to update ref|reference already exists|"
         r"cannot lock ref)|cannot lock ref",
         MovedOnError,

@@ -68,15 +68,10 @@ class Source:
 
 
 class Exchange:
-    """One publication's conversation with a repository; a context manager."""
+    """One publication's conversation with a repository."""
 
     def __init__(self, folder: Path, url: str, deadline_s: float) -> None:
-        """Prepare to work in `folder`, which the caller removes, until `deadline_s` by `time.monotonic()`."""
-        self._folder, self._url, self._deadline_s = folder, url, deadline_s
-        self._blobs: dict[Path, str] = {}
-
-    def __enter__(self) -> Exchange:
-        """Make the repository.
+        """Make the temporary repository in `folder`, which the caller removes; work ends at `deadline_s`, monotonic.
 
         Raises:
             PublishError: git is missing.
@@ -85,6 +80,8 @@ class Exchange:
             raise PublishError("git is not installed", "install git, for example `apt-get install git`")
         from git import Git  # heavy; and without git it cannot even be imported
 
+        self._folder, self._url, self._deadline_s = folder, url, deadline_s
+        self._blobs: dict[Path, str] = {}
         directory = self._folder / "repository.git"
         nowhere = self._folder / "nowhere"
         nowhere.mkdir()
@@ -95,10 +92,6 @@ class Exchange:
         self._settings = [part for setting in settings for part in ("-c", setting)]
         self._run("init", "--quiet", "--template=")
         self._run("config", "remote.origin.url", self._url)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is open between calls."""
 
     def tip_of(self, branch: str) -> str:
         """The commit at the tip of a branch, empty where there is no such branch; fetches nothing."""

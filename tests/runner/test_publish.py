@@ -465,6 +465,12 @@ def test_a_closed_port_and_a_missing_repository_are_told_apart(run, tmp_path):
         publish_run(run, file_url(tmp_path / "nothing.git"), "runs")
 
 
+def test_a_branch_below_another_branchs_name_is_told_at_once(run, bare):
+    publish_run(run, file_url(bare), "runs")
+    with pytest.raises(RejectedError, match="another --branch"):
+        publish_run(run, file_url(bare), "runs/mine")
+
+
 def test_without_git_it_says_so(run, bare, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(PublishError, match="git is not installed"):
@@ -574,3 +580,8 @@ def test_a_run_publishes_at_its_end_and_again_from_its_store_alone_while_a_refus
     assert {"one/run.json", "one/exit.json", "one/stages/prepare/result.json"} < set(names(bare))
     here = cli("publish", "one", "--runs-dir", tmp_path / "runs")
     assert "nothing new" in here.stdout, here.stdout + here.stderr
+    quiet = cli(*asked, "--no-push", "--set", "seed=1", "--run-id", "two")
+    assert quiet.returncode == 0, quiet.stderr
+    checks = {event["name"]: event for event in read_events(tmp_path / "runs/two/events") if event["kind"] == "check"}
+    assert checks["publishing"]["verdict"] == "skipped" and "publish" not in checks
+    assert commits(bare) == ["one: no verdict"]
