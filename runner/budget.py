@@ -136,10 +136,14 @@ class Budget:
 
 
 def describe(limits: BudgetConfig, used: Spent) -> str:
-    """`1.20 of 1.50 USD and 2.0 of 3 h`: each limit with what is used of it."""
-    cost = f"{used.cost_usd:.2f} of {limits.max_cost_usd:.2f} USD" if limits.max_cost_usd else ""
-    hours = f"{used.wall_s / HOUR_S:.2f} of {limits.max_hours:g} h" if limits.max_hours else ""
-    return " and ".join(filter(None, (cost, hours))) or "no limit"
+    """`1.20 of 1.50 USD and 2.00 of 3.00 h`: each limit with what is used of it."""
+    pairs = ((used.cost_usd, limits.max_cost_usd, "USD"), (used.wall_s / HOUR_S, limits.max_hours, "h"))
+    return " and ".join(f"{figure(amount)} of {figure(limit)} {unit}" for amount, limit, unit in pairs if limit)
+
+
+def figure(amount: float) -> str:
+    """`12.50`, `0.0163`: cents of large sums, three digits of small ones."""
+    return f"{amount:.2f}" if amount >= 1 else f"{amount:.3g}"
 
 
 def _go_on(limits: BudgetConfig) -> str:

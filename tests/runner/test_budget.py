@@ -145,7 +145,7 @@ def test_without_a_limit_nothing_ever_ends():
 
 @pytest.mark.parametrize("used", [Spent(wall_s=2 * HOUR_S), Spent(wall_s=2 * HOUR_S - 20)])
 def test_a_start_with_nothing_left_to_work_with_is_refused_with_79(used):
-    with pytest.raises(BudgetError, match="of 2 h.*--max-hours") as refused:
+    with pytest.raises(BudgetError, match="of 2.00 h.*--max-hours") as refused:
         budget(used, Clock(), max_hours=2).refuse_spent()
     assert refused.value.exit_code == 79
 
@@ -160,7 +160,7 @@ def test_one_warning_in_the_life_of_a_run():
     clock.now_s += 8 * HOUR_S
     for _ in range(3):
         one.verdict()
-    assert len(heard) == 1 and "80%" in heard[0] and "8.00 of 10 h" in heard[0]
+    assert len(heard) == 1 and "80%" in heard[0] and "8.00 of 10.00 h" in heard[0]
     budget(one.spent(), clock, heard=heard, max_hours=10).verdict()
     assert len(heard) == 1, "the next start knows that it was told"
 
