@@ -105,13 +105,17 @@ class Budget:
         """Seconds until the first limit; infinite where there is none."""
         return left_s(self._limits, self.spent())
 
+    def work_s(self) -> float:
+        """Seconds until the run must begin to stop; infinite where there is no limit."""
+        return self.left_s() - self._needed_s
+
     def refuse_spent(self) -> None:
         """Refuse to start where nothing is left.
 
         Raises:
             BudgetError: less is left than it takes to stop.
         """
-        if self.left_s() <= self._needed_s:
+        if self.work_s() <= 0:
             raise BudgetError(
                 f"nothing is left of the budget: {describe(self._limits, self.spent())}; {_go_on(self._limits)}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections import Counter
@@ -223,11 +224,12 @@ class _Start:
             require_gpu=self.choice.require_gpu,
             units=to_run,
             spent=self.budget.spent,
+            limit_s=self.budget.work_s(),
         )
         for result in results:
             self.events.emit("check", RUN, **result.to_json())
         show_checks(results, everything=self.choice.verbose)
-        return preflight_ending(results)
+        return self.budget.verdict() or preflight_ending(results)
 
 
 def preflight(
@@ -238,6 +240,7 @@ def preflight(
     require_gpu: bool = False,
     units: Sequence[Unit] | None = None,
     spent: Callable[[], Spent] = Spent,
+    limit_s: float = math.inf,
 ) -> list[CheckResult]:
     """Check the machine, and by `facts` (what `data check` says) the dataset.
 
@@ -248,6 +251,7 @@ def preflight(
         require_gpu: fail where there is none.
         units: those that have work to do; all by default.
         spent: asks what the run has used so far.
+        limit_s: longest wait for the answers.
     """
     every_unit = expand(config)
     context = Context(
@@ -261,7 +265,7 @@ def preflight(
             make_plan(config, every_unit if units is None else units, facts()["rows"], ask.runs_dir).wall_s
         ),
     )
-    return run_checks(config, context)
+    return run_checks(config, context, limit_s=limit_s)
 
 
 def preflight_ending(results: Sequence[CheckResult]) -> Ending:

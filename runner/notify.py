@@ -49,7 +49,7 @@ class Notice:
             f"run {self.run_id}: {self.event}",
             *([f"verdict {self.verdict}"] if self.verdict else []),
             *([f"exit code {self.exit_code}"] if self.exit_code else []),
-            *([self.says.partition("\n")[0]] if self.says else []),
+            *([" ".join(self.says.split())] if self.says else []),
             f"{self.wall_s / 3600:.2f} h",
             *([f"{self.cost_usd:.2f} USD"] if self.cost_usd else []),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -65,14 +66,16 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def run_checks(config: Config, context: Context, checks: Sequence[Check] = CHECKS) -> list[CheckResult]:
-    """Run all checks at once and return their results in the order of `checks`.
+def run_checks(
+    config: Config, context: Context, checks: Sequence[Check] = CHECKS, limit_s: float = math.inf
+) -> list[CheckResult]:
+    """Run all checks at once and return their results in the order of `checks`, within `limit_s`.
 
     A check that raises or exceeds its limit becomes a result of its own. A hung
     one is left behind in a daemon thread, which does not keep the program alive.
     """
     running = [_start(check, config, context) for check in checks]
-    return [attempt.result(config, context) for attempt in running]
+    return [attempt.result(config, context, limit_s) for attempt in running]
 
 
 def exit_code(results: Sequence[CheckResult]) -> ExitCode:
@@ -99,8 +102,8 @@ class _Attempt:
         except Exception as error:  # noqa: BLE001 -- a crash of one check must not hide another
             self.faults.append(error)
 
-    def result(self, config: Config, context: Context) -> CheckResult:
-        limit_s = self.check.timeout_s(config)
+    def result(self, config: Config, context: Context, limit_s: float) -> CheckResult:
+        limit_s = min(limit_s, self.check.timeout_s(config))
         assert self.thread is not None
         self.thread.join(max(0.0, self.started_s + limit_s - time.monotonic()))
         if self.answers:

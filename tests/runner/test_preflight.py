@@ -336,3 +336,12 @@ def test_a_broken_dataset_is_a_failure_of_its_own_exit_code(tmp_path):
     settings = resolve("ADA-EUR_1H", "quick").config
     result = check_dataset(settings, context(tmp_path, dataset=lambda: data.check(settings, (tmp_path,))))
     assert (result.verdict, result.exit_code) == ("fail", ExitCode.BAD_DATA)
+
+
+def test_all_checks_together_keep_within_the_time_they_are_given():
+    release = threading.Event()
+    hung = [Check(name, lambda config, context: release.wait(30)) for name in "ab"]
+    results = run_checks(config(), Context(runs_dir=None), [*hung, ok("other")], limit_s=0.2)
+    release.set()
+    assert [result.found for result in results[:2]] == ["no answer in 0.2 s"] * 2
+    assert [result.verdict for result in results] == ["fail", "fail", "ok"]

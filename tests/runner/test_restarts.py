@@ -83,7 +83,11 @@ def test_the_last_allowed_start_is_allowed_and_the_next_refused_with_reasons_and
     with pytest.raises(GivenUpError) as refused:
         refuse_fruitless(history.directory, 3)
     assert refused.value.exit_code == 77
-    for part in ("exit code 69: pre-flight failed", "unit 'prepare' crashed: no such column", CUT_OFF):
+    for part in (
+        "exit code 69: pre-flight failed memory: found 1 GB",
+        "unit 'prepare' crashed: no such column",
+        CUT_OFF,
+    ):
         assert part in str(refused.value)
     refuse_fruitless(history.directory, 6)
     assert "runtime.max_fruitless_starts=6" in str(refused.value)
