@@ -58,6 +58,8 @@ class Server:
 
     def use(self, monkeypatch: pytest.MonkeyPatch, endpoint: str = "") -> None:
         """Point the SDKs of this process at the server, or at what stands in front of it."""
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
         for name, value in self.environment_by(endpoint or self.endpoint).items():
             monkeypatch.setenv(name, value)
 

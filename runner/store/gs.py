@@ -49,6 +49,8 @@ BROKEN = (
     urllib3.exceptions.HTTPError,
     ConnectionError,
 )
+LOST_PLACE = (400, 404, 410)
+"""After a cut, server and SDK may differ on how much has arrived, or the upload is forgotten: a new one agrees."""
 NO_BUCKET = StoreDeniedError
 """What 404 means where no object is asked for."""
 
@@ -69,12 +71,19 @@ class GoogleStore:
         """Write or overwrite an object and return its tag; a large file goes up in parts, which are resumed."""
         if isinstance(body, bytes):
             return self._put(key, body)
-        size_bytes = body.stat().st_size
         with body.open("rb") as file, self._errors(key, NO_BUCKET) as bucket:
-            whole = size_bytes <= WHOLE_BYTES
-            blob = bucket.blob(self._name(key), chunk_size=None if whole else PART_BYTES)
-            options = self._call if whole else self._call | {"retry": self._part_retry}
-            blob.upload_from_file(file, size=size_bytes, **options)
+            size_bytes = body.stat().st_size
+            if size_bytes <= WHOLE_BYTES:
+                blob = bucket.blob(self._name(key))
+                blob.upload_from_file(file, size=size_bytes, **self._call)
+            else:
+                blob = bucket.blob(self._name(key), chunk_size=PART_BYTES)
+                try:
+                    blob.upload_from_file(file, size=size_bytes, **self._call | {"retry": self._part_retry})
+                except sdk.ClientError as error:
+                    if error.code not in LOST_PLACE:
+                        raise
+                    raise StoreUnreachableError(f"{self.url}/{key}: the upload broke: {said(error)}") from error
             return str(blob.generation)
 
     def put_if_absent(self, key: str, body: bytes) -> str:
@@ -89,22 +98,14 @@ class GoogleStore:
 
     def get(self, key: str) -> tuple[bytes, Stat]:
         """Read a whole small object."""
-        with self._errors(key) as bucket:
-            blob = bucket.blob(self._name(key))
-            blob.reload(**self._call)
-            stat = self._stat(blob)
-            try:
-                body = blob.download_as_bytes(**self._call)  # of this very generation
-            except sdk.NotFound as error:
-                raise StoreUnreachableError(f"{self.url}/{key} was replaced while it was read") from error
-        return body, stat
+        with self._version(key) as blob:
+            stat = self._stat(blob)  # before the download, whose headers replace what is known
+            return blob.download_as_bytes(**self._call), stat
 
     def get_to(self, key: str, path: Path) -> None:
         """Stream an object into a file."""
-        with self._errors(key) as bucket:
-            blob = bucket.blob(self._name(key))
-            with path.open("wb") as file:
-                blob.download_to_file(file, **self._call)
+        with self._version(key) as blob, path.open("wb") as file:
+            blob.download_to_file(file, **self._call)
 
     def list(self, prefix: str = "") -> Iterator[Stat]:
         """Every object whose key begins with `prefix`, by key."""
@@ -116,6 +117,17 @@ class GoogleStore:
         """Remove an object; one that is gone already is fine."""
         with contextlib.suppress(KeyMissingError), self._errors(key) as bucket:
             bucket.blob(self._name(key)).delete(**self._call)
+
+    @contextlib.contextmanager
+    def _version(self, key: str) -> Iterator[Any]:
+        """The object as it is now: what is read from it belongs to this generation, or is not there any more."""
+        with self._errors(key) as bucket:
+            blob = bucket.blob(self._name(key))
+            blob.reload(**self._call)
+            try:
+                yield blob
+            except sdk.NotFound as error:
+                raise StoreUnreachableError(f"{self.url}/{key} was replaced while it was read") from error
 
     def _put(self, key: str, body: bytes, **condition: int) -> str:
         with self._errors(key, NO_BUCKET) as bucket:

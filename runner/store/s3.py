@@ -171,6 +171,8 @@ class S3Store:
         """The client; what the SDK raises becomes ours. After a denial the next call looks the credentials up anew."""
         try:
             yield self._connected()
+        except sdk.ParamValidationError as error:
+            raise ConfigError(f"{self.url}: {said(error)}; correct --store") from error
         except (sdk.BotoCoreError, sdk.ClientError, ResponseParserError, RetriesExceededError) as error:
             ours = self._translated(key, error)
             if isinstance(ours, StoreDeniedError):

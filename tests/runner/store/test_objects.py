@@ -101,6 +101,7 @@ def test_a_missing_object_is_told_from_a_broken_store(store, tmp_path):
         store.get("a/b")
     with pytest.raises(KeyMissingError):
         store.get_to("a/b", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
     store.delete("a/b")
     store.put("a/b", b"bytes")
     with pytest.raises(KeyMissingError):
