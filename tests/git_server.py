@@ -33,6 +33,8 @@ class GitServer:
     requests: list[str] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
     """Every `Authorization` header that came in."""
+    sent_bytes: int = 0
+    """Of all bodies."""
 
     @property
     def origin(self) -> str:
@@ -178,3 +180,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        self.git.sent_bytes += len(body)

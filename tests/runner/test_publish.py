@@ -235,6 +235,13 @@ def test_runs_and_files_of_others_on_the_branch_stay(run, bare, tmp_path):
     assert commits(bare) == ["two: edge", "one: edge", "add notes.md"]
 
 
+def test_the_contents_of_other_runs_are_not_fetched(run, served, tmp_path):
+    push_as_somebody(tmp_path, served.repository, "large.txt", os.urandom(500_000).hex())
+    publish_run(run, served.url, "runs")
+    assert commits(served.repository) == ["one: edge", "add large.txt"]
+    assert served.sent_bytes < 50_000
+
+
 def test_a_server_that_cannot_leave_contents_out_serves_as_well(run, bare, tmp_path):
     git("-C", bare, "config", "uploadpack.allowFilter", "false")
     push_as_somebody(tmp_path, bare, "notes.md")
@@ -263,6 +270,7 @@ def test_nothing_that_lies_on_the_branch_is_run_followed_or_written(run, bare, t
     git("-C", bare, "config", "core.hooksPath", str(bare / "hooks"))
     publish_run(run, file_url(bare), "runs")
     assert PUBLISHED < set(names(bare))
+    assert text(bare, "one/README.md").startswith("# one\n")
     assert not list(victim.iterdir())
 
 
@@ -413,7 +421,8 @@ def test_a_push_that_a_hook_rejects_is_a_warning_and_can_be_repeated(run, served
     "moment", ["GET /served.git/info/refs?service=git-receive-pack", "POST /served.git/git-receive-pack"]
 )
 def test_what_another_pushed_in_between_stays_and_the_run_goes_on_top(run, served, tmp_path, moment):
-    """After our fetch: before the server names its branches, and after."""
+    """After our fetch: before the server names its branches, and after; the server would let a forced push through."""
+    git("-C", served.repository, "config", "receive.denyNonFastForwards", "false")
     push_as_somebody(tmp_path, served.repository, "first.md")
     rivals = iter(["second.md"])
 
