@@ -81,12 +81,16 @@ FAULTS: tuple[tuple[str, type[PublishError], str], ...] = (
         "`git init --bare DIR` makes one for file://DIR",
     ),
 )
+NO_REASON = ("hint:", "To ", "Done", "warning: filtering not recognized", "error: failed to push some refs")
+"""How lines begin that say nothing about why."""
 UNREACHABLE_REMEDY = "check the address, the connection and the proxy"
 
 
 def fault(url: str, said: str) -> PublishError:
     """The error that git's words mean."""
-    text = " ".join(line.removeprefix("remote: ").strip() for line in said.splitlines() if _tells(line))
+    # of a --porcelain line, the last column says why
+    lines = (line.rpartition("\t")[2].removeprefix("remote: ").strip() for line in said.splitlines() if _tells(line))
+    text = " ".join(lines)
     for pattern, error, remedy in FAULTS:
         if re.search(pattern, said):
             return error(f"{url}: {text[-MAX_SAID:]}", remedy)
@@ -94,4 +98,4 @@ def fault(url: str, said: str) -> PublishError:
 
 
 def _tells(line: str) -> bool:
-    return bool(line.strip()) and not line.startswith(("hint:", "To ", "Done", "warning: filtering not recognized"))
+    return bool(line.strip()) and not line.startswith(NO_REASON)
