@@ -1,6 +1,7 @@
 """The units of stage `classifiers`: what they write, that stored models are verified, that re-runs are equal."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from configs.run_dir import Request, RunDir
 from configs.unit import Unit, thread_environment
 from tests.training.feature_samples import config_of, random_walk
 from tests.training.test_prepare import make_run, prepare
+from training import meter
 from training.features import compute
 from training.market import Bars
 from training.splits import bars_needed, split
@@ -75,6 +77,7 @@ def finished(tmp_path_factory):
 def test_a_member_leaves_its_models_predictions_curves_and_plots(finished):
     directory = finished.run.unit_dir("classifiers/lstm")
     files = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    files = {name for name in files if not name.startswith("checkpoints/")}
     models = {f"models/{name}/{file}" for name in ("fold-0", "fold-1", "final") for file in MODEL_FILES}
     tables = {"predictions.parquet", "metrics.json", "history.json", "unit.json"}
     assert files == models | tables | {"confusion.png", "roc.png", "training.png"}
@@ -161,6 +164,49 @@ def test_a_unit_that_is_asked_to_stop_does(finished, tmp_path):
     assert not (unit.dir / "predictions.parquet").exists()
 
 
+def test_a_stopped_unit_goes_on_to_the_same_bytes(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(meter, "REPORT_EVERY_S", 0.0)
+    run, stopped_at = RunDir(tmp_path), []
+    for calls in (3, 5, 6):
+        unit = unit_of(run, finished.config, "dlstm")
+        monkeypatch.setattr(unit, "check_stop", countdown(calls))
+        with pytest.raises(StopRequested):
+            fit_member(unit, finished.prepared)
+        stopped_at.append(max(int(path.name) for path in (unit.dir / "checkpoints").glob("[0-9]*")))
+    run.clear_outputs("classifiers/dlstm")
+    metrics = fit_member(unit_of(run, finished.config, "dlstm"), finished.prepared)
+    assert metrics == finished.metrics["dlstm"]
+    expected = finished.run.save_result("classifiers/dlstm", {}).outputs
+    assert run.save_result("classifiers/dlstm", {}).outputs == expected
+    assert stopped_at == sorted(set(stopped_at))
+    saved = [event for event in read_events(run.events) if event["kind"] == "checkpoint"]
+    assert [event["step"] for event in saved] == stopped_at
+    assert all(event["bytes"] > 0 and event["wall_s"] > 0 and event["interval_s"] > 0 for event in saved)
+
+
+def countdown(calls: int):
+    """Raises at the last of so many calls, as a stop does that arrives then."""
+    left = iter(range(calls - 1, -1, -1))
+
+    def check_stop():
+        if not next(left):
+            raise StopRequested("stopped")
+
+    return check_stop
+
+
+def test_a_unit_that_ran_out_of_memory_takes_half_the_windows_at_once(finished, tmp_path):
+    name = "classifiers/lstm"
+    runtime = finished.config.runtime.model_copy(update={"batch_halvings": {name: 1, "classifiers/gru": 3}})
+    unit = unit_of(RunDir(tmp_path), finished.config.model_copy(update={"runtime": runtime}), "lstm")
+    halved, whole = fit_member(unit, finished.prepared)["models"], finished.metrics["lstm"]["models"]
+    assert {model: row["micro_batch"] * 2 for model, row in halved.items()} == {
+        model: row["micro_batch"] for model, row in whole.items()
+    }
+    for model, row in halved.items():
+        assert row["stop_loss"] == pytest.approx(whole[model]["stop_loss"], rel=1e-2)
+
+
 def test_the_description_counts_the_chain():
     config = config_of("ADA-EUR_1H", *TINY, "classifiers.window_stride=1")
     # An LSTM of 4 units over 26 features with two biases, and a head of 3 x 4 + 3.
@@ -219,6 +265,39 @@ def test_a_process_that_is_asked_to_stop_leaves_no_result(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.count("\n")) == (ExitCode.INTERRUPTED, 1)
     assert run.result("classifiers/lstm") is None
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
+    settings = (*TINY, "classifiers.epochs=40", "classifiers.patience_epochs=40", "classifiers.dropout=0.2")
+    often = "runtime.mean_time_between_failures_s=0.1"
+    rng, found = random.Random(7), []
+    for name, kills in (("whole", 0), ("killed", 4)):
+        run, _ = make_run(tmp_path / name, random_walk(2_400, seed=5), *settings, often)
+        assert prepare(run) == 0
+        for _ in range(kills):
+            process = start(run, "dlstm")
+            wait_for_progress(run, process)
+            time.sleep(rng.uniform(0.5, 3))
+            process.kill()
+            process.communicate(timeout=60)
+        assert stage(run, "dlstm") == (ExitCode.DONE, "")
+        found.append(outputs(run, "dlstm"))
+        events = [event for event in read_events(run.events) if event["unit"] == "classifiers/dlstm"]
+    assert found[0] == found[1]
+    begun = [event["done"] for event in events if event["kind"] == "progress" and event["rate"] is None]
+    assert len(begun) == 5 and max(begun) > 0, "some process went on from a checkpoint"
+
+
+def wait_for_progress(run: RunDir, process: subprocess.Popen) -> None:
+    """Until this process has told where it starts."""
+    path = run.events / "classifiers.dlstm.jsonl"
+    before = path.stat().st_size if path.exists() else 0
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if path.exists() and path.stat().st_size > before:
+            return
+        time.sleep(0.02)
 
 
 @pytest.mark.slow
