@@ -220,13 +220,15 @@ def print_comparison(found: dict[str, Any]) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A plain table on stdout."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    """A title and a plain table on stdout."""
+    table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    _stdout().print(table)
+    console = _stdout()
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(table)
 
 
 def _stdout() -> Console:

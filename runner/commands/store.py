@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runner.store.verify import Verification
 
 DEFAULTS = StoreConfig()
+PATIENCE_S = 10.0
 
 
 @click.group()
@@ -56,9 +57,7 @@ def take_over_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @json_option
 def list_runs(run: str, url: str, as_json: bool) -> ExitCode:
     """List the runs of a store, or the snapshots of RUN, newest first."""
-    from runner.store.open import open_store
-
-    objects = open_store(url)
+    objects = _open(url)
     if not run:
         runs = _runs(objects)
         _show(as_json, {"store": url, "runs": runs}, lambda: _print_runs(url, runs))
@@ -74,10 +73,9 @@ def list_runs(run: str, url: str, as_json: bool) -> ExitCode:
 @json_option
 def verify(run: str, url: str, as_json: bool) -> ExitCode:
     """Fetch every content of RUN once and compare it with its digest; exit code 74 where anything is damaged."""
-    from runner.store.open import open_store
     from runner.store.verify import verify as verify_run
 
-    found = verify_run(open_store(url), check_run_id(run))
+    found = verify_run(_open(url), check_run_id(run))
     code = ExitCode.STORE_DAMAGED if found.faults else ExitCode.DONE
     facts = {
         "run_id": run,
@@ -99,15 +97,16 @@ def verify(run: str, url: str, as_json: bool) -> ExitCode:
 @runs_dir_option
 def pull(run: str, url: str, snapshot_id: str, to: Path | None, runs_dir: Path) -> ExitCode:
     """Fetch a snapshot of RUN into a new directory, verified."""
-    from runner.store.open import open_store
     from runner.store.restore import restore, restore_newest
     from runner.store.snapshots import read_snapshot, require_run
 
-    objects, target = open_store(url), to or runs_dir / check_run_id(run)
+    objects, target = _open(url), to or runs_dir / check_run_id(run)
     require_run(objects, check_run_id(run))
+    if snapshot_id:
+        _require_snapshot(objects, run, snapshot_id)
     with _new_directory(target) as beside:
         if snapshot_id:
-            snapshot = read_snapshot(objects, run, _known_id(objects, run, snapshot_id))
+            snapshot = read_snapshot(objects, run, snapshot_id)
             restore(objects, run, snapshot, beside, ledger=to is None)
         else:
             newest, notices = restore_newest(objects, run, beside, ledger=to is None)
@@ -172,14 +171,20 @@ def rollback(run: str, url: str, snapshot_id: str, take_over: bool) -> ExitCode:
     return ExitCode.DONE
 
 
+def _open(url: str) -> ObjectStore:
+    """The store; somebody waits for the answer, so it is not retried for long."""
+    from runner.store.open import open_store
+
+    return open_store(url, deadline_s=PATIENCE_S)
+
+
 @contextmanager
 def _owned(url: str, run_id: str, take_over: bool) -> Iterator[Lease]:
     """A known run's lease while inside."""
     from runner.store.lease import acquire, owner_facts
-    from runner.store.open import open_store
     from runner.store.snapshots import require_run
 
-    objects = open_store(url)
+    objects = _open(url)
     require_run(objects, check_run_id(run_id))
     lease = acquire(objects, run_id, owner_facts(), DEFAULTS.lease_s, take_over)
     for notice in lease.notices:
@@ -201,13 +206,12 @@ def _new_directory(target: Path) -> Iterator[Path]:
     beside.rename(target)
 
 
-def _known_id(objects: ObjectStore, run_id: str, snapshot_id: str) -> str:
+def _require_snapshot(objects: ObjectStore, run_id: str, snapshot_id: str) -> None:
     from runner.store.snapshots import snapshot_ids
 
     known = snapshot_ids(objects, run_id)
     if snapshot_id not in known:
         raise ConfigError(f"run {run_id!r} has no snapshot {snapshot_id!r}; it has {', '.join(known) or 'none'}")
-    return snapshot_id
 
 
 def _runs(objects: ObjectStore) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from configs.errors import CannotWriteError
 from configs.run_dir import Result, RunDir
 from runner.store.records import LEDGER, TOP_FILES, check_path
 
-CHECKPOINT_ATTEMPTS = 3
+CHECKPOINT_ATTEMPTS = 10
 """A checkpoint is only deleted once a newer one lies beside it, so looking again finds that one."""
 _TAIL_BYTES = 65_536
 

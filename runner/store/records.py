@@ -113,7 +113,9 @@ def committed_ids(ids: list[str], head: Head | None) -> list[str]:
     An owner counts on from the snapshot that was HEAD's when it took the run. So a record of an earlier epoch with
     the same number or a higher one was written by a runner that had lost the run, and was never committed.
     """
-    newest = _age(head.snapshot) if head and head.snapshot else None
+    if head and not head.snapshot:
+        return []
+    newest = _age(head.snapshot) if head else None
     found: list[str] = []
     for name in sorted(ids, key=_age, reverse=True):
         counted_on = not found or split_id(name)[0] < split_id(found[-1])[0]

@@ -179,8 +179,6 @@ def _candidates(store: ObjectStore, run_id: str) -> tuple[list[str], dict[str, s
     if head and head.snapshot:
         older = [name for name in names if name != head.snapshot]
         return [head.snapshot, *older], {head.snapshot: head.snapshot_sha256}, notices
-    if head and names:
-        notices.append(f"HEAD of run {run_id!r} in {store.url} names no snapshot")
     return names, {}, notices
 
 
