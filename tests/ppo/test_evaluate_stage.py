@@ -19,6 +19,7 @@ from ppo.learner.policy import Policy, PolicySizes, save_policy
 from ppo.ledger import read_trades
 from ppo.rules import ACTIONS, observation_size
 from ppo.stages import evaluate, evaluate_other
+from ppo.trials import LEDGER_NAME
 from training.demo import demo_bars
 from training.market import Bars
 from training.scaling import Scaler
@@ -178,6 +179,26 @@ def test_the_same_scoring_again_gives_the_same_bytes_and_counts_once(fresh):
     work(fresh, evaluate, "evaluate")
     assert fresh.result("evaluate") == first
     assert evaluation_of(fresh)["trials"]["count"] == 1
+
+
+def test_a_unit_killed_between_the_ledger_and_its_result_counts_once(evaluated, fresh, monkeypatch):
+    def killed(*_):
+        raise KilledError
+
+    for moment in ("write_evaluation", "summary"):
+        monkeypatch.setattr(evaluate, moment, killed)
+        with pytest.raises(KilledError):
+            work(fresh, evaluate, "evaluate")
+        monkeypatch.undo()
+        assert fresh.result("evaluate") is None
+        assert len((fresh.root.parent / LEDGER_NAME).read_text().splitlines()) == 1
+    work(fresh, evaluate, "evaluate")
+    assert fresh.result("evaluate") == evaluated.result("evaluate")
+    assert evaluation_of(fresh)["trials"]["count"] == 1
+
+
+class KilledError(Exception):
+    """The process is gone."""
 
 
 def test_another_scoring_of_the_same_bars_raises_the_count(fresh):

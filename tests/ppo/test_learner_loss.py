@@ -104,6 +104,21 @@ def test_one_whole_batch_update_moves_the_weights_as_maskable_ppo(job):
         assert torch.allclose(value, model.policy.state_dict()[name], rtol=0, atol=1e-6), name
 
 
+@pytest.mark.parametrize("halvings", [1, 2, 3])
+@pytest.mark.parametrize("target_kl", [0.0, 0.05])
+def test_a_halved_batch_takes_the_same_steps_up_to_rounding(job, halvings, target_kl):
+    ppo = job.config.ppo.model_copy(update={"epochs": 3, "minibatch_size": BATCH // 4, "target_kl": target_kl})
+    ends = []
+    for count in (0, halvings):
+        state, rollout = played(job)
+        figures = update(state.policy, state.optimizer, samples_of(rollout, ppo), ppo, state.generator, count)
+        ends.append((figures, torch.cat([weight.detach().flatten() for weight in state.policy.parameters()])))
+    (whole, expected), (parts, weights) = ends
+    assert parts == pytest.approx(whole, rel=1e-3, abs=1e-5)
+    assert torch.allclose(weights, expected, rtol=0, atol=1e-5)
+    assert not torch.equal(weights, expected), "the sums were rounded elsewhere"
+
+
 def test_gradients_are_clipped_to_the_norm_of_the_settings(job):
     state, rollout = played(job)
     ppo = job.config.ppo.model_copy(update={"max_grad_norm": 1e-3})

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +148,9 @@ def test_metrics_history_and_events_tell_the_same_story(finished):
     events = [event for event in read_events(finished.events) if event["unit"] == UNIT]
     trained = [event for event in events if event["kind"] == "metric" and event["name"] == "train"]
     assert [event["step"] for event in trained] == [row["step"] for row in history]
-    assert [event["step"] for event in events if event["kind"] == "checkpoint"] == [512, 1024, 1536, 2048]
+    saved = [0, *(event["step"] for event in events if event["kind"] == "checkpoint")]
+    assert saved[-1] == 2_048 and max(after - before for before, after in pairwise(saved)) == 512
+    assert all(event["wall_s"] > 0 and event["bytes"] > 0 for event in events if event["kind"] == "checkpoint")
     alarms = [event for event in events if event.get("name") == "collapse_alarm"]
     assert len(alarms) == sum(bool(row.get("collapse")) for row in history)
 
@@ -175,6 +178,74 @@ def test_a_stopped_unit_goes_on_to_the_same_bytes(finished, run):
     assert sorted(path.name for path in (run.unit_dir(UNIT) / "checkpoints").iterdir()) == ["256", "512"]
     work(run)
     assert digests(run) == digests(finished)
+
+
+class KilledError(Exception):
+    """The process is gone; nothing more is saved."""
+
+
+def test_a_unit_killed_between_two_checkpoints_goes_on_to_the_same_bytes_and_curves(finished, run, monkeypatch):
+    """Rows told after the last checkpoint are told again, with the same figures; TensorBoard has each once."""
+    unit, progress = unit_of(run), Unit.progress
+
+    def killed_late(self, done, *rest, **fields):
+        progress(self, done, *rest, **fields)
+        if done == 1_280:
+            raise KilledError
+
+    monkeypatch.setattr(Unit, "progress", killed_late)
+    with pytest.raises(KilledError):
+        stage.work(unit)
+    monkeypatch.undo()
+    work(run)
+    assert digests(run) == digests(finished)
+    assert distinct(curve(run)) == curve(finished)
+    assert tensorboard(run) == tensorboard(finished)
+    assert [step for step, _ in tensorboard(run)["entropy"]] == list(range(256, 2_049, 256))
+
+
+def curve(run: RunDir) -> list[dict]:
+    """The metric events, without their times."""
+    rows = [event for event in read_events(run.events) if event["unit"] == UNIT and event["kind"] == "metric"]
+    return [{name: value for name, value in row.items() if name != "t"} for row in rows]
+
+
+def distinct(rows: list[dict]) -> list[dict]:
+    return [row for at, row in enumerate(rows) if row not in rows[:at]]
+
+
+def tensorboard(run: RunDir) -> dict[str, list[tuple[int, float]]]:
+    """Every curve as TensorBoard itself reads it."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shown = EventAccumulator(str(run.unit_dir(UNIT) / "tensorboard")).Reload()
+    return {tag: [(row.step, row.value) for row in shown.Scalars(tag)] for tag in shown.Tags()["scalars"]}
+
+
+def test_a_damaged_checkpoint_is_said_in_the_log_and_costs_time_only(finished, run, capsys):
+    for _ in range(2):
+        unit = unit_of(run)
+        unit._stop[0] = True
+        with pytest.raises(StopRequested):
+            stage.work(unit)
+    (run.unit_dir(UNIT) / "checkpoints" / "512" / "state.safetensors").write_bytes(b"torn")
+    capsys.readouterr()
+    work(run)
+    said = capsys.readouterr().out
+    assert "checkpoint 512 is damaged (state.safetensors has sha256 " in said and "going on from 256" in said
+    assert digests(run) == digests(finished)
+
+
+def test_a_unit_that_ran_out_of_memory_learns_nearly_the_same_in_smaller_parts(finished, run):
+    config = run.load_config()
+    runtime = config.runtime.model_copy(update={"batch_halvings": {UNIT: 2, "ppo/seed-0": 3}})
+    run.save_config(config.model_copy(update={"runtime": runtime}))
+    work(run)
+    first, whole = (read_json(at.unit_dir(UNIT) / "history.json")[0] for at in (run, finished))
+    assert first != whole
+    for name in ("policy_loss", "value_loss", "entropy", "approx_kl", "grad_norm"):
+        assert first[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6)
+    assert first["gradient_steps"] == whole["gradient_steps"]
 
 
 def test_a_checkpoint_of_another_request_is_not_used(finished, run):
@@ -213,16 +284,22 @@ def test_the_sb3_backend_writes_the_same_files(run):
     assert [row["step"] for row in history] == list(range(256, 2_049, 256))
 
 
-def test_the_sb3_backend_gives_the_same_bytes_twice(template, tmp_path):
+def test_the_sb3_backend_starts_anew_after_a_stop_says_so_and_ends_with_the_same_bytes(template, tmp_path, capsys):
     found = []
-    for name in ("a", "b"):
+    for name, stops in (("whole", 0), ("stopped", 1)):
         shutil.copytree(template, tmp_path / name)
         run = RunDir(tmp_path / name)
         config = run.load_config()
         run.save_config(config.model_copy(update={"agent": config.agent.model_copy(update={"backend": "sb3"})}))
+        for _ in range(stops):
+            unit = unit_of(run)
+            unit._stop[0] = True
+            with pytest.raises(StopRequested):
+                stage.work(unit)
         work(run)
-        found.append(digests(run))
+        found.append((digests(run), tensorboard(run)))
     assert found[0] == found[1]
+    assert capsys.readouterr().out.count("cannot be resumed: training starts from the first step") == 3
 
 
 def test_the_description_grows_with_the_work():
