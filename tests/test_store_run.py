@@ -16,8 +16,6 @@ import pytest
 
 from configs.events import read_events
 from configs.run_dir import RunDir
-from runner.store.file import FileStore
-from runner.store.layout import Head, head_key
 from tests.cli import cli, settings
 from tests.runner.fixture_stages.world import wait_for
 from tests.servers import Server, gcs_emulator, seaweed
@@ -38,7 +36,7 @@ def outputs(run: RunDir) -> dict[str, str]:
 
 
 def run_in(runs_dir: Path) -> RunDir:
-    (config,) = runs_dir.glob("*/config.yaml")
+    (config,) = runs_dir.glob("DEMO-*/config.yaml")
     return RunDir(config.parent)
 
 
@@ -100,23 +98,53 @@ def checkpoints_of_agents(run: RunDir) -> list[Path]:
     return list(run.stages.glob("ppo/seed-*/checkpoints/*/manifest.json"))
 
 
-def snapshots_told(run: RunDir) -> list[dict]:
-    return [event for event in read_events(run.events) if (event["unit"], event["kind"]) == ("run", "checkpoint")]
-
-
 def newest_has_agents(runs_dir: Path) -> bool:
-    """The store has a snapshot that was made after an agent's first checkpoint."""
-    for path in runs_dir.glob("*/events/ppo.seed-0.jsonl"):
+    """The store has a snapshot that was begun after an agent's first checkpoint."""
+    for path in runs_dir.glob("DEMO-*/events/ppo.seed-0.jsonl"):
         run = RunDir(path.parents[1])
-        begun = [
-            event["t"] for event in read_events(run.events) if event["kind"] == "checkpoint" and "ppo" in event["unit"]
-        ]
-        return bool(begun) and any(event["t"] > begun[0] + event["wall_s"] for event in snapshots_told(run))
+        saved = [event["t"] for event in read_events(run.events) if agents_checkpoint(event)]
+        return bool(saved) and any(event["t"] - event["wall_s"] > saved[0] for event in told(run, "checkpoint"))
     return False
+
+
+def agents_checkpoint(event: dict) -> bool:
+    return event["kind"] == "checkpoint" and event["unit"].startswith("ppo/")
+
+
+def told(run: RunDir, kind: str) -> list[dict]:
+    """Events of the run itself, not of a unit."""
+    return [event for event in read_events(run.events) if (event["unit"], event["kind"]) == ("run", kind)]
+
+
+def begun(runs_dir: Path) -> RunDir:
+    """The run of a runner just started, once its store has a first snapshot."""
+
+    def found() -> list[Path]:
+        return [path for path in runs_dir.glob("*/store.json") if told(RunDir(path.parent), "checkpoint")]
+
+    wait_for(found, 120)
+    return RunDir(found()[0].parent)
+
+
+def after_classifiers(reference: RunDir, runs_dir: Path) -> Path:
+    """A runs directory with an earlier run whose first two stages can be taken over: saves their time."""
+    earlier = RunDir(runs_dir / "earlier")
+    shutil.copytree(reference.root, earlier.root, ignore=shutil.ignore_patterns("ppo", "evaluate", "lock"))
+    return runs_dir
+
+
+@contextlib.contextmanager
+def away(server: Server) -> Iterator[None]:
+    """The server runs afterwards, whatever was done to it inside."""
+    try:
+        yield
+    finally:
+        server.restart()
 
 
 def test_a_run_whose_machine_is_gone_goes_on_from_the_store_to_the_same_bytes(place, reference, tmp_path):
     url, environment = place
+    after_classifiers(reference, tmp_path / "lost")
     with started(*DEMO, "--runs-dir", tmp_path / "lost", "--store", url, *settings(*OFTEN), **environment) as start:
         wait_for(lambda: newest_has_agents(tmp_path / "lost") or start.process.poll() is not None, timeout_s=180)
         start.process.kill()
@@ -158,96 +186,79 @@ def fencing_place(request, tmp_path) -> tuple[str, dict[str, str]]:
 
 def test_a_runner_that_slept_while_another_took_over_ends_with_76_and_harms_nothing(fencing_place, tmp_path):
     url, environment = fencing_place
-    slow = settings(*OFTEN, "ppo.timesteps=1638400", "store.lease_s=3600", "runtime.parallel_units=1")
+    slow = settings(*OFTEN, "ppo.timesteps=3276800", "store.lease_s=3600")
     with started(*DEMO, "--runs-dir", tmp_path / "one", "--store", url, *slow, **environment) as sleeper:
-        wait_for(
-            lambda: len(list((tmp_path / "one").glob("*/store.json"))) and snapshots_told(run_in(tmp_path / "one")), 120
-        )
-        run_id = run_in(tmp_path / "one").run_id
+        run = begun(tmp_path / "one")
         sleeper.process.send_signal(signal.SIGSTOP)
-        second = ("--resume", run_id, "--store", url, "--runs-dir", tmp_path / "two", "--skip-preflight")
-        refused = cli("run", *second, "--until", "prepare", **environment)
+        second = ("--resume", run.run_id, "--store", url, "--skip-preflight", "--until", "prepare", "--runs-dir")
+        refused = cli("run", *second, tmp_path / "two", **environment)
         assert refused.returncode == 76 and "--take-over" in refused.stderr
-        taken = cli("run", *second, "--until", "prepare", "--take-over", **environment)
+        taken = cli("run", *second, tmp_path / "two", "--take-over", **environment)
         assert taken.returncode == 0, taken.stderr
-        before = cli("status", run_id, "--store", url, "--json", **environment)
+        before = status_of(url, environment)
         sleeper.process.send_signal(signal.SIGCONT)
         code, said = sleeper.ended()
     assert code == 76 and "taken over" in said
-    after = cli("status", run_id, "--store", url, "--json", **environment)
-    kept = [json.loads(shown.stdout)["store"] for shown in (before, after)]
-    assert kept[0]["snapshot"] == kept[1]["snapshot"] and kept[1]["epoch"] == kept[0]["epoch"]
-    assert not report_of(tmp_path / "one").exists()
-    whole = cli("run", *second[:5], tmp_path / "three", "--skip-preflight", "--until", "prepare", **environment)
+    assert not run.report.exists()
+    after = status_of(url, environment)
+    assert [after[key] for key in ("snapshot", "epoch", "owner")] == [
+        before[key] for key in ("snapshot", "epoch", "owner")
+    ]
+    whole = cli("run", *second, tmp_path / "three", **environment)
     assert whole.returncode == 0 and "verified" in whole.stderr
 
 
-def report_of(runs_dir: Path) -> Path:
-    return run_in(runs_dir).report
+def status_of(url: str, environment: dict[str, str]) -> dict:
+    """What the store says of its one run."""
+    shown = cli("status", "--store", url, "--json", **environment)
+    assert shown.returncode == 0, shown.stderr
+    return json.loads(shown.stdout)["store"]
 
 
-def take_away(store: Path) -> None:
-    """The volume is gone: what stands in its place can hold nothing."""
-    store.rename(store.with_suffix(".away"))
-    store.write_text("")
-
-
-def bring_back(store: Path) -> None:
-    store.unlink()
-    store.with_suffix(".away").rename(store)
-
-
-def test_a_run_goes_on_without_its_store_and_what_is_missing_there_follows(reference, tmp_path):
-    store = tmp_path / "store"
-    with started(*DEMO, "--runs-dir", tmp_path / "runs", "--store", f"file://{store}", *settings(*OFTEN)) as start:
-        wait_for(
-            lambda: list((tmp_path / "runs").glob("*/store.json")) and snapshots_told(run_in(tmp_path / "runs")), 120
-        )
-        run = run_in(tmp_path / "runs")
-        take_away(store)
-        wait_for(lambda: checkpoints_of_agents(run) or start.process.poll() is not None, 120)
-        assert [event for event in read_events(run.events) if (event["unit"], event["kind"]) == ("run", "retry")]
-        bring_back(store)
+def test_a_run_goes_on_without_its_store_and_what_is_missing_there_follows(servers, reference, tmp_path):
+    server, runs_dir = servers["s3"], after_classifiers(reference, tmp_path / "runs")
+    url = server.store_url()
+    arguments = (*DEMO, "--runs-dir", runs_dir, "--store", url, *settings(*OFTEN))
+    with started(*arguments, **server.environment) as start, away(server):
+        run = begun(runs_dir)
+        server.kill()
+        wait_for(lambda: checkpoints_of_agents(run) and told(run, "retry"), 120)
+        assert start.process.poll() is None
+        server.start()
         code, said = start.ended()
     assert code == 0, said
-    assert outputs(run) == outputs(reference)
-    kept = cli("run", "--resume", run.run_id, "--store", f"file://{store}", "--runs-dir", tmp_path / "other")
-    assert kept.returncode == 0 and outputs(RunDir(tmp_path / "other" / run.run_id)) == outputs(reference)
+    assert "trouble" in said and outputs(run) == outputs(reference)
+    again = ("--resume", run.run_id, "--store", url, "--runs-dir", tmp_path / "other")
+    kept = cli("run", *again, **server.environment)
+    assert kept.returncode == 0 and "nothing to do" in kept.stderr
+    assert outputs(RunDir(tmp_path / "other" / run.run_id)) == outputs(reference)
 
 
-def test_a_store_that_is_gone_for_good_is_74_at_the_end_and_a_later_start_sends_everything(tmp_path):
-    store = tmp_path / "store"
-    arguments = (*DEMO, "--runs-dir", tmp_path / "runs", "--store", f"file://{store}", "--until", "classifiers")
-    arguments = (*arguments, *settings(*OFTEN, "store.final_upload_s=0.5"))
-    with started(*arguments) as start:
-        wait_for(
-            lambda: list((tmp_path / "runs").glob("*/store.json")) and snapshots_told(run_in(tmp_path / "runs")), 120
-        )
-        run = run_in(tmp_path / "runs")
-        take_away(store)
+def test_a_store_that_is_gone_for_good_is_74_at_the_end_and_a_later_start_sends_everything(
+    servers, reference, tmp_path
+):
+    server, runs_dir = servers["s3"], after_classifiers(reference, tmp_path / "runs")
+    url = server.store_url()
+    arguments = (*DEMO, "--runs-dir", runs_dir, "--store", url, *settings(*OFTEN, "store.final_upload_s=1"))
+    with started(*arguments, **server.environment) as start, away(server):
+        run = begun(runs_dir)
+        server.kill()
         code, said = start.ended()
-    assert code == 74 and "everything is in" in said
-    made = outputs(run)
-    assert len({name.rpartition("/")[0].split("/plots")[0] for name in made}) >= 6
-    assert json.loads((run.root / "exit.json").read_text())["exit_code"] == 74
-    unreachable = cli(*arguments)
-    assert unreachable.returncode == 69, "at the start a store that cannot be used is refused"
-    bring_back(store)
-    done = cli(*arguments)
+        assert code == 74 and "everything is in" in said, said
+        assert outputs(run) == outputs(reference) and run.report.is_file()
+        assert json.loads((run.root / "exit.json").read_text())["exit_code"] == 74
+        refused = cli(*arguments, **server.environment)
+        assert refused.returncode == 69, "at the start a store that cannot be reached is refused"
+    done = cli(*arguments, **server.environment)
     assert done.returncode == 0, done.stderr
-    head = Head.model_validate_json(strip_digest(FileStore(store).get(head_key(run.run_id))[0]))
-    assert head.released
-    elsewhere = cli("run", "--resume", run.run_id, "--store", f"file://{store}", "--runs-dir", tmp_path / "other",
-                    "--until", "classifiers")  # fmt: skip
-    assert elsewhere.returncode == 0 and outputs(RunDir(tmp_path / "other" / run.run_id)) == made
-
-
-def strip_digest(body: bytes) -> str:
-    return json.dumps({name: value for name, value in json.loads(body).items() if name != "sha256"})
+    assert len(list(run.events.glob("evaluate.jsonl"))) == 1 and not list(runs_dir.glob(".superseded/*"))
+    elsewhere = ("--resume", run.run_id, "--store", url, "--runs-dir", tmp_path / "other")
+    assert cli("run", *elsewhere, **server.environment).returncode == 0
+    assert outputs(RunDir(tmp_path / "other" / run.run_id)) == outputs(reference)
 
 
 def test_a_stop_uploads_within_its_grace_and_the_next_machine_goes_on(reference, tmp_path):
-    url = f"file://{tmp_path / 'store'}"
+    url, _ = f"file://{tmp_path / 'store'}", after_classifiers(reference, tmp_path / "one")
     arguments = ("--store", url, *settings(*OFTEN, "runtime.stop_grace_s=20"))
     with started(*DEMO, "--runs-dir", tmp_path / "one", *arguments) as start:
         wait_for(lambda: newest_has_agents(tmp_path / "one"), 180)
