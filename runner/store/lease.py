@@ -15,6 +15,7 @@ import re
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -95,11 +96,17 @@ def acquire(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float, tak
         OwnedByAnotherError: somebody else owns it; the message says who and until when.
         StoreError: a newer version of this program wrote it, or the store cannot be used.
     """
+    present: str | None = None
     for _ in range(ACQUIRE_ATTEMPTS):
+        found = _find(store, run_id)
+        owner = found.owner if found else ""
+        if present is None:
+            present = owner
         try:
-            return _acquire_once(store, run_id, me, lease_s, take_over)
+            # the take-over is meant for the owner that was there, not for one that was faster than us
+            return _take(store, run_id, me, lease_s, found, take_over and owner == present)
         except PreconditionFailedError:
-            take_over = False  # it was meant for the owner that was there, not for the one that was faster than us
+            continue
     raise OwnedByAnotherError(f"run {run_id!r} in {store.url} changes owners all the time; look who starts it")
 
 
@@ -202,22 +209,46 @@ class Lease:
         self._head, self._tag = head, stat.tag
 
 
-def _acquire_once(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float, take_over: bool) -> Lease:
-    key = head_key(run_id)
+@dataclass(frozen=True)
+class _Found:
+    """HEAD as somebody who wants the run finds it."""
+
+    stat: Stat
+    head: Head | None
+    """None where it says nothing."""
+    damage: DamagedHeadError | None = None
+
+    @property
+    def owner(self) -> str:
+        """Token of the owner; empty where nothing says it."""
+        return self.head.owner.token if self.head else ""
+
+
+def _find(store: ObjectStore, run_id: str) -> _Found | None:
     try:
-        body, stat = store.get(key)
+        body, stat = store.get(head_key(run_id))
     except KeyMissingError:
-        return _begin(store, run_id, me, lease_s)
+        return None
     try:
-        head = _parse_head(store, run_id, body)
+        return _Found(stat, _parse_head(store, run_id, body))
     except DamagedHeadError as error:
-        return _begin_over_damage(store, run_id, me, lease_s, stat, error, take_over)
+        return _Found(stat, None, error)
+
+
+def _take(
+    store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float, found: _Found | None, take_over: bool
+) -> Lease:
+    if found is None:
+        return _begin(store, run_id, me, lease_s)
+    head, stat = found.head, found.stat
+    if head is None:
+        return _begin_over_damage(store, run_id, me, lease_s, found, take_over)
     if not (take_over or head.released or _is_dead_neighbour(head.owner, me)):
         _require_expired(store, head, stat)
     taken = head.model_copy(
         update={"epoch": head.epoch + 1, "owner": me, "released": False, "lease_s": lease_s, "renewals": 0}
     )
-    return Lease(store, run_id, taken, store.replace_if_match(key, encode(taken), stat.tag))
+    return Lease(store, run_id, taken, store.replace_if_match(head_key(run_id), encode(taken), stat.tag))
 
 
 def _begin(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float) -> Lease:
@@ -230,26 +261,20 @@ def _begin(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float) -> L
 
 
 def _begin_over_damage(
-    store: ObjectStore,
-    run_id: str,
-    me: OwnerFacts,
-    lease_s: float,
-    stat: Stat,
-    damage: DamagedHeadError,
-    take_over: bool,
+    store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float, found: _Found, take_over: bool
 ) -> Lease:
     """A HEAD that says nothing: it is replaced once it is old enough that no owner can be alive."""
-    age_s = store_time(store, run_id) - stat.modified_t
+    age_s = store_time(store, run_id) - found.stat.modified_t
     left_s = lease_s + CLOCK_GRAIN_S - age_s
     if not take_over and left_s >= 0:
         raise OwnedByAnotherError(
-            f"{damage}; it was written {age_s:.0f} s ago, so its owner may be alive: try again in {left_s:.0f} s, or "
-            "use --take-over"
+            f"{found.damage}; it was written {age_s:.0f} s ago, so its owner may be alive: try again in "
+            f"{left_s:.0f} s, or use --take-over"
         )
     quarantine(store, run_id, head_key(run_id))
     head = _first_head(store, run_id, me, lease_s)
-    tag = store.replace_if_match(head_key(run_id), encode(head), stat.tag)
-    return Lease(store, run_id, head, tag, (f"{damage}; it was put into quarantine and written anew",))
+    tag = store.replace_if_match(head_key(run_id), encode(head), found.stat.tag)
+    return Lease(store, run_id, head, tag, (f"{found.damage}; it was put into quarantine and written anew",))
 
 
 def _first_head(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float) -> Head:

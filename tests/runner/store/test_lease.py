@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -186,6 +187,32 @@ def test_a_commit_whose_answer_was_lost_is_found_by_the_next_write(tmp_path):
     store.losing = False
     lease.renew(NOTHING)
     assert lease.head.snapshot == read_head(store, RUN).snapshot == snapshot.id
+
+
+class ActsFirst(FileStore):
+    """Lets somebody else act just before the first replacement."""
+
+    def __init__(self, root: Path, act: Callable[[], object]) -> None:
+        super().__init__(root)
+        self._act: list[Callable[[], object]] = [act]
+
+    def replace_if_match(self, key: str, body: bytes, tag: str) -> str:
+        while self._act:
+            self._act.pop()()
+        return super().replace_if_match(key, body, tag)
+
+
+def test_a_take_over_succeeds_although_the_owner_renews_in_that_very_moment(tmp_path):
+    old = acquire(FileStore(tmp_path), RUN, owner("old"), LEASE_S)
+    store = ActsFirst(tmp_path, lambda: old.renew(NOTHING))
+    assert acquire(store, RUN, owner("new"), LEASE_S, take_over=True).epoch == 2
+
+
+def test_a_take_over_is_not_meant_for_another_that_was_faster(tmp_path):
+    acquire(FileStore(tmp_path), RUN, owner("old"), LEASE_S)
+    faster = lambda: acquire(FileStore(tmp_path), RUN, owner("faster"), LEASE_S, take_over=True)  # noqa: E731
+    with pytest.raises(OwnedByAnotherError, match="host-faster"):
+        acquire(ActsFirst(tmp_path, faster), RUN, owner("new"), LEASE_S, take_over=True)
 
 
 def test_a_server_without_conditions_is_fooled_at_most_for_an_instant(tmp_path):
