@@ -8,6 +8,7 @@ flag, events, result, exit code, last words) is here, once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import faulthandler
 import io
@@ -164,7 +165,10 @@ def _leave_last_words() -> None:
 
 
 class RedactedStream(io.TextIOBase):
-    """A text stream whose lines pass the filter for secrets; a line is written when it is whole, or flushed."""
+    """A text stream whose lines pass the filter for secrets; a line is written when it is whole, or flushed.
+
+    A line that a full disk refuses is lost: it must not change how the unit ends.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._begun = stream, ""
@@ -172,17 +176,18 @@ class RedactedStream(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write the lines that `text` completes."""
         *lines, self._begun = (self._begun + text).split("\n")
-        for line in lines:
-            self._stream.write(redact(line) + "\n")
-        if lines:
-            self._stream.flush()
+        self._pass_on("".join(redact(line) + "\n" for line in lines))
         return len(text)
 
     def flush(self) -> None:
         """Write what was begun, too."""
         begun, self._begun = self._begun, ""
-        self._stream.write(redact(begun))
-        self._stream.flush()
+        self._pass_on(redact(begun))
+
+    def _pass_on(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
 
     def fileno(self) -> int:
         """The file below."""

@@ -46,6 +46,8 @@ class Outcome:
     """True where the same process may well succeed when it is started again."""
     exit_code: ExitCode
     says: str
+    remedy: str = ""
+    """What to do where the unit's own words may not say it."""
 
 
 OUTCOMES: dict[Reason, Outcome] = {
@@ -54,10 +56,22 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.BAD_DATA: Outcome(Status.FAILED, False, ExitCode.BAD_DATA, "found bad data"),
     Reason.DATASET_NOT_FOUND: Outcome(Status.FAILED, False, ExitCode.DATASET_NOT_FOUND, "did not find its data"),
     Reason.MACHINE_UNFIT: Outcome(Status.FAILED, False, ExitCode.MACHINE_UNFIT, "cannot run on this machine"),
-    Reason.CANNOT_WRITE: Outcome(Status.FAILED, False, ExitCode.CANNOT_WRITE, "could not write"),
+    Reason.CANNOT_WRITE: Outcome(
+        Status.FAILED,
+        False,
+        ExitCode.CANNOT_WRITE,
+        "could not write",
+        "free space or take another --runs-dir; the same command goes on from here",
+    ),
     Reason.BAD_CONFIG: Outcome(Status.FAILED, False, ExitCode.BAD_CONFIG, "refused its configuration"),
     Reason.CRASHED: Outcome(Status.FAILED, False, ExitCode.UNIT_FAILED, "crashed"),
-    Reason.OUT_OF_MEMORY: Outcome(Status.FAILED, True, ExitCode.MACHINE_UNFIT, "ran out of memory"),
+    Reason.OUT_OF_MEMORY: Outcome(
+        Status.FAILED,
+        True,
+        ExitCode.MACHINE_UNFIT,
+        "ran out of memory",
+        "take a machine with more memory, --set runtime.parallel_units=1, or a smaller batch",
+    ),
     Reason.KILLED: Outcome(Status.FAILED, True, ExitCode.UNIT_FAILED, "was killed"),
     Reason.TIMED_OUT: Outcome(Status.FAILED, False, ExitCode.UNIT_FAILED, "ran past runtime.unit_timeout_s"),
     Reason.STALLED: Outcome(Status.FAILED, True, ExitCode.UNIT_FAILED, "was silent past runtime.stall_timeout_s"),

@@ -271,10 +271,8 @@ class Supervisor:
     def _failed(self, unit: Unit, reason: Reason, says: str) -> Ending:
         outcome = OUTCOMES[reason]
         message = f"unit {unit.id!r} {says}\n(log: {self._run.log_path(unit.id)})"
-        if reason is Reason.OUT_OF_MEMORY:
-            smaller = f", or a smaller --set {unit.halvable}=N" if unit.halvable else ""
-            remedy = f"take a machine with more memory, --set runtime.parallel_units=1{smaller}"
-            return Ending(outcome.exit_code, f"{message}\n{remedy}")
+        if outcome.remedy:
+            return Ending(outcome.exit_code, f"{message}\n{outcome.remedy}")
         given_up = outcome.retry and self._retries.get(unit.id, 0) > 1
         return Ending(ExitCode.GIVEN_UP if given_up else outcome.exit_code, message)
 

@@ -117,3 +117,16 @@ def test_a_secret_that_is_written_in_pieces_is_found(cut):
     assert below.getvalue() == "one\nkey [redacted] here\n"
     stream.flush()
     assert below.getvalue() == "one\nkey [redacted] here\nlast"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [("unit.log('x')", 0), ("raise RuntimeError('x')", 70), ("open('/dev/full', 'wb', buffering=0).write(b'x')", 73)],
+)
+def test_a_log_on_a_full_disk_does_not_change_how_the_unit_ends(run, body, status):
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    program = PROGRAM.format(body=f"    {body}")
+    line = [sys.executable, "-c", program, "--run-dir", str(run.root), "--unit", "unit"]
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        assert subprocess.run(line, cwd=ROOT, stdout=full, stderr=full, timeout=60).returncode == status

@@ -176,7 +176,7 @@ def test_after_three_halvings_the_machine_is_called_too_small(world):
     world.plans(first={"out_of_memory_attempts": 9})
     ending = world.supervise()
     assert ending.exit_code == ExitCode.MACHINE_UNFIT
-    assert "more memory" in ending.message and "classifiers.batch_size" in ending.message
+    assert "more memory" in ending.message and "smaller batch" in ending.message
     assert world.starts("first") == 4
 
 
