@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from configs.errors import ConfigError, ExitCode, ProjectError
 from configs.events import EventLog
 from configs.run_dir import RunDir
 from configs.schema import Config, PublishConfig
+from configs.unit import CANNOT_WRITE_ERRNOS
 from runner.budget import Budget, opening, spent
 from runner.console import watching
 from runner.epilogue import Epilogue
@@ -112,7 +113,7 @@ class Job:
 def run_job(job: Job, ask: Ask, choice: Choice) -> Ending:
     """Do what is not done yet, write the report, and keep both where the configuration says."""
     run = job.plan.run
-    if job.is_finished(job.standing()) and _is_kept(job.plan):
+    if run.report.exists() and job.is_finished(job.standing()) and _is_kept(job.plan):
         say(f"run {run.run_id} is finished; nothing to do")
         return Ending(ExitCode.DONE)
     with StopSignals(job.plan.config.runtime.stop_grace_s) as signals:
@@ -128,32 +129,43 @@ def _own(job: Job, ask: Ask, choice: Choice, signals: StopSignals) -> Ending:
         if hold and job.is_finished(states) and read_place(run).complete:
             say(f"run {run.run_id} is finished; nothing to do")
             return Ending(ExitCode.DONE)
-        config = job.plan.config
-        ledger = spent(run.events)
-        known = hold.lease.head.spent if hold else None
-        budget = Budget(
-            config.budget,
-            _larger(ledger, known),
-            grace_s=config.runtime.stop_grace_s,
-            warn=lambda says: notify(Notice(run.run_id, "budget", says=says), wait_s=0),
-        )
-        try:
+        ledger, known = spent(run.events), hold.lease.head.spent if hold else Spent()
+        budget = _budget(job.plan, ledger, known)
+        with _refusals_recorded(run, hold, budget):
             job.refuse_missing(states)
             job.plan.require_data(states)
             establish(job.plan)
             if not job.is_finished(states):
-                refuse_fruitless(run.events, config.runtime.max_fruitless_starts)
+                refuse_fruitless(run.events, job.plan.config.runtime.max_fruitless_starts)
                 budget.refuse_spent()
-        except ProjectError as error:
-            if run.run_json.exists():
-                refused = Ending(error.exit_code, str(error))
-                write_exit_record(run, refused, budget.spent(), hold.lease.head.snapshot if hold else "")
-                notify(Notice(run.run_id, occasion_of(error.exit_code), int(error.exit_code), says=refused.message))
-            raise
         with contextlib.closing(EventLog(run.events, "supervisor")) as events:
-            opened = opening(config.budget.price_usd_per_hour, ledger, known)
+            opened = opening(job.plan.config.budget.price_usd_per_hour, ledger, known)
             events.emit("run_started", RUN, command=" ".join(sys.argv)[:MAX_NOTE], **opened)
             return _Start(job, ask, choice, owner, events, signals, budget, hold).carry_out(states)
+
+
+def _budget(plan: Plan, ledger: Spent, known: Spent) -> Budget:
+    """What is left; the store may have seen more than the log here, or less."""
+
+    def warn(says: str) -> None:
+        say(says)
+        notify(Notice(plan.run.run_id, "budget", says=says), wait_s=0)
+
+    before = Spent(wall_s=max(ledger.wall_s, known.wall_s), cost_usd=max(ledger.cost_usd, known.cost_usd))
+    return Budget(plan.config.budget, before, grace_s=plan.config.runtime.stop_grace_s, warn=warn)
+
+
+@contextlib.contextmanager
+def _refusals_recorded(run: RunDir, hold: Hold | None, budget: Budget) -> Iterator[None]:
+    """An error inside leaves an exit record, where there is a run, and is told."""
+    try:
+        yield
+    except ProjectError as error:
+        if run.run_json.exists():
+            refused = Ending(error.exit_code, str(error))
+            write_exit_record(run, refused, budget.spent(), hold.lease.head.snapshot if hold else "")
+            notify(Notice(run.run_id, occasion_of(error.exit_code), int(error.exit_code), says=refused.message))
+        raise
 
 
 @dataclass
@@ -173,7 +185,7 @@ class _Start:
         """Pre-flight, the units, and what follows them."""
         run, config = self.job.plan.run, self.job.plan.config
         with self._keeping() as keeper:
-            ending = _stoppable(run, lambda: self._work(states, keeper))
+            ending = _stoppable(run, lambda: _fault_as_ending(lambda: self._work(states, keeper)))
             epilogue = Epilogue(
                 run, config, self.events, self.signals, self.budget.spent, keeper=keeper, push=self.choice.push
             )
@@ -290,10 +302,16 @@ def show_checks(results: Sequence[CheckResult], everything: bool = True) -> None
     say(f"pre-flight: {counts['ok']} of {len(results)} checks ok{''.join(others)}")
 
 
-def _larger(one: Spent, other: Spent | None) -> Spent:
-    """The store may have seen more than the log here, or less."""
-    other = other or one
-    return Spent(wall_s=max(one.wall_s, other.wall_s), cost_usd=max(one.cost_usd, other.cost_usd))
+def _fault_as_ending(work: Callable[[], Ending]) -> Ending:
+    """Carry out `work`; an error that has an exit code is an ending, so that what was done is still kept."""
+    try:
+        return work()
+    except ProjectError as error:
+        return Ending(error.exit_code, str(error))
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE_ERRNOS:
+            raise
+        return Ending(ExitCode.CANNOT_WRITE, f"{error.filename or 'a file'}: {error.strerror}")
 
 
 def _is_kept(plan: Plan) -> bool:
@@ -306,7 +324,7 @@ def _is_kept(plan: Plan) -> bool:
 
 
 def _stoppable(run: RunDir, work: Callable[[], Ending]) -> Ending:
-    """Carry out `work`; an interruption, and what a run may end with, become its ending."""
+    """Carry out `work`; an interruption outside the supervisor ends the run like one inside it."""
     try:
         return work()
     except KeyboardInterrupt as interruption:

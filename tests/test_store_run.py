@@ -22,7 +22,7 @@ from tests.servers import Server, gcs_emulator, seaweed
 
 pytestmark = pytest.mark.slow
 
-DEMO = ("--dataset", "DEMO-USD_1H", "--offline", "--skip-preflight")
+DEMO = ("--dataset", "DEMO-USD_1H_20230101-20230630", "--offline", "--skip-preflight")
 OFTEN = ("store.min_interval_s=0.2",)
 
 

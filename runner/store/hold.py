@@ -31,6 +31,8 @@ class Trouble:
         self.tell: Callable[[str], None] = lambda _says: None
         self.last = ""
         """The newest error; empty while all is well."""
+        self.meanwhile = ""
+        """What goes on all the same, said with it."""
         self._lock = threading.Lock()
         self._since_s, self._next_s, self._spacing_s = 0.0, 0.0, FIRST_WORD_S
 
@@ -45,7 +47,7 @@ class Trouble:
                 return
             self._next_s, self._spacing_s = now_s + self._spacing_s, min(2 * self._spacing_s, LAST_WORD_S)
             lasted_s = now_s - self._since_s
-        self.tell(f"store: trouble for {lasted_s:.0f} s, training goes on: {self.last}")
+        self.tell(f"store: trouble for {lasted_s:.0f} s{self.meanwhile}: {self.last}")
 
     def over(self) -> None:
         """A call succeeded."""
@@ -135,6 +137,7 @@ def held(run: RunDir, config: StoreConfig, take_over: bool, tell: Callable[[str]
         return
     contact(config.url, run.run_id)
     trouble, cancel = Trouble(), threading.Event()
+    trouble.tell = tell
     store = open_store(config.url, cancel=cancel, on_retry=lambda _call, error, _wait_s: trouble.note(error))
     lease = acquire(store, run.run_id, owner_facts(), config.lease_s, take_over)
     hold = Hold(lease, config.lease_s, trouble, cancel)

@@ -59,6 +59,7 @@ class Keeper:
         self._wanted, self._last_words, self._finished, self._ended = "", "", False, False
         self._fenced: FencedError | None = None
         self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
+        hold.trouble.meanwhile = ", training goes on"
         hold.trouble.tell = lambda says: events.emit("retry", RUN, says=says[:MAX_SAYS])
 
     def __enter__(self) -> Keeper:
