@@ -88,7 +88,7 @@ def save(
         CannotWriteError: the disk refuses; the checkpoints before this one are as they were.
     """
     for leftover in directory.glob(".*"):
-        if leftover.name[1:].isdigit():
+        if leftover.name[1:].isdigit() or leftover.name.startswith(".going-"):
             shutil.rmtree(leftover)
     beside, final = directory / f".{step}", directory / str(step)
     before = _own_by_step(directory, cache_key)
@@ -100,13 +100,13 @@ def save(
     manifest = {"format": FORMAT, "cache_key": cache_key, "step": step, "files": files, "scalars": scalars}
     write_json(beside / MANIFEST, manifest | {"sha256": digest(manifest)})
     if final.exists():
-        shutil.rmtree(final)
+        _remove(final)
     beside.replace(final)
     fsync_directory(directory)
     kept = _own_by_step(directory, cache_key)[:KEPT]
     for old in _by_step(directory):
         if old not in kept:
-            shutil.rmtree(old)
+            _remove(old)
     return final
 
 
@@ -331,6 +331,13 @@ def _link(path: Path, name: str, before: list[Path]) -> dict[str, str] | None:
     except OSError:  # a volume without hard links
         return None
     return {"file": path.name, "sha256": entry["sha256"]}
+
+
+def _remove(path: Path) -> None:
+    """First its name, so that nobody who looks on meanwhile takes half of it for a checkpoint."""
+    going = path.parent / f".going-{path.name}"
+    path.replace(going)
+    shutil.rmtree(going)
 
 
 def _set_aside(path: Path) -> None:

@@ -13,6 +13,7 @@ import fcntl
 import io
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,8 @@ INCOMING = ".incoming"
 ABANDONED_S = 86_400
 """An unfinished body of this age is what a crash left; the next writer removes it."""
 COPY_BYTES = 1 << 20
+LOCK_WAIT_S = 10.0
+LOCK_POLL_S = 0.002
 
 
 class FileStore:
@@ -94,14 +97,19 @@ class FileStore:
         """Put a body in place if `accepts`, asked about the present version's tag ('' for none), agrees."""
         path = self._path(key)
         with body.open("rb") if isinstance(body, Path) else io.BytesIO(body) as source:
-            with self._writing(key), self._complete(source) as temporary, self._locked():
-                found = _tag_at(path)
-                if not accepts(found):
-                    raise PreconditionFailedError(f"{self.url}/{key} is there already, as version {found or '(none)'}")
-                _make_directory(path.parent)
-                temporary.replace(path)
-                fsync_directory(path.parent)
-                return _tag_at(path)
+            with self._writing(key), self._complete(source) as temporary:
+                with self._locked():
+                    found = _tag_at(path)
+                    if not accepts(found):
+                        raise PreconditionFailedError(
+                            f"{self.url}/{key} is there already, as version {found or '(none)'}"
+                        )
+                    _make_directory(path.parent)
+                    temporary.replace(path)
+                    written = _tag_at(path)
+                with contextlib.suppress(FileNotFoundError):  # deleted at once, with its directory
+                    fsync_directory(path.parent)
+                return written
 
     @contextlib.contextmanager
     def _complete(self, source: io.BufferedIOBase) -> Iterator[Path]:
@@ -133,10 +141,24 @@ class FileStore:
     def _locked(self) -> Iterator[None]:
         descriptor = os.open(self._root / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._wait_for(descriptor)
             yield
         finally:
             os.close(descriptor)
+
+    def _wait_for(self, descriptor: int) -> None:
+        """The lock is held for the instant of a rename; a holder that was stopped in it must not stop us for ever."""
+        give_up_s = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() >= give_up_s:
+                    raise StoreUnreachableError(
+                        f"{self._root / LOCK} has been held for {LOCK_WAIT_S:g} s by a process that does not move; "
+                        "end it, or let it go on"
+                    ) from error
+                time.sleep(LOCK_POLL_S)
 
     @contextlib.contextmanager
     def _reading(self, key: str) -> Iterator[None]:
