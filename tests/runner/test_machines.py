@@ -7,6 +7,8 @@ from configs.files import write_json
 from configs.load import resolve
 from configs.run_dir import RunDir
 from runner.machines import inexact_reasons, machines_of, note_exactness
+from runner.report import background
+from runner.report.facts import Facts
 
 CONFIG = resolve("DEMO-USD_1H", "quick").config
 
@@ -94,3 +96,15 @@ def test_the_run_says_what_has_become_of_it_while_it_ran(tmp_path):
     assert note_exactness(run) == [] and run.load_facts()["bit_exact"] is True
     run.save_config(halved(**{"ppo/seed-0": 1}))
     assert len(note_exactness(run)) == 1 and run.load_facts()["bit_exact"] is False
+
+
+def test_the_report_says_that_a_run_is_not_bit_exact(tmp_path):
+    def identity(**run) -> str:
+        section = background.identity(Facts("a-run", tmp_path, run={"run_id": "a-run"} | run))
+        assert section is not None
+        return "".join(map(str, section.parts))
+
+    assert "This run is not bit-exact: processor: one, GPUs: two." in identity(
+        bit_exact_reasons=["processor: one, GPUs: two"]
+    )
+    assert "not bit-exact" not in identity(bit_exact_reasons=[])
