@@ -75,7 +75,7 @@ def fitted(inputs, member, report, directory: Path | None = None, clock=None, **
     models = crossfit(member, inputs, split(N, inputs.config.splits), report, **options)
     return {
         model.name: (
-            {key: value.numpy().tobytes() for key, value in model.model.state_dict().items()},
+            {key: value.numpy().tobytes() for key, value in model.weights().items()},
             model.to_json(),
             model.history,
         )
@@ -191,3 +191,17 @@ def test_a_halved_batch_takes_the_same_steps_up_to_rounding(halvings, inputs):
         assert metadata["micro_batch"] == 16 >> halvings and whole[name][1]["micro_batch"] == 16
         losses = [[row["stop_loss"] for row in rows] for rows in (history, whole[name][2])]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("member", MEMBERS)
+def test_a_chain_on_a_gpu_goes_on_to_the_same_bits(member, inputs, tmp_path):
+    """Mixed precision, and cuDNN's dropout between the layers, whose state nobody can save."""
+    config = config_of("ADA-EUR_1H", *SETTINGS, "compute.device=cuda", "classifiers.batch_size=4")
+    there, whole = Inputs.of(inputs.bars, inputs.features, config), Cut()
+    expected = fitted(there, member, whole)
+    for after in range(3, len(whole.done), 5):
+        with pytest.raises(StopRequested):
+            fitted(there, member, Cut(after), tmp_path / str(after))
+        assert fitted(there, member, Cut(), tmp_path / str(after)) == expected
