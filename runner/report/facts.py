@@ -99,7 +99,7 @@ def _graph_and_origins(run: RunDir) -> tuple[list[str], dict[str, str]]:
     except ConfigError:
         return [], {}
     values, expected = (flatten(item.model_dump(mode="json")) for item in (config, plain.config))
-    origins = {key: plain.origins[key] if values[key] == expected[key] else CHANGED for key in values}
+    origins = {key: plain.origins[key] if value == expected.get(key) else CHANGED for key, value in values.items()}
     return [unit.id for unit in expand(config)], origins | {"dataset.asset_class": "symbol, or declared"}
 
 

@@ -333,6 +333,13 @@ def test_settings_of_this_run_alone_stand_out_and_the_others_name_their_origin(o
     assert '<th scope="row">ppo.discount</th><td>0.95</td>' in page[page.index("Set for this run") :]
 
 
+def test_a_batch_that_was_halved_is_a_setting_of_this_run(own_run):
+    runtime = (config := own_run.load_config()).runtime.model_copy(update={"batch_halvings": {"ppo/seed-0": 1}})
+    own_run.save_config(config.model_copy(update={"runtime": runtime}))
+    assert read_facts(own_run).origins["runtime.batch_halvings.ppo/seed-0"] == CHANGED
+    assert write_report(own_run).is_file()
+
+
 def test_every_seed_is_shown(run):
     page = render(read_facts(run))
     for seed in range(SEEDS):
