@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import subprocess
@@ -57,8 +56,6 @@ class Case:
     settings: tuple[str, ...] = ()
     """Beside SETTINGS."""
     environment: dict[str, str] = field(default_factory=dict)
-    wrapper: tuple[str, ...] = ()
-    """Put before the command, for example `faketime`."""
     until: str = "ppo"
     log_to: Path | None = None
     """Where the newest start's words go: where the disk of the runs directory is to be full, another one."""
@@ -67,15 +64,25 @@ class Case:
         """The command line; the same one begins and goes on."""
         settings = [part for setting in (*SETTINGS, *self.settings) for part in ("--set", setting)]
         return [
-            *(*self.wrapper, sys.executable, "-m", "runner.cli", "run", "--skip-preflight", "--offline"),
+            *(sys.executable, "-m", "runner.cli", "run", "--skip-preflight", "--offline"),
             *("--dataset", DATASET, "--runs-dir", str(self.runs_dir), "--until", self.until, *settings),
             *(("--store", self.store) if self.store else ()),
             *extra,
         ]
 
     @contextlib.contextmanager
-    def started(self, *extra: str) -> Iterator[Running]:
-        """The command, running; it is dead afterwards."""
+    def started(self, *extra: str, before_exec: Callable[[], object] = lambda: None) -> Iterator[Running]:
+        """The command, running; it is dead afterwards.
+
+        Args:
+            extra: more options.
+            before_exec: done in the new process before it becomes the program.
+        """
+
+        def prepare() -> None:
+            die_with_parent(parent_pid)
+            before_exec()
+
         self.runs_dir.mkdir(parents=True, exist_ok=True)
         parent_pid = os.getpid()
         tail = EventTail(self.run.events) if self.exists else None
@@ -90,7 +97,7 @@ class Case:
                 cwd=PROJECT_ROOT,
                 env=os.environ | self.environment,
                 start_new_session=True,
-                preexec_fn=lambda: die_with_parent(parent_pid),
+                preexec_fn=prepare,
             )
         try:
             yield Running(self, process, tail)
@@ -205,8 +212,3 @@ def differences(reference: Case, case: Case) -> list[str]:
     kept = Outcome.of(reference.run)
     told = {unit: metrics for unit, metrics in kept.metrics.items() if unit not in reused}
     return Outcome(kept.results, told).differences(Outcome.of(case.run))
-
-
-def last_json(text: str) -> dict:
-    """The object that `--json` printed last."""
-    return json.loads(text.strip().splitlines()[-1])

@@ -66,7 +66,9 @@ def test_a_garbled_identity_is_named_with_the_remedy_and_nothing_is_touched(name
 
 
 @pytest.mark.parametrize("inflict", [truncated, garbage])
-def test_a_damaged_checkpoint_is_not_used(inflict, agent_case, settle):
+def test_a_damaged_checkpoint_is_not_used(inflict, agent_case, settle, request):
+    if inflict is garbage:
+        request.getfixturevalue("long_one")
     with agent_case.started() as running:
         running.wait_event("checkpoint", AGENT)
         running.process.send_signal(signal.SIGTERM)

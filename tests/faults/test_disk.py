@@ -63,7 +63,7 @@ def test_a_disk_that_fills_while_an_agent_trains_ends_with_73_and_leaves_the_old
     settle(case, "disk full while an agent trains", "stopped; older checkpoint intact", code)
 
 
-def test_a_disk_that_fills_while_classifiers_train_ends_with_73(small_disk, tmp_path, reference, settle):
+def test_a_disk_that_fills_while_classifiers_train_ends_with_73(long_one, small_disk, tmp_path, reference, settle):
     case = Case(small_disk / "runs", settings=("runtime.stop_grace_s=10",), log_to=tmp_path / "said")
     lay_beside(reference, case.runs_dir, CLASSIFIED[:1])
     with case.started() as running:

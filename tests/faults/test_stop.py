@@ -14,7 +14,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("grace_s", [5, 30])
-def test_sigterm_ends_within_the_grace_time_with_a_checkpoint(grace_s, agent_case, settle):
+def test_sigterm_ends_within_the_grace_time_with_a_checkpoint(grace_s, agent_case, settle, request):
+    if grace_s == 30:
+        request.getfixturevalue("long_one")
     agent_case.settings = (f"runtime.stop_grace_s={grace_s}",)
     with agent_case.started() as running:
         running.wait_event("metric", AGENT)

@@ -1,0 +1,117 @@
+"""A stage that is killed, stopped for good, or runs out of memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.preflight.cgroups import cgroup_directories
+from tests.faults.case import AGENT, Case
+
+pytestmark = pytest.mark.slow
+
+MEMBER = "classifiers/dlstm"
+HUNGRY = (
+    "classifiers.lookback_bars=60",
+    "classifiers.units=64",
+    "classifiers.batch_size=4096",
+    "classifiers.window_stride=1",
+    "classifiers.epochs=1",
+    "classifiers.fold_epochs=1",
+    "runtime.parallel_units=1",
+)
+"""A fit whose memory is mostly that of its batch, which is all windows at once."""
+
+
+def test_a_stage_that_is_killed_is_tried_again(agent_case, settle):
+    with agent_case.started() as running:
+        running.wait_event("checkpoint", AGENT)
+        os.kill(running.pid_of(AGENT), signal.SIGKILL)
+        code = running.ended()
+    assert code == 0, agent_case.said
+    assert [event["reason"] for event in agent_case.events("retry", AGENT)] == ["killed"]
+    settle(agent_case, "SIGKILL of a stage", "tried again from its checkpoint", code, again=None)
+
+
+def test_a_stage_that_hangs_is_ended_and_tried_again(long_one, agent_case, settle):
+    agent_case.settings = ("runtime.stall_timeout_s=25", "runtime.stop_grace_s=5")
+    with agent_case.started() as running:
+        running.wait_event("checkpoint", AGENT)
+        os.kill(running.pid_of(AGENT), signal.SIGSTOP)
+        code = running.ended()
+    assert code == 0, agent_case.said
+    assert [event["reason"] for event in agent_case.events("retry", AGENT)] == ["stalled"]
+    settle(agent_case, "a stage hangs (SIGSTOP)", "ended after its limit, tried again", code, again=None)
+
+
+class ControlGroup:
+    """A memory control group, of version 1 or 2."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        names = ("memory.max", "memory.limit_in_bytes")
+        self._limit = next((directory / name for name in names if (directory / name).exists()), None)
+        peaks = ("memory.peak", "memory.max_usage_in_bytes")
+        self._peak = next((directory / name for name in peaks if (directory / name).exists()), None)
+        if self._limit is None or self._peak is None:
+            pytest.skip("the memory controller is not handed down to new control groups here")
+
+    def limit(self, size_bytes: int) -> None:
+        self._limit.write_text(str(size_bytes))
+
+    def peak_bytes(self) -> int:
+        return int(self._peak.read_text())
+
+    def run(self, case: Case) -> int:
+        """Run the case with all its processes inside."""
+        with case.started(before_exec=lambda: (self.directory / "cgroup.procs").write_text("0")) as running:
+            return running.ended()
+
+
+@contextlib.contextmanager
+def control_group(name: str) -> Iterator[ControlGroup]:
+    parents = cgroup_directories("memory")
+    if not parents:
+        pytest.skip("no memory control group is mounted")
+    directory = parents[0] / f"sequence-runner-fault-{os.getpid()}-{name}"
+    try:
+        directory.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        yield ControlGroup(directory)
+    finally:
+        directory.rmdir()
+
+
+def test_a_stage_that_the_kernel_kills_for_its_memory_goes_on_with_half_the_batch(long_one, tmp_path, row):
+    whole = Case(tmp_path / "whole", settings=HUNGRY, until="classifiers")
+    told = (*HUNGRY, f'runtime.batch_halvings={{"{MEMBER}": 1}}')
+    halved = Case(tmp_path / "halved", settings=told, until="classifiers")
+    peaks_bytes = []
+    for case in (whole, halved):
+        with control_group(case.runs_dir.name) as group:
+            assert group.run(case) == 0, case.said
+            peaks_bytes.append(group.peak_bytes())
+    assert peaks_bytes[0] > 1.2 * peaks_bytes[1], "the batch decides what is needed"
+    starved = Case(tmp_path / "starved", settings=HUNGRY, until="classifiers")
+    with control_group("starved") as group:
+        group.limit(sum(peaks_bytes) // 2)
+        code = group.run(starved)
+    assert code == 0, starved.said
+    (retry,) = starved.events("retry", MEMBER)
+    assert retry["reason"] == "out_of_memory" and "instead of 4096" in retry["says"]
+    assert starved.run.load_config().runtime.batch_halvings == {MEMBER: 1}
+    results = [case.run.result(MEMBER) for case in (halved, starved, whole)]
+    assert results[0] == results[1] != results[2], "the bytes of a run that was told to halve from the start"
+    row(
+        "the kernel kills a stage for its memory",
+        "begun anew with half its batch, recorded",
+        code,
+        "as told from the start",
+    )
