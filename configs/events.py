@@ -75,6 +75,15 @@ def read_events(directory: Path) -> list[dict]:
     return sorted(events, key=lambda event: event["t"])
 
 
+def without_repeats(events: Iterable[dict]) -> list[dict]:
+    """The events with each metric row once: what was done between a checkpoint and a kill is done and told again."""
+    rows: dict[tuple, dict] = {}
+    for number, event in enumerate(events):
+        named = (event["unit"], event.get("name"), event.get("model"), event.get("step"), event.get("epoch"))
+        rows[named if event["kind"] == "metric" and named[3:] != (None, None) else (number,)] = event
+    return list(rows.values())
+
+
 def _events_of(path: Path) -> Iterator[dict]:
     with path.open("rb") as file:
         yield from parse_events(file)

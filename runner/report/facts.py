@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from configs.errors import ConfigError
-from configs.events import read_events
+from configs.events import read_events, without_repeats
 from configs.files import read_json
 from configs.load import flatten, resolve
 from configs.run_dir import RunDir
@@ -79,7 +79,7 @@ def read_facts(run: RunDir) -> Facts:
     facts.splits = reader.mapping(prepare / "splits.json", read_json)
     facts.evaluation = reader.mapping(evaluate / "evaluation.json", read_json)
     facts.equity = reader.mapping(evaluate / "equity.parquet", _read_parquet)
-    facts.events = read_events(run.events) if run.events.is_dir() else []
+    facts.events = without_repeats(read_events(run.events)) if run.events.is_dir() else []
     for path in sorted(run.stages.rglob("result.json")):
         unit = path.parent.relative_to(run.stages).as_posix()
         metrics = reader.mapping(path, read_json).get("metrics")

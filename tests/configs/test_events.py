@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from configs.events import MAX_LINE_BYTES, EventLog, read_events
+from configs.events import MAX_LINE_BYTES, EventLog, read_events, without_repeats
 
 
 @pytest.fixture
@@ -56,3 +56,16 @@ def test_a_line_too_long_is_refused_and_leaves_nothing(log):
         log.emit("retry", "run", says="x" * MAX_LINE_BYTES)
     log.emit("metric", "run")
     assert len(read_events(log.path.parent)) == 1
+
+
+def test_a_metric_row_that_was_told_twice_counts_once_and_other_events_all_count():
+    def row(t: float, **fields: object) -> dict:
+        return {"t": t, "unit": "ppo/seed-0", "kind": "metric", "name": "train"} | fields
+
+    told = [row(1, step=10), row(2, step=20), row(3, step=10), row(4, step=20), row(5, step=30)]
+    progress = [{"t": t, "unit": "ppo/seed-0", "kind": "progress", "done": 1, "total": 2} for t in (6, 7)]
+    kept = without_repeats([*told, *progress, row(8, step=30, name="validation"), row(9, value=1), row(10, value=1)])
+    assert [(event["t"], event.get("step")) for event in kept] == [
+        *((3, 10), (4, 20), (5, 30), (6, None), (7, None)),
+        *((8, 30), (9, None), (10, None)),
+    ]
