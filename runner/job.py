@@ -126,7 +126,7 @@ def _own(job: Job, ask: Ask, choice: Choice, signals: StopSignals) -> Ending:
     with Owner(run.root) as owner, held(run, job.plan.config.store, choice.take_over, say) as hold:
         job = Job.from_plan(settle(job.plan, ask), choice)
         states = job.standing()
-        if hold and job.is_finished(states) and read_place(run).complete:
+        if hold and job.is_finished(states) and read_place(run).is_kept(job.plan.config.store.url, hold.lease.head):
             say(f"run {run.run_id} is finished; nothing to do")
             return Ending(ExitCode.DONE)
         ledger, known = spent(run.events), hold.lease.head.spent if hold else Spent()
@@ -319,8 +319,8 @@ def _is_kept(plan: Plan) -> bool:
     url = plan.config.store.url
     if not url:
         return True
-    head, place = contact(url, plan.run.run_id), read_place(plan.run)
-    return head is not None and place.complete and place.covers(url, head)
+    head = contact(url, plan.run.run_id)
+    return head is not None and read_place(plan.run).is_kept(url, head)
 
 
 def _stoppable(run: RunDir, work: Callable[[], Ending]) -> Ending:

@@ -11,9 +11,9 @@ from configs.errors import FencedError, ProjectError
 from configs.run_dir import RunDir
 from configs.schema import StoreConfig
 from runner.store.layout import Head, Snapshot, Spent
-from runner.store.lease import Lease, acquire, owner_facts
+from runner.store.lease import DamagedHeadError, Lease, acquire, owner_facts
 from runner.store.open import open_store
-from runner.store.place import bring_here
+from runner.store.place import bring_here, go_on_without
 from runner.store.snapshots import read_head
 
 CONTACT_S = 15.0
@@ -29,6 +29,7 @@ class Trouble:
     def __init__(self) -> None:
         """Begin without trouble, and with nobody to tell."""
         self.tell: Callable[[str], None] = lambda _says: None
+        """What it raises of a full disk is ignored: the threads that are in trouble go on."""
         self.last = ""
         """The newest error; empty while all is well."""
         self.meanwhile = ""
@@ -47,7 +48,7 @@ class Trouble:
                 return
             self._next_s, self._spacing_s = now_s + self._spacing_s, min(2 * self._spacing_s, LAST_WORD_S)
             lasted_s = now_s - self._since_s
-        self.tell(f"store: trouble for {lasted_s:.0f} s{self.meanwhile}: {self.last}")
+        self._say(f"store: trouble for {lasted_s:.0f} s{self.meanwhile}: {self.last}")
 
     def over(self) -> None:
         """A call succeeded."""
@@ -56,7 +57,11 @@ class Trouble:
                 return
             self.last = ""
             lasted_s = time.monotonic() - self._since_s
-        self.tell(f"store: well again after {lasted_s:.0f} s")
+        self._say(f"store: well again after {lasted_s:.0f} s")
+
+    def _say(self, says: str) -> None:
+        with contextlib.suppress(OSError):
+            self.tell(says)
 
 
 class Heartbeat:
@@ -118,10 +123,14 @@ class Hold:
 def contact(url: str, run_id: str) -> Head | None:
     """The run's HEAD, read in a way that fails soon where the store cannot be used at all.
 
+    None where there is none, or a damaged one, which `acquire` mends.
+
     Raises:
-        StoreError: it is unreachable, denies access, or holds what cannot be read; the message says what to do.
+        StoreError: it is unreachable, denies access, or is of a newer version; the message says what to do.
     """
-    return read_head(open_store(url, deadline_s=CONTACT_S), run_id)
+    with contextlib.suppress(DamagedHeadError):
+        return read_head(open_store(url, deadline_s=CONTACT_S), run_id)
+    return None
 
 
 @contextlib.contextmanager
@@ -131,8 +140,10 @@ def held(run: RunDir, config: StoreConfig, take_over: bool, tell: Callable[[str]
     Raises:
         OwnedByAnotherError: another runner owns it.
         StoreError: the store cannot be used, or nothing in it is whole.
+        ConfigError: it has no store, and what is here is half of what one has.
     """
     if not config.url:
+        go_on_without(run)
         yield None
         return
     contact(config.url, run.run_id)

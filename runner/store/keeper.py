@@ -55,6 +55,7 @@ class Keeper:
         self._retention = Retention(hold.lease, config.keep_last, config.keep_every)
         self._newest, self._score = hold.known, hold.known.score if hold.known else None
         self._committed = hold.lease.head.snapshot
+        self._pending: tuple[str, ...] = ()
         self._changed = threading.Condition()
         self._wanted, self._last_words, self._finished, self._ended = "", "", False, False
         self._fenced: FencedError | None = None
@@ -177,9 +178,10 @@ class Keeper:
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
         snapshot = self._hold.lease.new_snapshot(sent.files, reason, self._hold.spent(), self._score)
-        write_place(self._run, self._place(pending=snapshot.id))
+        self._pending += (snapshot.id,)
+        write_place(self._run, self._place())
         self._hold.lease.commit(snapshot, self._hold.spent())
-        self._newest, self._committed = snapshot, snapshot.id
+        self._newest, self._committed, self._pending = snapshot, snapshot.id, ()
         self._hold.trouble.over()
         write_place(self._run, self._place(complete=is_last))
         self._events.emit(
@@ -206,5 +208,5 @@ class Keeper:
         except ProjectError as error:
             self._hold.trouble.note(error)
 
-    def _place(self, **changes: Any) -> Place:
-        return Place(url=self._config.url, committed=self._committed).model_copy(update=changes)
+    def _place(self, complete: bool = False) -> Place:
+        return Place(url=self._config.url, committed=self._committed, pending=self._pending, complete=complete)

@@ -43,7 +43,9 @@ CLOCK_GRAIN_S = 1.0
 """Some servers date objects in whole seconds."""
 LOST_HEAD_STEP = 1_000
 """Where HEAD is lost, the new epoch lies this far above all that is seen: above what the lost one may have said."""
-_CONTAINER_ID = re.compile(r"/([0-9a-f]{64})/")
+_CONTAINER_ID = re.compile(r"containers/([0-9a-f]{64})/\S* /etc/hostname ")
+"""In the one mount that Docker and Podman make of a file of this very container: layers of images are shared, and
+outside, the mounts of all containers are seen."""
 _EPOCH_IN_KEY = re.compile(r"/(?:blobs/|snapshots/[0-9]{8}-)([0-9]{8})")
 
 
@@ -325,10 +327,16 @@ def _place() -> str:
     """Pod, container, or machine and process namespace: where the same name means that pids can be compared."""
     if pod := os.environ.get("RUNPOD_POD_ID"):
         return f"pod {pod}"
-    if found := _CONTAINER_ID.search(_text("/proc/self/mountinfo")):
-        return f"container {found[1][:12]}"
+    if container := _container(_text("/proc/self/mountinfo")):
+        return f"container {container[:12]}"
     machine = _text("/etc/machine-id").strip()[:12] or "unknown"
     return f"machine {os.uname().nodename} {machine} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def _container(mountinfo: str) -> str:
+    """Id of the container whose mounts these are; empty outside of one."""
+    found = _CONTAINER_ID.search(mountinfo)
+    return found[1] if found else ""
 
 
 def _text(path: str) -> str:

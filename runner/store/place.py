@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from configs.errors import CannotWriteError, StoreError
+from configs.errors import CannotWriteError, ConfigError, StoreError
 from configs.files import read_json, write_json
 from configs.run_dir import RunDir
 from runner.store.layout import Head, Snapshot
@@ -33,8 +33,8 @@ class Place(BaseModel):
     url: str = ""
     committed: str = ""
     """Id of the snapshot that this directory last committed, or that was the newest when it was restored."""
-    pending: str = ""
-    """Id of one that it was about to commit; whether that succeeded is in HEAD."""
+    pending: tuple[str, ...] = ()
+    """Ids of those that it has tried to commit since; whether one of them succeeded is in HEAD."""
     restoring: bool = False
     """A restore into this directory was begun and did not end: what is here is no one's work."""
     complete: bool = False
@@ -42,7 +42,15 @@ class Place(BaseModel):
 
     def covers(self, url: str, head: Head) -> bool:
         """This directory is at the store's newest snapshot, or ahead of it."""
-        return not self.restoring and self.url == url and head.snapshot in (self.committed, self.pending)
+        return not self.restoring and self.is_of(url) and head.snapshot in (self.committed, *self.pending)
+
+    def is_kept(self, url: str, head: Head) -> bool:
+        """Everything that is here is in the store's newest snapshot."""
+        return self.complete and bool(head.snapshot) and self.covers(url, head)
+
+    def is_of(self, url: str) -> bool:
+        """It speaks of that store."""
+        return self.url.rstrip("/") == url.rstrip("/")
 
 
 def read_place(run: RunDir) -> Place:
@@ -74,7 +82,7 @@ def bring_here(run: RunDir, lease: Lease, url: str, tell: Callable[[str], None])
     """
     if is_here(run, url, lease.head):
         return _known_snapshot(lease, tell)
-    _make_way(run, tell)
+    _make_way(run, url, tell)
     write_place(run, Place(url=url, restoring=True))
     snapshot, notices = restore_newest(lease.store, lease.run_id, run.root, lease)
     for notice in notices:
@@ -84,6 +92,22 @@ def bring_here(run: RunDir, lease: Lease, url: str, tell: Callable[[str], None])
     if snapshot:
         tell(f"restored snapshot {snapshot.id} of run {lease.run_id} from {url}: {len(snapshot.files)} files, verified")
     return snapshot
+
+
+def go_on_without(run: RunDir) -> None:
+    """Note that the run goes on here without its store, which from now on lacks something.
+
+    Raises:
+        ConfigError: what is here is half a restore.
+    """
+    place = read_place(run)
+    if place.restoring:
+        raise ConfigError(
+            f"{run.root} holds a part of what {place.url} has of the run, for the restore was cut off; complete it "
+            f"with --store {place.url}, or remove the directory to start anew"
+        )
+    if place.complete:
+        write_place(run, place.model_copy(update={"complete": False}))
 
 
 def _known_snapshot(lease: Lease, tell: Callable[[str], None]) -> Snapshot | None:
@@ -99,9 +123,10 @@ def _known_snapshot(lease: Lease, tell: Callable[[str], None]) -> Snapshot | Non
         return None
 
 
-def _make_way(run: RunDir, tell: Callable[[str], None]) -> None:
+def _make_way(run: RunDir, url: str, tell: Callable[[str], None]) -> None:
     """Move what is in the way to `<runs-dir>/.superseded/<run-id>-<n>`; half a restore is completed instead."""
-    if not _has_content(run) or read_place(run).restoring:
+    place = read_place(run)
+    if not _has_content(run) or (place.restoring and place.is_of(url)):
         return
     folder = run.root.parent / SUPERSEDED
     number = 1

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -10,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import ExitCode
+from configs.errors import ConfigError, ExitCode
 from configs.events import EventLog, read_events
 from configs.run_dir import RunDir
 from configs.schema import StoreConfig
 from runner.store.file import FileStore
-from runner.store.hold import FIRST_WORD_S, Hold, Trouble
+from runner.store.hold import FIRST_WORD_S, Hold, Trouble, held
 from runner.store.keeper import Keeper
 from runner.store.lease import acquire, owner_facts
 from runner.store.objects import Stat, StoreUnreachableError
-from runner.store.place import Place, bring_here, read_place
+from runner.store.place import Place, bring_here, go_on_without, read_place
 from runner.store.restore import restore_newest
 from runner.store.snapshots import newest_snapshot, read_head, snapshot_ids
 from tests.runner.fixture_stages.world import wait_for
@@ -198,6 +201,26 @@ def test_a_store_that_stays_away_is_given_up_in_time_and_nothing_here_is_lost(ke
     assert not read_place(kept.run).complete
 
 
+def test_a_full_disk_silences_the_threads_and_ends_neither(tmp_path):
+    """The log is on the disk that is full; what is said in it about the store cannot be said then."""
+
+    def refuse(*_event: object, **_fields: object) -> None:
+        asked.append(1)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    asked: list[int] = []
+    with running(Kept(tmp_path, lease_s=0.3)) as kept:
+        emit, kept.events.emit = kept.events.emit, refuse
+        kept.store.is_down = True
+        kept.hold.trouble.note(StoreUnreachableError("first"))
+        kept.keeper.on_event(event("checkpoint"))
+        wait_for(lambda: "first" not in kept.keeper.trouble)
+        kept.store.is_down, kept.events.emit = False, emit
+        renewals = kept.lease.head.renewals
+        assert kept.finish() and asked
+        wait_for(lambda: kept.lease.head.renewals > renewals + 3)
+
+
 def test_a_second_stop_signal_gives_the_last_upload_up_at_once(kept):
     kept.store.is_down = True
     asked = []
@@ -301,9 +324,58 @@ def test_a_commit_whose_success_was_never_heard_of_is_recognised(kept):
     """The process is gone between the commit and its note of it."""
     assert kept.finish()
     done = read_place(kept.run)
-    assert Place(url=done.url, committed="", pending=done.committed).covers(done.url, kept.lease.head)
-    assert not Place(url=done.url, committed="", pending="00000009-00000001").covers(done.url, kept.lease.head)
+    assert Place(url=done.url, committed="", pending=(done.committed,)).covers(done.url, kept.lease.head)
+    assert not Place(url=done.url, committed="", pending=("00000009-00000001",)).covers(done.url, kept.lease.head)
     assert not Place(url="file:///elsewhere", committed=done.committed).covers(done.url, kept.lease.head)
+
+
+def test_a_commit_whose_answer_was_lost_is_recognised_after_the_next_one_was_tried_too(kept):
+    replace, answers = kept.store.replace_if_match, iter([True, False])
+
+    def lose_answers(key: str, body: bytes, tag: str) -> str:
+        if b'"snapshot": "0' in body and (arrives := next(answers, None)) is not None:
+            if arrives:
+                replace(key, body, tag)
+            kept.store.is_down = not arrives
+            raise StoreUnreachableError("no answer")
+        return replace(key, body, tag)
+
+    kept.store.replace_if_match = lose_answers
+    kept.keeper.request("a checkpoint")
+    wait_for(lambda: kept.store.is_down)
+    place, head = read_place(kept.run), read_head(FileStore(kept.store._root), RUN)
+    assert head is not None and head.snapshot != kept.keeper.committed and place.covers(kept.store.url, head)
+
+
+def test_only_what_this_very_store_has_counts_as_kept(kept, tmp_path):
+    assert kept.finish()
+    place, url, head = read_place(kept.run), kept.store.url, kept.lease.head
+    assert place.is_kept(url, head) and place.is_kept(f"{url}/", head)
+    emptied = acquire(FileStore(tmp_path / "another"), RUN, owner("me"), 60)
+    assert not place.is_kept(emptied.store.url, emptied.head) and not place.is_kept(url, emptied.head)
+    go_on_without(kept.run)
+    assert not read_place(kept.run).is_kept(url, head) and read_place(kept.run).covers(url, head)
+
+
+def test_half_a_restore_is_only_completed_by_the_store_it_came_from(kept, tmp_path):
+    there = RunDir(tmp_path / "there" / RUN)
+    write(there.config_yaml, "half a restore")
+    write(there.root / "store.json", Place(url=kept.store.url, restoring=True).model_dump_json())
+    with pytest.raises(ConfigError, match=f"--store {kept.store.url}"):
+        go_on_without(there)
+    lease = acquire(FileStore(tmp_path / "another"), RUN, owner("me"), 60)
+    assert bring_here(there, lease, lease.store.url, print) is None
+    assert not there.config_yaml.exists() and not read_place(there).restoring
+
+
+def test_a_damaged_head_does_not_keep_a_run_from_its_next_start(kept, tmp_path):
+    assert kept.finish()
+    copy = FileStore(Path(shutil.copytree(kept.store._root, tmp_path / "copy")))
+    copy.put(f"{RUN}/HEAD.json", b"no record")
+    there = RunDir(tmp_path / "there" / RUN)
+    with held(there, StoreConfig(url=copy.url), True, print) as hold:
+        assert hold is not None and hold.known is not None and hold.known.id == kept.keeper.committed
+    assert read_head(copy, RUN).snapshot == kept.keeper.committed
 
 
 def test_a_directory_that_was_left_behind_is_moved_aside_whole(kept, tmp_path):
