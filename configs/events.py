@@ -49,12 +49,16 @@ class EventLog:
     def emit(self, kind: Kind, unit: str, **fields: Any) -> None:
         """Append one event; numbers that are not finite are written as null, secrets as `[redacted]`.
 
+        A line stays below 4 KiB: its longest text is cut, for what others said may be of any length.
+
         Raises:
-            ValueError: the line would be 4 KiB or more.
-            OSError: the disk is full or gone.
+            ValueError: the line would be 4 KiB or more even so.
+            OSError: the disk is full or gone, or the log is closed.
         """
-        event = {"t": round(time.time(), 6), "unit": unit, "kind": kind} | fields
-        line = (json.dumps(_finite(redact_values(event)), separators=(",", ":")) + "\n").encode()
+        event = _finite(redact_values({"t": round(time.time(), 6), "unit": unit, "kind": kind} | fields))
+        line = _encoded(event)
+        if len(line) >= MAX_LINE_BYTES:
+            line = _encoded(_shortened(event, len(line) + 1 - MAX_LINE_BYTES))
         if len(line) >= MAX_LINE_BYTES:
             raise ValueError(f"event {kind!r} of {unit!r} is {len(line)} bytes; the limit is {MAX_LINE_BYTES}")
         with self._one_at_a_time:
@@ -65,8 +69,10 @@ class EventLog:
             self._torn = False
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+        """Close the file; a thread that is late may not write to what gets its number next."""
+        with self._one_at_a_time:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def read_events(directory: Path) -> list[dict]:
@@ -103,6 +109,20 @@ def parse_events(lines: Iterable[bytes]) -> Iterator[dict]:
 def _is_event(event: dict) -> bool:
     named = isinstance(event.get("unit"), str) and event.get("kind") in get_args(Kind)
     return named and isinstance(event.get("t"), int | float)
+
+
+def _encoded(event: dict[str, Any]) -> bytes:
+    return (json.dumps(event, separators=(",", ":")) + "\n").encode()
+
+
+def _shortened(event: dict[str, Any], excess_bytes: int) -> dict[str, Any]:
+    """The event with so many bytes less in its longest text; a character takes up to 12 of them."""
+    sizes = {name: len(json.dumps(value)) for name, value in event.items() if isinstance(value, str)}
+    longest = max(sizes, key=sizes.__getitem__)
+    text = event[longest][:MAX_LINE_BYTES]
+    while text and len(json.dumps(text)) > sizes[longest] - excess_bytes:
+        text = text[:-1]
+    return event | {longest: text}
 
 
 def _finite(value: Any) -> Any:

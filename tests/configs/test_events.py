@@ -1,5 +1,6 @@
 """The event log where the disk is full, threads share it, and secrets come along."""
 
+import contextlib
 import json
 import os
 import threading
@@ -13,7 +14,8 @@ from configs.events import MAX_LINE_BYTES, EventLog, read_events, without_repeat
 def log(tmp_path):
     log = EventLog(tmp_path, "supervisor")
     yield log
-    log.close()
+    with contextlib.suppress(OSError):
+        log.close()
 
 
 def test_secrets_do_not_enter_the_log(log, monkeypatch):
@@ -51,9 +53,25 @@ def test_threads_may_share_a_log(log):
         assert [event["value"] for event in read_events(log.path.parent) if event["unit"] == name] == list(range(200))
 
 
+@pytest.mark.parametrize("text", ["x" * 10_000, "\u2501" * 1_500, "\ufffd\U0001f600" * 400, '"' * 5_000])
+def test_a_text_too_long_is_cut_and_the_event_told(log, text):
+    log.emit("unit_finished", "ppo/seed-0", state="failed", says=text, reason="crashed")
+    (event,) = read_events(log.path.parent)
+    assert text.startswith(event["says"]) and (event["state"], event["reason"]) == ("failed", "crashed")
+    assert MAX_LINE_BYTES - 24 < log.path.stat().st_size < MAX_LINE_BYTES
+
+
+def test_a_thread_that_is_late_cannot_write_to_another_file(log, tmp_path):
+    log.close()
+    with (tmp_path / "other").open("wb"):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            log.emit("checkpoint", "run")
+    assert (tmp_path / "other").read_bytes() == b""
+
+
 def test_a_line_too_long_is_refused_and_leaves_nothing(log):
     with pytest.raises(ValueError, match="limit is 4096"):
-        log.emit("retry", "run", says="x" * MAX_LINE_BYTES)
+        log.emit("metric", "run", values=[0.125] * MAX_LINE_BYTES)
     log.emit("metric", "run")
     assert len(read_events(log.path.parent)) == 1
 

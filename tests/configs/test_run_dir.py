@@ -101,7 +101,7 @@ def test_a_log_reopened_after_a_crash_starts_on_a_new_line(tmp_path):
 
 def test_an_event_stays_below_four_kib(tmp_path):
     with pytest.raises(ValueError, match="limit"):
-        EventLog(tmp_path, "w").emit("metric", "u", name="x" * MAX_LINE_BYTES)
+        EventLog(tmp_path, "w").emit("metric", "u", values=["x"] * MAX_LINE_BYTES)
 
 
 def test_a_write_is_durable_before_it_is_visible(tmp_path, monkeypatch):
