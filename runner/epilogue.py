@@ -96,7 +96,7 @@ class Epilogue:
             return ending
         if self.signals.hurried or self.signals.left_s() < REPORT_S:
             say("no time for a report; `sequence-runner report` writes it")
-            return ending
+            return Ending(ExitCode.INTERRUPTED, GOES_ON) if ending.exit_code == ExitCode.DONE else ending
         fault = self._try("report", lambda: render_report(self.run))
         if ending.exit_code != ExitCode.DONE:
             return ending

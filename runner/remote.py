@@ -14,6 +14,7 @@ from typing import Any
 from configs.errors import ConfigError, StoreError
 from configs.run_dir import RunDir, check_run_id
 from runner.store.layout import HEAD, Head, Snapshot, head_key
+from runner.store.lease import DamagedHeadError
 from runner.store.objects import ObjectStore
 from runner.store.open import open_store
 from runner.store.place import is_here
@@ -24,6 +25,7 @@ Wanted = Callable[[str], bool]
 """Which files of a run, by their path below its directory."""
 HEAVY_SUFFIXES = (".parquet", ".safetensors", ".zip", ".pt", ".npz")
 REPORT_TABLES = ("stages/evaluate/equity.parquet",)
+MENDS_HEAD = "start the run again by the command that began it, which writes it anew"
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,12 @@ def fetched(url: str, run_id: str, wanted: Wanted) -> Iterator[Remote]:
     """
     store = open_store(url)
     run_id = check_run_id(run_id or only_run(store))
-    head = require_run(store, run_id)
+    try:
+        head = require_run(store, run_id)
+    except DamagedHeadError as error:
+        raise StoreError(f"{error}; {MENDS_HEAD}") from error
     if head is None:
-        raise StoreError(f"{store.url}/{head_key(run_id)} is missing though the run has snapshots; start the run again")
+        raise StoreError(f"{store.url}/{head_key(run_id)} is missing though the run has snapshots; {MENDS_HEAD}")
     snapshot = newest_snapshot(store, run_id)
     with tempfile.TemporaryDirectory(prefix="sequence-runner-") as folder:
         root = Path(folder) / run_id

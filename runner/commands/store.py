@@ -6,7 +6,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,11 +181,12 @@ def _open(url: str) -> ObjectStore:
 @contextmanager
 def _owned(url: str, run_id: str, take_over: bool) -> Iterator[Lease]:
     """A known run's lease while inside."""
-    from runner.store.lease import acquire, owner_facts
+    from runner.store.lease import DamagedHeadError, acquire, owner_facts
     from runner.store.snapshots import require_run
 
     objects = _open(url)
-    require_run(objects, check_run_id(run_id))
+    with suppress(DamagedHeadError):  # which the new owner mends
+        require_run(objects, check_run_id(run_id))
     lease = acquire(objects, run_id, owner_facts(), DEFAULTS.lease_s, take_over)
     for notice in lease.notices:
         say(notice)

@@ -47,7 +47,7 @@ def _open_bare(url: str, answer_s: float) -> ObjectStore:
     if "@" in parts.netloc:
         raise ConfigError(f"the store's URL carries credentials; put them into the SDK's environment, {EXPECTED}")
     if parts.query or parts.fragment:
-        raise ConfigError(f"store URL {url!r} has a query or fragment; {EXPECTED}, other characters as %XX")
+        raise ConfigError(f"the store's URL has a query or fragment; {EXPECTED}, other characters as %XX")
     url = url.rstrip("/")
     if parts.scheme == "file":
         if parts.netloc or not parts.path.startswith("/"):

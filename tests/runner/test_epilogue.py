@@ -152,6 +152,14 @@ def test_with_little_time_left_the_report_gives_way_to_the_upload(run):
     assert last_finish(run)["signal"] == "SIGTERM"
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", ""], ids=["stopped", "budget"])
+def test_a_run_that_has_no_time_left_for_its_report_is_not_done(run, name):
+    with ready(run) as end:
+        end.signals.adopt(name, hurried=False, deadline_s=time.monotonic() + 5)
+        assert end.wind_up(DONE).exit_code == ExitCode.INTERRUPTED
+    assert read_exit_record(run)["exit_code"] == last_finish(run)["exit_code"] == 75
+
+
 def kill_me(number: int) -> None:
     os.kill(os.getpid(), number)
 

@@ -154,6 +154,24 @@ def test_rollback_makes_an_old_snapshot_the_newest(store, snapshots, objects, tm
     assert len(snapshot_ids(objects, RUN)) == 5 and read_head(objects, RUN).released
 
 
+def test_a_damaged_head_is_mended_by_who_takes_the_run_over_and_others_are_told_how(store, snapshots, objects, capsys):
+    objects.put(head_key(RUN), b"{}")
+    assert main(["status", RUN, "--store", objects.url]) == 74
+    assert "start the run again" in capsys.readouterr().err
+    assert store("gc", RUN, "--take-over")[0] == 0
+    assert read_head(objects, RUN).snapshot == snapshots[3].id and store("verify", RUN)[0] == 0
+
+
+def test_a_url_that_is_refused_is_not_repeated_for_what_it_may_hold(store):
+    for url in (
+        "s3://bucket/runs?X-Amz-Security-Token=hush-hush",
+        "s3://me:hush-hush@bucket/runs",
+        "gs://b/#hush-hush",
+    ):
+        code, _, said = store("ls", url=url)
+        assert code == 78 and "hush" not in said
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("ls", "other"), ("verify", "other"), ("pull", "other"), ("gc", "other"), ("rollback", "other", "--to", "x"),
