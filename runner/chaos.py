@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -56,6 +56,7 @@ KILLS, KILL_WEIGHTS = (1, 2, 3), (60, 25, 15)
 """Kills in one trial, and how often each number is drawn."""
 MOST_PASSED: dict[Aim, int] = {"time": 0, "save": 4, "upload": 12, "restore": 12}
 """Files that are let pass at most before the kill."""
+FROM_STORE = "from store"
 MAX_STARTS = 8
 DIFFERENCES_SHOWN = 5
 
@@ -164,8 +165,15 @@ class Verdict:
 
     @property
     def equal(self) -> bool:
-        """The run was killed, went on, and ended with the bytes of the undisturbed one."""
+        """The run ended well, with the bytes of the undisturbed one."""
         return not self.differences
+
+    @property
+    def resumed(self) -> str:
+        """How it went on."""
+        if len(self.exit_codes) < 2:
+            return "by its supervisor"
+        return FROM_STORE if self.trial.from_store else "in place"
 
     def to_json(self) -> dict:
         """Plain values."""
@@ -173,7 +181,7 @@ class Verdict:
             "trial": self.trial.number,
             "killed": [hit.target for hit in self.hits],
             "moments": [str(hit) for hit in self.hits],
-            "resumed": "from store" if self.trial.from_store else "in place",
+            "resumed": self.resumed,
             "exit_codes": self.exit_codes,
             "wall_s": round(self.wall_s, 1),
             "equal": self.equal,
@@ -236,9 +244,26 @@ def plan_trials(count: int, seed: int, known: Reference, store: bool) -> Iterato
 
 
 def carry_out(trial: Trial, setup: Setup, known: Reference) -> Verdict:
-    """Do one trial; its directory is kept only when it failed."""
+    """Do one trial; its directory is kept only when it failed.
+
+    A run that was over before a kill came is done again with an earlier one.
+    """
     name = f"trial-{trial.number:03d}"
-    launcher = Launcher(setup, name, f"{setup.store}/{name}" if setup.store else "", known.run_id)
+    while True:
+        launcher = Launcher(setup, name, f"{setup.store}/{name}" if setup.store else "", known.run_id)
+        verdict = _carry_out(trial, launcher, known)
+        if not verdict.equal:
+            verdict.kept = str(launcher.folder)
+            return verdict
+        launcher.clear()
+        if verdict.hits and (verdict.resumed == FROM_STORE or not trial.from_store):
+            return verdict
+        first = trial.points[0]
+        earlier = replace(first, aim="time", target="everything", after_s=first.after_s / 2)
+        trial = replace(trial, points=(earlier,))
+
+
+def _carry_out(trial: Trial, launcher: Launcher, known: Reference) -> Verdict:
     verdict, started_s = Verdict(trial), time.monotonic()
     points = list(trial.points)
     while verdict.exit_codes[-1:] != [0] and len(verdict.exit_codes) < MAX_STARTS:
@@ -254,12 +279,6 @@ def carry_out(trial: Trial, setup: Setup, known: Reference) -> Verdict:
         verdict.differences = [f"it never ended well: exit codes {verdict.exit_codes}"]
     else:
         verdict.differences = known.outcome.differences(Outcome.of(launcher.run))
-    if not verdict.hits:
-        verdict.differences.append("no kill fell into the run")
-    if verdict.equal:
-        launcher.clear()
-    else:
-        verdict.kept = str(launcher.folder)
     return verdict
 
 

@@ -34,6 +34,8 @@ STAGING = {"upload": ".cut", "restore": ".restore"}
 LOOK_S = 0.0005
 """Pause between two looks at the files while a save or an upload is waited for; a small save takes some ms."""
 POLL_S = 0.01
+AIM_S = 10.0
+"""A save or an upload that does not come for so long is waited for no more: the kill comes all the same."""
 REFRESH_S = 0.1
 """Age at which the list of processes is made anew."""
 
@@ -110,15 +112,12 @@ class Striker:
 
     def _aim(self, point: Point) -> bool:
         """Wait for a save or an upload where one is aimed at, and for a stage where one is to be killed."""
-        seen, passed = self._unfinished(point.aim), 0
+        seen, passed, give_up_s = self._unfinished(point.aim), 0, time.monotonic() + AIM_S
         while self._runs():
             self._refresh()
             ready = point.target != "stage" or any(unit for _, unit in self._children)
-            if point.aim == "time":
-                if ready:
-                    return True
-                time.sleep(POLL_S)
-                continue
+            if ready and (point.aim == "time" or time.monotonic() > give_up_s):
+                return True
             new = self._unfinished(point.aim) - seen
             if new:
                 seen |= new
