@@ -20,8 +20,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
 from configs.errors import CannotWriteError, ExitCode, ProjectError
 
 _PRCTL = ctypes.CDLL(None).prctl
@@ -66,7 +64,7 @@ class Owner:
             self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
             if not _lock_within(self._descriptor, _TAKE_TIMEOUT_S):
                 raise self._refusal()
-            facts = {"pid": os.getpid(), "host": os.uname().nodename, "started_t": psutil.Process().create_time()}
+            facts = {"pid": os.getpid(), "host": os.uname().nodename, "started_s": started_s(os.getpid())}
             os.truncate(self._descriptor, 0)
             os.pwrite(self._descriptor, json.dumps(facts).encode(), 0)
         except OSError as error:
@@ -108,11 +106,19 @@ def owner_of(root: Path) -> int:
         os.close(descriptor)
     if owner.get("host") != os.uname().nodename:
         return 0
+    return int(owner["pid"]) if started_s(owner["pid"]) == owner.get("started_s") else 0
+
+
+def started_s(pid: int) -> float | None:
+    """When a process started, in seconds since its machine did: a clock that is set changes nothing of it.
+
+    None where there is no such process, or only its status is left.
+    """
     try:
-        same = psutil.Process(owner["pid"]).create_time() == owner["started_t"]
-    except psutil.NoSuchProcess:
-        return 0
-    return int(owner["pid"]) if same else 0
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state in "ZX" else int(fields[18]) / os.sysconf("SC_CLK_TCK")
 
 
 def signal_owner(root: Path) -> int:

@@ -87,8 +87,8 @@ class OwnerFacts(Record):
     """Pod, container or machine: what comes back under the same name after a restart."""
     host: str
     pid: int
-    started_t: float
-    """Start of the process by its own machine's clock, as psutil gives it."""
+    started_s: float
+    """Start of the process, in seconds since its machine's."""
 
 
 class Head(Record):

@@ -18,11 +18,10 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 from pydantic import ValidationError
 
 from configs.errors import FencedError, StoreError
-from runner.guard import OwnedByAnotherError
+from runner.guard import OwnedByAnotherError, started_s
 from runner.store.layout import (
     HEAD_FORMAT,
     File,
@@ -55,13 +54,12 @@ class DamagedHeadError(StoreError):
 
 def owner_facts() -> OwnerFacts:
     """Who this process is."""
-    process = psutil.Process()
     return OwnerFacts(
         token=uuid.uuid4().hex,
         place=_place(),
         host=os.uname().nodename,
-        pid=process.pid,
-        started_t=process.create_time(),
+        pid=os.getpid(),
+        started_s=started_s(os.getpid()) or 0.0,
     )
 
 
@@ -313,14 +311,7 @@ def _parse_head(store: ObjectStore, run_id: str, body: bytes) -> Head:
 
 def _is_dead_neighbour(owner: OwnerFacts, me: OwnerFacts) -> bool:
     """The owner was a process of our own place, and that process does not exist any more."""
-    if owner.place != me.place:
-        return False
-    try:
-        process = psutil.Process(owner.pid)
-        same = abs(process.create_time() - owner.started_t) < CLOCK_GRAIN_S
-        return not same or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    return owner.place == me.place and started_s(owner.pid) != owner.started_s
 
 
 def _place() -> str:

@@ -1,14 +1,18 @@
 """What a child runs between fork and exec, in a process with threads and without a reaper."""
 
 import ctypes
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
+import psutil
 import pytest
 
-from runner.guard import Owner
+from runner.guard import Owner, owner_of, started_s
 from runner.process import log_tail, stage_environment, start
 
 HELLO = [sys.executable, "-S", "-c", "import os; print(os.getpgid(0) == os.getpid())"]
@@ -45,6 +49,25 @@ def test_a_killed_reaper_is_no_reason_for_a_child_to_die(tmp_path):
         process = start(HELLO, stage_environment(1), tmp_path / "log", owner.reaper.before_exec())
         assert process.wait(60) == 0
         owner.reaper.forget(process.pid)
+
+
+def test_an_owner_is_known_by_its_start_even_after_the_clock_was_set(tmp_path, monkeypatch):
+    since_boot_s = psutil.Process().create_time() - psutil.boot_time()
+    monkeypatch.setattr(psutil, "boot_time", lambda: 0.0)  # as a clock that is set moves it
+    assert started_s(os.getpid()) == pytest.approx(since_boot_s, abs=0.02)
+    with Owner(tmp_path):
+        assert owner_of(tmp_path) == os.getpid()
+        lock = json.loads((tmp_path / "lock").read_text())
+        (tmp_path / "lock").write_text(json.dumps(lock | {"started_s": lock["started_s"] - 1}))
+        assert owner_of(tmp_path) == 0
+
+
+def test_of_a_process_that_has_ended_there_is_no_start():
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert Path(f"/proc/{ended.pid}").exists() and started_s(ended.pid) is None
+    ended.wait()
+    assert started_s(ended.pid) is None
 
 
 def test_stages_see_proxies_and_paths_but_no_credentials(monkeypatch):

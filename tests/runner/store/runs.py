@@ -20,7 +20,7 @@ NOTHING = Spent()
 
 def owner(name: str = "one", place: str = "", pid: int = 1) -> OwnerFacts:
     """Somebody; by default each name in a place of its own."""
-    return OwnerFacts(token=name, place=place or f"place of {name}", host=f"host-{name}", pid=pid, started_t=1.0)
+    return OwnerFacts(token=name, place=place or f"place of {name}", host=f"host-{name}", pid=pid, started_s=1.0)
 
 
 class ServerClock(FileStore):

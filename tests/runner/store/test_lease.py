@@ -128,7 +128,7 @@ def test_the_same_place_comes_back_at_once_after_its_process_has_died(store):
 
 def test_a_pid_that_another_process_has_by_now_counts_as_dead_and_a_living_owner_does_not(store):
     me = owner_facts()
-    acquire(store, RUN, me.model_copy(update={"token": "one", "started_t": me.started_t - 1_000}), LEASE_S)
+    acquire(store, RUN, me.model_copy(update={"token": "one", "started_s": me.started_s - 1_000}), LEASE_S)
     acquire(store, RUN, me.model_copy(update={"token": "two"}), LEASE_S)
     with pytest.raises(OwnedByAnotherError):
         acquire(store, RUN, me.model_copy(update={"token": "three"}), LEASE_S)
