@@ -167,7 +167,10 @@ class Striker:
         """What is being written at this moment, or was when its writer died."""
         if aim == "save":
             return hidden_below(self._run.stages)
-        staged = {str(path) for path in self._run.root.glob(f"{STAGING[aim]}/*")} if aim in STAGING else set()
+        staged: set[str] = set()
+        if aim in STAGING:
+            with contextlib.suppress(FileNotFoundError):  # it comes and goes
+                staged = {str(path) for path in (self._run.root / STAGING[aim]).iterdir()}
         return staged | (hidden_below(self._store) if aim == "upload" and self._store else set())
 
 
