@@ -245,9 +245,7 @@ def _all_faults(error: ValidationError, origins: dict[str, str]) -> str:
 
 
 def _fault(item: Any, origins: dict[str, str]) -> str:
-    location = [
-        str(part) for part in item["loc"] if not str(part).startswith(("function-", "constrained-", "literal["))
-    ]
+    location = [str(part) for part in item["loc"] if not str(part).startswith(UNION_BRANCHES)]
     path = ".".join(location)
     related = (name for key, name in origins.items() if path.startswith(key) or key.startswith(path))
     origin = origins.get(path) or next(related, "")

@@ -2,9 +2,9 @@
 
 Only trees of the branch are fetched, where the server can leave the contents
 out; the new tree is put together in an index, without any checkout. Hooks,
-submodules and transports that run commands are off. A token is known to one
-process only, the askpass script, which tells it to nobody but the host that is
-published to; it is in no argument, file, URL or configuration.
+submodules and transports that run commands are off. A token stays in the
+environment: only the askpass script reads it there, and tells it to nobody but the
+host that is published to; it is in no argument, file, URL or configuration.
 """
 
 from __future__ import annotations

@@ -58,6 +58,8 @@ class Keeper:
         self._pending: tuple[str, ...] = ()
         self._changed = threading.Condition()
         self._wanted, self._last_words, self._finished, self._ended = "", "", False, False
+        self._failed = ""
+        """Why the newest snapshot could not be made; a renewal that succeeds says nothing about that."""
         self._fenced: FencedError | None = None
         self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
         hold.trouble.meanwhile = ", training goes on"
@@ -86,7 +88,7 @@ class Keeper:
     @property
     def trouble(self) -> str:
         """What is wrong with the store just now; empty while all is well."""
-        return self._hold.trouble.last
+        return self._failed or self._hold.trouble.last
 
     # -- what the supervisor calls
 
@@ -145,11 +147,12 @@ class Keeper:
                 self._fenced = error
                 return
             except Exception as error:  # noqa: BLE001 -- whatever fails here is told and tried again, training goes on
+                self._failed = str(error) or type(error).__name__
                 self._hold.trouble.note(error)
                 self._ask_again(reason)
                 not_before_s, retry_s = time.monotonic() + retry_s, min(2 * retry_s, LAST_RETRY_S)
             else:
-                retry_s = FIRST_RETRY_S
+                self._failed, retry_s = "", FIRST_RETRY_S
 
     def _next_request(self, not_before_s: float) -> str | None:
         """The reason of the next snapshot once its time has come; None at the end. A last one does not wait long."""
@@ -157,7 +160,7 @@ class Keeper:
             while not self._ended and not self._finished:
                 wait_s = not_before_s - time.monotonic()
                 if self._last_words:
-                    wait_s = min(wait_s, FIRST_RETRY_S) if self._hold.trouble.last else 0.0
+                    wait_s = min(wait_s, FIRST_RETRY_S) if self._failed else 0.0
                     not_before_s = min(not_before_s, time.monotonic() + wait_s)
                 reason = self._last_words or self._wanted
                 if reason and wait_s <= 0:

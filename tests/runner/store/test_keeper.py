@@ -201,6 +201,18 @@ def test_a_store_that_stays_away_is_given_up_in_time_and_nothing_here_is_lost(ke
     assert not read_place(kept.run).complete
 
 
+def test_renewals_that_succeed_do_not_hide_why_no_snapshot_can_be_made(tmp_path):
+    kept = Kept(tmp_path, lease_s=0.3)
+    write(kept.run.root / ".cut", "in the way")
+    with running(kept):
+        assert not kept.finish(wait_s=0.2)
+        renewals = kept.lease.head.renewals
+        wait_for(lambda: kept.lease.head.renewals > renewals + 2)
+        assert "cannot write" in kept.keeper.trouble
+        (kept.run.root / ".cut").unlink()
+        assert kept.finish() and not kept.keeper.trouble
+
+
 def test_a_full_disk_silences_the_threads_and_ends_neither(tmp_path):
     """The log is on the disk that is full; what is said in it about the store cannot be said then."""
 
@@ -353,7 +365,8 @@ def test_only_what_this_very_store_has_counts_as_kept(kept, tmp_path):
     assert place.is_kept(url, head) and place.is_kept(f"{url}/", head)
     emptied = acquire(FileStore(tmp_path / "another"), RUN, owner("me"), 60)
     assert not place.is_kept(emptied.store.url, emptied.head) and not place.is_kept(url, emptied.head)
-    go_on_without(kept.run)
+    with held(kept.run, StoreConfig(), False, print) as hold:
+        assert hold is None
     assert not read_place(kept.run).is_kept(url, head) and read_place(kept.run).covers(url, head)
 
 
