@@ -18,7 +18,8 @@ _NUMPY_NAME = "MT19937"
 def set_up_torch(threads: int) -> None:
     """Hold torch to `threads` threads and to deterministic kernels, for this whole process."""
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    # the same switch as use_deterministic_algorithms, which would load the compiler for 1.5 s; nothing is compiled here
+    torch.set_deterministic_debug_mode("error")
     # a debugging aid that deterministic mode switches on: nothing here reads memory before writing it
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
