@@ -17,7 +17,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from configs.errors import CannotWriteError, ExitCode, ProjectError
@@ -25,6 +25,7 @@ from configs.errors import CannotWriteError, ExitCode, ProjectError
 _PRCTL = ctypes.CDLL(None).prctl
 """Looked up once: a child between fork and exec must not wait for the loader's lock."""
 _PR_SET_PDEATHSIG = 1
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 _TAKE_TIMEOUT_S = 2.0
 """A probe by `status` holds the lock for an instant, the reaper of a killed runner a little longer."""
 
@@ -134,11 +135,24 @@ def signal_owner(root: Path) -> int:
     return pid
 
 
+@contextlib.contextmanager
+def stops_wait() -> Iterator[None]:
+    """Stop signals to this thread wait while it forks: Python swallows what a handler raises just after a fork."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def die_with_parent(parent_pid: int) -> None:
     """In a child before exec: be killed by the kernel when the thread that started it dies.
 
     Takes no lock, so the parent may have threads.
     """
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     _PRCTL(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
@@ -150,12 +164,13 @@ class Reaper:
     def __init__(self, keep_open: int = -1) -> None:
         """Fork the reaper; it keeps only the descriptor `keep_open` (the lock's) besides its pipe."""
         read_end, self._write_end = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            try:
-                _reap(read_end, keep_open)
-            finally:
-                os._exit(0)
+        with stops_wait():
+            self._pid = os.fork()
+            if self._pid == 0:
+                try:
+                    _reap(read_end, keep_open)
+                finally:
+                    os._exit(0)
         os.close(read_end)
 
     def before_exec(self) -> Callable[[], None]:

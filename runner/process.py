@@ -23,7 +23,7 @@ from configs.errors import (
 )
 from configs.secrets import is_secret_name
 from configs.unit import thread_environment
-from runner.guard import die_with_parent
+from runner.guard import die_with_parent, stops_wait
 from runner.identity import PROJECT_ROOT
 
 _ERRORS: dict[int, type[ProjectError]] = {
@@ -82,15 +82,16 @@ def ask(command: Sequence[str], heard: Callable[[str], None] = lambda _line: Non
         ProjectError: it failed; the error of its exit code with its own message.
     """
     parent_pid = os.getpid()
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=stage_environment(threads),
-        text=True,
-        preexec_fn=lambda: die_with_parent(parent_pid),
-    )
+    with stops_wait():
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=stage_environment(threads),
+            text=True,
+            preexec_fn=lambda: die_with_parent(parent_pid),
+        )
     said: list[str] = []
     listener = threading.Thread(target=_listen, args=(process.stderr, said, heard), daemon=True)
     with process:

@@ -15,6 +15,8 @@ import pytest
 from runner.guard import Owner, owner_of, started_s
 from runner.process import log_tail, stage_environment, start
 
+ROOT = Path(__file__).parents[2]
+
 HELLO = [sys.executable, "-S", "-c", "import os; print(os.getpgid(0) == os.getpid())"]
 
 
@@ -91,3 +93,33 @@ def test_a_part_of_a_log_ends_where_it_is_told(tmp_path):
     (tmp_path / "log").write_text("before\nwords\nstacks\n")
     assert log_tail(tmp_path / "log", 7, 13) == "words\n"
     assert log_tail(tmp_path / "log", 7) == "words\nstacks\n"
+
+
+ASK_UNDER_FIRE = """
+import json, logging, os, signal, sys  # logging has a handler that runs in the parent after a fork
+from pathlib import Path
+from runner.process import ask
+
+CHILDREN = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+lost = 0
+for _ in range(30):
+    old = CHILDREN.read_text().split()
+    shooter = os.fork()
+    if shooter == 0:
+        while not set(CHILDREN.read_text().split()) - {*old, str(os.getpid())}:
+            pass
+        os.kill(os.getppid(), signal.SIGINT)
+        os._exit(0)
+    try:
+        ask([sys.executable, "-S", "-c", "print(1)"])
+        lost += 1
+    except KeyboardInterrupt:
+        pass
+    os.waitpid(shooter, 0)
+print(lost)
+"""
+
+
+def test_a_ctrl_c_in_the_instant_of_a_fork_is_not_lost():
+    done = subprocess.run([sys.executable, "-c", ASK_UNDER_FIRE], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr[-2000:]
