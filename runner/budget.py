@@ -117,7 +117,8 @@ class Budget:
         """
         if self.work_s() <= 0:
             raise BudgetError(
-                f"nothing is left of the budget: {describe(self._limits, self.spent())}; {_go_on(self._limits)}"
+                f"nothing is left of the budget: {describe(self._limits, self.spent())}, and {self._needed_s:.0f} s "
+                f"are kept for stopping (runtime.stop_grace_s); {_go_on(self._limits)}"
             )
 
     def on_event(self, event: dict[str, Any]) -> None:
@@ -146,8 +147,10 @@ def describe(limits: BudgetConfig, used: Spent) -> str:
 
 
 def figure(amount: float) -> str:
-    """`12.50`, `0.0163`: cents of large sums, three digits of small ones."""
-    return f"{amount:.2f}" if amount >= 1 else f"{amount:.3g}"
+    """`12.50`, `0.0163`, `0.000009`: cents of large sums, three digits of small ones, at most six decimals."""
+    if amount >= 1:
+        return f"{amount:.2f}"
+    return f"{amount:.3g}" if amount >= 1e-4 else f"{amount:.6f}".rstrip("0").rstrip(".")
 
 
 def _go_on(limits: BudgetConfig) -> str:

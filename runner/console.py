@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from runner.budget import figure
 from runner.plan import RunPlan
 from runner.preflight.check import human_bytes
 from runner.say import say
@@ -112,10 +113,11 @@ def render_view(view: RunView, title: str, now_t: float) -> RenderableType:
     for unit in view.units.values():
         table.add_row(*_cells(unit, now_t))
     lines = [Text(_load_line(view, now_t), style="dim")]
-    if view.store_says:
-        lines.append(Text(view.store_says, style="yellow", overflow="ellipsis", no_wrap=True))
-    elif view.snapshot and not view.ended_t:
+    if view.snapshot and view.exit_code is None:
         lines.append(Text(_store_line(view, now_t), style="dim"))
+    if view.store_says:
+        told = time.strftime("%H:%M:%S", time.localtime(view.store_said_t))
+        lines.append(Text(f"{told} {view.store_says}", style="yellow"))
     return Group(table, *lines)
 
 
@@ -192,8 +194,9 @@ def render_plan(plan: RunPlan, run_id: str) -> RenderableType:
     for stage in plan.stages:
         memory, bars = human_bytes(stage.memory_bytes), f"{stage.bars_needed:,}"
         table.add_row(stage.name, str(len(stage.units)), clock(stage.work_s), clock(stage.wall_s), memory, bars)
+    cost = f" and {figure(plan.cost_usd)} USD" if plan.cost_usd else ""
     totals = [
-        f"about {clock(plan.wall_s)} of wall clock, by rates measured on two CPU cores or one GPU",
+        f"about {clock(plan.wall_s)} of wall clock{cost}, by rates measured on two CPU cores or one GPU",
         f"bars: {plan.bars_found:,} found, {plan.bars_needed:,} needed",
         f"memory: {human_bytes(plan.memory_bytes)} for the units that run side by side",
         f"disk: {human_bytes(plan.disk_bytes)} of {human_bytes(plan.disk_free_bytes)} free",

@@ -12,6 +12,7 @@ from typing import Any
 
 from configs.run_dir import RunDir
 from configs.schema import Config
+from runner.budget import HOUR_S
 from runner.graph import Unit
 from runner.process import ask
 
@@ -49,6 +50,8 @@ class RunPlan:
     disk_bytes: int
     disk_free_bytes: int
     wall_s: float
+    cost_usd: float
+    """Of that time, at `budget.price_usd_per_hour`; 0 where no price is set."""
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values."""
@@ -67,6 +70,7 @@ def make_plan(config: Config, units: Sequence[Unit], bars: int, runs_dir: Path) 
     answers = describe(config, units)
     parallel = config.runtime.parallel_units
     stages = tuple(_stage_plan(answers[group[0].module], group, parallel, bars) for group in by_stage.values())
+    wall_s = sum(stage.wall_s for stage in stages)
     return RunPlan(
         stages=stages,
         bars_needed=max((stage.bars_needed for stage in stages), default=0),
@@ -74,7 +78,8 @@ def make_plan(config: Config, units: Sequence[Unit], bars: int, runs_dir: Path) 
         memory_bytes=max((stage.memory_bytes * min(parallel, len(stage.units)) for stage in stages), default=0),
         disk_bytes=ARTIFACT_BYTES + bars * ARTIFACT_BYTES_PER_BAR,
         disk_free_bytes=shutil.disk_usage(_existing(runs_dir)).free,
-        wall_s=sum(stage.wall_s for stage in stages),
+        wall_s=wall_s,
+        cost_usd=wall_s * config.budget.price_usd_per_hour / HOUR_S,
     )
 
 

@@ -73,6 +73,8 @@ class RunView:
     """To the store, by this start."""
     store_says: str = ""
     """The newest trouble with the store; empty once a snapshot has come through."""
+    store_said_t: float = 0.0
+    """When it was told; the trouble may have lasted longer since."""
 
     def expect(self, unit_ids: Iterable[str]) -> None:
         """Show these units from the start, in this order."""
@@ -103,17 +105,18 @@ class RunView:
                 self.snapshot, self.store_says = event, ""
                 self.sent_bytes += event.get("sent_bytes") or 0
             case "retry":
-                self.store_says = event.get("says", "")
+                self.store_says, self.store_said_t = event.get("says", ""), event["t"]
 
     def settle(self) -> None:
-        """Nobody owns the run: what the log still calls running was cut off."""
+        """Nobody owns the run: what the log still calls running was cut off, no later than its last event."""
+        self.ended_t = self.ended_t or self.last_t
         for unit in self.units.values():
             if unit.state == "running":
                 unit.state, unit.ended_t, unit.note = "stopped", unit.last_t, "its runner is gone"
 
 
 def _apply_to_unit(unit: UnitView, event: dict[str, Any]) -> None:
-    unit.last_t = event["t"]
+    before_t, unit.last_t = unit.last_t, event["t"]
     match event["kind"]:
         case "unit_started":
             unit.state, unit.started_t, unit.ended_t = "running", event["t"], 0.0
@@ -130,7 +133,9 @@ def _apply_to_unit(unit: UnitView, event: dict[str, Any]) -> None:
         case "retry":
             unit.state, unit.note = "waiting", event.get("says", "")
         case "unit_finished":
-            unit.state, unit.ended_t = event["state"], event["t"]
+            # what is skipped took its time in an earlier start
+            ended_t = (unit.ended_t or before_t) if event["state"] == "skipped" else event["t"]
+            unit.state, unit.ended_t = event["state"], ended_t
             unit.note = event.get("says", "")
 
 

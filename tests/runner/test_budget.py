@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from configs.errors import ExitCode
 from configs.load import resolve
 from configs.schema import BudgetConfig
-from runner.budget import Budget, BudgetError, left_s, opening, spent
+from runner.budget import Budget, BudgetError, figure, left_s, opening, spent
 from runner.preflight.budget import check_budget
 from runner.preflight.check import Context
 from runner.store.layout import Spent
@@ -133,6 +133,11 @@ def test_the_ending_says_what_was_spent_and_how_to_go_on():
     assert ending is not None and ending.exit_code == ExitCode.BUDGET
     assert "1.48 of 1.50 USD" in ending.message and "--max-cost" in ending.message
     assert "--max-hours" not in ending.message
+
+
+def test_small_amounts_are_written_without_exponents():
+    shown = [figure(amount) for amount in (12.5, 0.0163, 4.57e-05, 8.67e-06, 0.0)]
+    assert shown == ["12.50", "0.0163", "0.000046", "0.000009", "0"]
 
 
 def test_without_a_limit_nothing_ever_ends():

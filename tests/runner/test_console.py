@@ -1,5 +1,6 @@
 import io
 import json
+import time
 
 from rich.console import Console
 
@@ -65,6 +66,20 @@ def test_a_run_that_lost_its_runner_is_not_shown_as_running():
     view.settle()
     unit = view.units["ppo/seed-0"]
     assert unit.state == "stopped" and unit.elapsed_s(9_999) == 5
+    assert "elapsed 10 s" in text_of(render_view(view, "run x", 9_999)), "no time passes for a run that is cut off"
+
+
+def test_a_unit_skipped_by_a_later_start_shows_the_time_it_took():
+    view = view_after(*RUNNING, event(900, "prepare", "unit_finished", state="skipped"))
+    assert view.units["prepare"].elapsed_s(9_999) == 3
+
+
+def test_trouble_with_the_store_is_shown_whole_and_dated_below_the_last_snapshot():
+    says = "store: trouble for 17 s, training goes on: s3://bucket/runs/x/HEAD.json: " + "unreachable " * 8 + "at last"
+    kept = event(110, RUN, "checkpoint", snapshot="00000012-00000001", sent_bytes=5_000_000)
+    shown = text_of(render_view(view_after(*RUNNING, kept, event(120, RUN, "retry", says=says)), "run x", 150), 80)
+    assert "snapshot 12, 5 MB sent, 40 s ago" in shown and "at last" in shown
+    assert time.strftime("%H:%M:%S store: trouble", time.localtime(120)) in shown
 
 
 def test_the_table_shows_every_unit_with_its_figures():
