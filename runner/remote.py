@@ -13,13 +13,14 @@ from typing import Any
 
 from configs.errors import ConfigError, StoreError
 from configs.run_dir import RunDir, check_run_id
+from runner.say import say
 from runner.store.layout import HEAD, Head, Snapshot, head_key
 from runner.store.lease import DamagedHeadError
 from runner.store.objects import ObjectStore
 from runner.store.open import open_store
 from runner.store.place import is_here
-from runner.store.restore import restore
-from runner.store.snapshots import newest_snapshot, read_head, require_run
+from runner.store.restore import restore_newest
+from runner.store.snapshots import read_head, require_run
 
 Wanted = Callable[[str], bool]
 """Which files of a run, by their path below its directory."""
@@ -40,8 +41,13 @@ class Remote:
     """Unix seconds by the store's clock."""
 
     def state(self) -> str:
-        """`running (...)` while somebody owns the run, as far as the store knows."""
-        return "" if self.head.released else f"running ({self.head.owner.place})"
+        """`running (...)` while somebody owns the run, as far as the store knows; a silent owner may be gone."""
+        if self.head.released:
+            return ""
+        silent_s = time.time() - self.renewed_t
+        if silent_s > self.head.lease_s:
+            return f"its owner has been silent for {silent_s:.0f} s; the same command takes it over and goes on"
+        return f"running ({self.head.owner.place})"
 
     def to_json(self) -> dict[str, Any]:
         """Who owns the run, and what the store has of it."""
@@ -94,11 +100,11 @@ def working_files(path: str) -> bool:
 
 @contextmanager
 def fetched(url: str, run_id: str, wanted: Wanted) -> Iterator[Remote]:
-    """Some files of a run's newest snapshot, verified, while inside; takes no lease and writes nothing there.
+    """Some files of the newest snapshot that has them whole, while inside; takes no lease and writes nothing there.
 
     Raises:
         ConfigError: the store has no such run, or more than one where none was named.
-        StoreError: the store cannot be used, or what was asked for is damaged.
+        StoreError: the store cannot be used, or what was asked for is damaged everywhere.
     """
     store = open_store(url)
     run_id = check_run_id(run_id or only_run(store))
@@ -108,12 +114,36 @@ def fetched(url: str, run_id: str, wanted: Wanted) -> Iterator[Remote]:
         raise StoreError(f"{error}; {MENDS_HEAD}") from error
     if head is None:
         raise StoreError(f"{store.url}/{head_key(run_id)} is missing though the run has snapshots; {MENDS_HEAD}")
-    snapshot = newest_snapshot(store, run_id)
+    with _restored(store, run_id, wanted) as (run, snapshot):
+        yield Remote(run, head, snapshot, store.get(head_key(run_id))[1].modified_t)
+
+
+@contextmanager
+def identity(url: str, run_id: str) -> Iterator[RunDir]:
+    """`run.json` and `config.yaml` of a run while inside; enough to start it, which mends a HEAD that is lost.
+
+    Raises:
+        ConfigError: the store has no such run, or nothing of it yet.
+        StoreError: the store cannot be used, or has these files whole in no snapshot.
+    """
+    store = open_store(url)
+    with _restored(store, check_run_id(run_id), identity_files) as (run, snapshot):
+        if snapshot is None:
+            raise ConfigError(
+                f"run {run_id!r} in {store.url} ended before anything of it was kept; start it by the command that "
+                "began it"
+            )
+        yield run
+
+
+@contextmanager
+def _restored(store: ObjectStore, run_id: str, wanted: Wanted) -> Iterator[tuple[RunDir, Snapshot | None]]:
     with tempfile.TemporaryDirectory(prefix="sequence-runner-") as folder:
-        root = Path(folder) / run_id
-        if snapshot is not None:
-            restore(store, run_id, snapshot, root, only=wanted)
-        yield Remote(RunDir(root), head, snapshot, store.get(head_key(run_id))[1].modified_t)
+        run = RunDir(Path(folder) / run_id)
+        snapshot, notices = restore_newest(store, run_id, run.root, only=wanted)
+        for notice in notices:
+            say(notice)
+        yield run, snapshot
 
 
 @contextmanager

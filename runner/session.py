@@ -236,10 +236,10 @@ def _resumed(ask: Ask) -> Plan:
             f"there is no run {ask.resume!r} in {ask.runs_dir}; see `sequence-runner status`, "
             "or name the store that keeps it with --store"
         )
-    from runner.remote import fetched, identity_files  # heavy: what speaks to stores
+    from runner.remote import identity  # heavy: what speaks to stores
 
-    with fetched(url, ask.resume, identity_files) as remote:
-        return _resumed_from(remote.run, run, ask)
+    with identity(url, ask.resume) as source:
+        return _resumed_from(source, run, ask)
 
 
 def _resumed_from(source: RunDir, run: RunDir, ask: Ask) -> Plan:

@@ -52,6 +52,8 @@ def _show_status(run: RunDir, running: str, kept: dict[str, Any], as_json: bool)
     view = view_of(run.events, [unit.id for unit in expand(run.load_config())] if run.config_yaml.exists() else [])
     if not running:
         view.settle()
+    if kept:  # what is said of the store below is newer than its own log can be
+        view.snapshot = {}
     state, record = running or _ended_how(view.exit_code), read_exit_record(run)
     summary = run_object(run, view.exit_code)
     if as_json:
@@ -62,7 +64,7 @@ def _show_status(run: RunDir, running: str, kept: dict[str, Any], as_json: bool)
         return ExitCode.DONE
     from runner.console import print_status
 
-    print_status(view, f"run {run.run_id}: {state}", summary)
+    print_status(view, f"run {run.run_id}: {state}", summary | ({"report": None} if kept else {}))
     for line in (*kept.get("says", ()), *(_record_lines(record) if not running else ())):
         click.echo(line)
     return ExitCode.DONE

@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from configs.errors import ExitCode
 from configs.load import is_operational
@@ -123,8 +124,8 @@ def _refuse_beside_resume(options: dict[str, Any]) -> None:
     options = {**options, "settings": [item for item in options["settings"] if not is_operational(item)]}
     beside = [
         "--" + name.replace("_", "-").removesuffix("-file").replace("settings", "set")
-        for name in ("dataset", "config_file", "settings", "run_id", "fresh")
-        if options[name]
+        for name in ("dataset", "symbol", "timeframe", "profile", "config_file", "settings", "run_id", "fresh")
+        if options[name] and click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE
     ]
     if beside:
         raise click.UsageError(

@@ -116,6 +116,8 @@ def test_the_same_command_again_does_no_work(runs, run):
 def test_resume_takes_configuration_and_data_from_the_run(runs, run):
     done = call("--resume", run.run_id, "--runs-dir", runs, "--until", "prepare", "--json")
     assert json.loads(done.stdout)["run_id"] == run.run_id
+    for other in (("--set", "seed=1"), ("--profile", "full"), ("--symbol", "ADA-EUR")):
+        assert call("--resume", run.run_id, "--runs-dir", runs, *other).returncode == 2
     refused = call("--resume", run.run_id, "--runs-dir", runs, "--set", "seed=1")
     assert refused.returncode == 2 and "--set" in refused.stderr
 

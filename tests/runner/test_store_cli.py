@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 
 from configs.run_dir import RunDir
 from runner.store import hold
+from runner.store.file import FileStore
+from runner.store.layout import Spent
+from runner.store.lease import acquire, owner_facts
 from tests.runner.store.runs import tree
 from tests.runner.test_cli import Done, assert_one_message, call
 from tests.test_end_to_end import NAME, market, write_csv
@@ -83,6 +87,36 @@ def test_a_finished_run_is_restored_on_an_empty_machine_and_no_work_is_done(worl
     assert tree(tmp_path / run.run_id / "stages") == tree(run.stages)
     events = (tmp_path / run.run_id / "events" / "supervisor.jsonl").read_text()
     assert events.count('"run_started"') == 1
+
+
+@pytest.mark.parametrize("harm", ["no HEAD", "HEAD", "record"])
+def test_a_run_is_resumed_by_its_name_on_an_empty_machine_where_head_or_the_newest_record_is_lost(
+    world, run, tmp_path, harm
+):
+    store = tmp_path / "store"
+    shutil.copytree(world / "store", store)
+    head, snapshots = store / run.run_id / "HEAD.json", sorted((store / run.run_id / "snapshots").iterdir())
+    match harm:
+        case "no HEAD":
+            head.unlink()
+        case "HEAD":
+            head.write_text("rubbish")
+            os.utime(head, (0, 0))
+        case _:
+            snapshots[-1].write_text("rubbish")
+    where = ("--store", f"file://{store}", "--runs-dir", tmp_path / "runs")
+    done = call("--resume", run.run_id, *where, *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "is used" in done.stderr and "restored snapshot" in done.stderr
+    assert tree(tmp_path / "runs" / run.run_id / "stages") == tree(run.stages)
+
+
+def test_a_run_of_which_nothing_was_kept_is_not_resumed_by_its_name(world, tmp_path):
+    objects = FileStore(tmp_path / "store")
+    acquire(objects, "short", owner_facts(), 60).release(Spent())
+    done = call("--resume", "short", "--store", objects.url, "--runs-dir", tmp_path)
+    assert done.returncode == 78 and "the command that began it" in done.stderr
+    assert_one_message(done)
 
 
 def test_the_same_command_finds_its_run_in_the_store(world, run, tmp_path):
@@ -167,7 +201,18 @@ def test_status_from_a_store_says_who_had_the_run_and_what_is_kept(world, run, t
     assert done.returncode == 0 and f"run {run.run_id}: finished" in done.stdout
     for part in ("released by pid", "by the store's clock", "the end: done", "spent"):
         assert part in done.stdout
+    assert "store: snapshot" not in done.stdout and "report " not in done.stdout, "a place that is gone by now"
     assert tree(world) == before
+
+
+def test_status_tells_an_owner_that_is_silent_from_one_that_is_at_work(world, run, tmp_path):
+    store = shutil.copytree(world / "store", tmp_path / "store")
+    head = store / run.run_id / "HEAD.json"
+    head.write_text(json.dumps(json.loads(head.read_text()) | {"released": False}))
+    way = ("status", run.run_id, "--store", f"file://{store}", "--json")
+    assert json.loads(call(*way).stdout)["state"].startswith("running (")
+    os.utime(head, (0, 0))
+    assert json.loads(call(*way).stdout)["state"].startswith("its owner has been silent for ")
 
 
 def test_a_report_from_a_store_lies_where_it_was_asked_for(world, run, tmp_path, monkeypatch):
