@@ -149,10 +149,12 @@ def _budget(plan: Plan, ledger: Spent, known: Spent) -> Budget:
 
     def warn(says: str) -> None:
         say(says)
-        notify(Notice(plan.run.run_id, "budget", says=says), wait_s=0)
+        used = budget.spent()
+        notify(Notice(plan.run.run_id, "budget", says=says, wall_s=used.wall_s, cost_usd=used.cost_usd), wait_s=0)
 
     before = Spent(wall_s=max(ledger.wall_s, known.wall_s), cost_usd=max(ledger.cost_usd, known.cost_usd))
-    return Budget(plan.config.budget, before, grace_s=plan.config.runtime.stop_grace_s, warn=warn)
+    budget = Budget(plan.config.budget, before, grace_s=plan.config.runtime.stop_grace_s, warn=warn)
+    return budget
 
 
 @contextlib.contextmanager
@@ -163,8 +165,10 @@ def _refusals_recorded(run: RunDir, hold: Hold | None, budget: Budget) -> Iterat
     except ProjectError as error:
         if run.run_json.exists():
             refused = Ending(error.exit_code, str(error))
-            write_exit_record(run, refused, budget.spent(), hold.lease.head.snapshot if hold else "")
-            notify(Notice(run.run_id, occasion_of(error.exit_code), int(error.exit_code), says=refused.message))
+            used = budget.spent()
+            write_exit_record(run, refused, used, hold.lease.head.snapshot if hold else "")
+            code, says = error.exit_code, refused.message
+            notify(Notice(run.run_id, occasion_of(code), int(code), None, says, used.wall_s, used.cost_usd))
         raise
 
 

@@ -203,7 +203,8 @@ class Lease:
         if head.owner.token != self._head.owner.token or head.epoch != self.epoch:
             self._fenced = FencedError(
                 f"run {self.run_id!r} in {self.store.url} was taken over by {_who(head.owner)}, epoch {head.epoch} "
-                f"(ours was {self.epoch}); this runner commits nothing more, and what it had committed is intact"
+                f"(ours was {self.epoch}); this runner commits nothing more, and what it had committed is intact; "
+                f"look at the run with `sequence-runner status {self.run_id} --store {self.store.url}`"
             )
             raise self._fenced
         self._head, self._tag = head, stat.tag

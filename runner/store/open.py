@@ -48,13 +48,12 @@ def _open_bare(url: str, answer_s: float) -> ObjectStore:
         raise ConfigError(f"the store's URL carries credentials; put them into the SDK's environment, {EXPECTED}")
     if parts.query or parts.fragment:
         raise ConfigError(f"the store's URL has a query or fragment; {EXPECTED}, other characters as %XX")
-    url = url.rstrip("/")
     if parts.scheme == "file":
         if parts.netloc or not parts.path.startswith("/"):
             raise ConfigError(f"store URL {url!r} names no absolute path; {EXPECTED}")
         from runner.store.file import FileStore
 
-        return FileStore(Path(unquote(parts.path)), url)
+        return FileStore(Path(unquote(parts.path)), url.rstrip("/"))
     if parts.scheme not in ("s3", "gs") or not parts.netloc:
         raise ConfigError(f"store URL {url!r} is of no known form; {EXPECTED}")
     prefix = parts.path.strip("/")

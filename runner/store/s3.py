@@ -188,7 +188,7 @@ class S3Store:
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source boto3 knows"
             return StoreDeniedError(f"{where}: {said(error)}; {remedy}")
         if isinstance(error, BROKEN):
-            return StoreUnreachableError(f"{where}: {said(error)}")
+            return StoreUnreachableError(f"{where}: {said(error)}; check the connection and AWS_ENDPOINT_URL")
         return StoreError(f"{where}: {said(error)}")
 
 
