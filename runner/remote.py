@@ -44,10 +44,15 @@ class Remote:
         """`running (...)` while somebody owns the run, as far as the store knows; a silent owner may be gone."""
         if self.head.released:
             return ""
-        silent_s = time.time() - self.renewed_t
-        if silent_s > self.head.lease_s:
+        if self.is_silent:
+            silent_s = time.time() - self.renewed_t
             return f"its owner has been silent for {silent_s:.0f} s; the same command takes it over and goes on"
         return f"running ({self.head.owner.place})"
+
+    @property
+    def is_silent(self) -> bool:
+        """Its owner did not let it go, and has not renewed the lease in time either."""
+        return not self.head.released and time.time() - self.renewed_t > self.head.lease_s
 
     def to_json(self) -> dict[str, Any]:
         """Who owns the run, and what the store has of it."""
@@ -67,6 +72,7 @@ class Remote:
             "owner": owner.model_dump(mode="json", exclude={"token"}),
             "epoch": self.head.epoch,
             "released": self.head.released,
+            "silent": self.is_silent,
             "renewed_t": self.renewed_t,
             "snapshot": snapshot.id if snapshot else None,
             "snapshot_t": snapshot.created_t if snapshot else None,

@@ -50,7 +50,7 @@ def _show_status(run: RunDir, running: str, kept: dict[str, Any], as_json: bool)
     from runner.view import view_of
 
     view = view_of(run.events, [unit.id for unit in expand(run.load_config())] if run.config_yaml.exists() else [])
-    if not running:
+    if not running or kept.get("silent"):
         view.settle()
     if kept:  # what is said of the store below is newer than its own log can be
         view.snapshot = {}

@@ -13,7 +13,8 @@ from configs.run_dir import RunDir
 from runner.store import hold
 from runner.store.file import FileStore
 from runner.store.layout import Spent
-from runner.store.lease import acquire, owner_facts
+from runner.store.lease import acquire, owner_facts, read_head
+from runner.store.records import encode
 from tests.runner.store.runs import tree
 from tests.runner.test_cli import Done, assert_one_message, call
 from tests.test_end_to_end import NAME, market, write_csv
@@ -208,11 +209,12 @@ def test_status_from_a_store_says_who_had_the_run_and_what_is_kept(world, run, t
 def test_status_tells_an_owner_that_is_silent_from_one_that_is_at_work(world, run, tmp_path):
     store = shutil.copytree(world / "store", tmp_path / "store")
     head = store / run.run_id / "HEAD.json"
-    head.write_text(json.dumps(json.loads(head.read_text()) | {"released": False}))
+    head.write_bytes(encode(read_head(FileStore(store), run.run_id).model_copy(update={"released": False})))
     way = ("status", run.run_id, "--store", f"file://{store}", "--json")
     assert json.loads(call(*way).stdout)["state"].startswith("running (")
     os.utime(head, (0, 0))
-    assert json.loads(call(*way).stdout)["state"].startswith("its owner has been silent for ")
+    silent = json.loads(call(*way).stdout)
+    assert silent["state"].startswith("its owner has been silent for ") and silent["store"]["silent"] is True
 
 
 def test_a_report_from_a_store_lies_where_it_was_asked_for(world, run, tmp_path, monkeypatch):
