@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from configs.errors import ExitCode, FencedError, ProjectError
+from configs.errors import CannotWriteError, ExitCode, FencedError, ProjectError
 from configs.events import EventLog
 from configs.run_dir import RunDir
 from configs.schema import StoreConfig
@@ -76,9 +76,7 @@ class Keeper:
         """Stop it; what it is sending just then is not waited for."""
         self._hold.trouble.tell = lambda _says: None
         self._hold.cancel.set()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        self._end()
 
     @property
     def committed(self) -> str:
@@ -129,7 +127,7 @@ class Keeper:
         with self._changed:
             self._last_words = reason
             self._changed.notify_all()
-            while not self._finished and self.verdict() is None and time.monotonic() < deadline_s and not hurried():
+            while not (self._finished or self._ended or self.verdict() or time.monotonic() >= deadline_s or hurried()):
                 self._changed.wait(POLL_S)
             self._hold.abandoned = not self._finished
             return self._finished
@@ -149,6 +147,9 @@ class Keeper:
             except Exception as error:  # noqa: BLE001 -- whatever fails here is told and tried again, training goes on
                 self._failed = str(error) or type(error).__name__
                 self._hold.trouble.note(error)
+                if isinstance(error, CannotWriteError) and reason == self._last_words:
+                    self._end()  # the disk is full here, and nobody is left who could make room
+                    return
                 self._ask_again(reason)
                 not_before_s, retry_s = time.monotonic() + retry_s, min(2 * retry_s, LAST_RETRY_S)
             else:
@@ -168,6 +169,11 @@ class Keeper:
                     return reason
                 self._changed.wait(wait_s if reason else None)
             return None
+
+    def _end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
     def _ask_again(self, reason: str) -> None:
         with self._changed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import shutil
 import threading
@@ -205,12 +206,21 @@ def test_renewals_that_succeed_do_not_hide_why_no_snapshot_can_be_made(tmp_path)
     kept = Kept(tmp_path, lease_s=0.3)
     write(kept.run.root / ".cut", "in the way")
     with running(kept):
-        assert not kept.finish(wait_s=0.2)
+        kept.keeper.on_event(event("checkpoint"))
+        wait_for(lambda: "cannot write" in kept.keeper.trouble)
         renewals = kept.lease.head.renewals
         wait_for(lambda: kept.lease.head.renewals > renewals + 2)
         assert "cannot write" in kept.keeper.trouble
         (kept.run.root / ".cut").unlink()
         assert kept.finish() and not kept.keeper.trouble
+
+
+def test_a_disk_that_is_full_at_the_end_is_not_waited_for(tmp_path):
+    kept = Kept(tmp_path)
+    write(kept.run.root / ".cut", "in the way")
+    with running(kept):
+        assert not kept.finish(wait_s=math.inf)
+        assert "cannot write" in kept.keeper.trouble
 
 
 def test_a_full_disk_silences_the_threads_and_ends_neither(tmp_path):
