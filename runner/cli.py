@@ -5,8 +5,11 @@ Errors are caught here and nowhere else: one clear message, the exit code of its
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
+import stat
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -56,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # `nohup` has it ignored
+        signal.signal(signal.SIGHUP, _hang_up)
     try:
         code = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
         return int(code or ExitCode.DONE)
@@ -87,6 +92,17 @@ def _failed(arguments: Sequence[str], code: int, message: str, shown: bool = Fal
 
 def _terminate(_number: int, _frame: Any) -> None:
     raise Terminated
+
+
+def _hang_up(_number: int, _frame: Any) -> None:
+    """The terminal is gone (a lost connection): what is said goes nowhere, and whoever takes SIGTERM takes this."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        with contextlib.suppress(OSError):  # one that was closed before
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+    signal.raise_signal(signal.SIGTERM)
 
 
 if __name__ == "__main__":

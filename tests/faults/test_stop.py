@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import signal
+import termios
+import threading
 import time
 
 import pytest
 
+from runner.exit_record import read_exit_record
 from tests.faults.case import AGENT
 
 pytestmark = pytest.mark.slow
@@ -27,6 +32,37 @@ def test_sigterm_ends_within_the_grace_time_with_a_checkpoint(grace_s, agent_cas
     assert code == 75, agent_case.said
     assert agent_case.events("checkpoint", AGENT)
     settle(agent_case, f"SIGTERM, grace {grace_s} s", "stopped at a rollout, checkpoint saved", code)
+
+
+def test_a_lost_terminal_is_a_stop_request(agent_case, settle):
+    ours, theirs = os.openpty()
+    lost = threading.Event()
+
+    def sit_at_it() -> None:
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+        os.dup2(theirs, 1)
+        os.dup2(theirs, 2)
+
+    def look_at_it() -> None:
+        while not lost.is_set():
+            if select.select([ours], [], [], 0.1)[0]:
+                os.read(ours, 65_536)
+        os.close(ours)
+
+    looking = threading.Thread(target=look_at_it)
+    looking.start()
+    try:
+        with agent_case.started(before_exec=sit_at_it) as running:
+            os.close(theirs)
+            running.wait_event("metric", AGENT)
+            lost.set()
+            code = running.ended()
+    finally:
+        lost.set()
+        looking.join()
+    assert code == 75 and read_exit_record(agent_case.run)["exit_code"] == 75
+    assert agent_case.events("checkpoint", AGENT)
+    settle(agent_case, "the terminal is gone", "stopped at a rollout, checkpoint saved", code)
 
 
 def test_sigterm_before_anything_was_done_is_143(case, settle):
