@@ -127,7 +127,10 @@ def restore_newest(
             notices.append(f"snapshot {name} of {made} ({snapshot.reason}) is used")
         return snapshot, notices
     if candidates or notices:
-        raise StoreError(f"no snapshot of run {run_id!r} in {store.url} is whole:\n  " + "\n  ".join(notices))
+        raise StoreError(
+            f"no snapshot of run {run_id!r} in {store.url} is whole; put back what is named here, or begin anew with "
+            "--fresh:\n  " + "\n  ".join(notices)
+        )
     return None, []
 
 
