@@ -33,7 +33,6 @@ THREAD = "keeper"
 UPLOAD_NICENESS = 10
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 60.0
 POLL_S = 0.05
-MAX_SAYS = 1_000
 KEPT_STATES = {"done", "reused"}
 
 
@@ -63,7 +62,7 @@ class Keeper:
         self._fenced: FencedError | None = None
         self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
         hold.trouble.meanwhile = ", training goes on"
-        hold.trouble.tell = lambda says: events.emit("retry", RUN, says=says[:MAX_SAYS])
+        hold.trouble.tell = lambda says: events.emit("retry", RUN, says=says)
 
     def __enter__(self) -> Keeper:
         """Start the thread."""

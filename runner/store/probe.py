@@ -28,15 +28,6 @@ class Probe:
     """Time of one small read."""
 
 
-def probe_conditional_writes(store: ObjectStore) -> list[str]:
-    """Protections that the store lacks, found by trying; empty where it has all.
-
-    Raises:
-        StoreError: the store cannot be used now.
-    """
-    return probe(store).missing
-
-
 def probe(store: ObjectStore) -> Probe:
     """Write, read, replace, list and delete below `probe-<random>/`.
 

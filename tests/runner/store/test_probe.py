@@ -5,7 +5,7 @@ import pytest
 from runner.store.file import FileStore
 from runner.store.objects import StoreUnreachableError
 from runner.store.open import open_store
-from runner.store.probe import NO_CREATE, NO_REPLACE, probe, probe_conditional_writes
+from runner.store.probe import NO_CREATE, NO_REPLACE, probe
 
 slow = pytest.mark.slow
 CASES = [
@@ -28,7 +28,7 @@ def test_the_protections_that_a_server_lacks_are_found_by_trying(name, missing, 
 
 
 def test_a_directory_has_every_protection_and_nothing_is_left_in_it(tmp_path):
-    assert probe_conditional_writes(open_store((tmp_path / "store").as_uri())) == []
+    assert probe(open_store((tmp_path / "store").as_uri())).missing == []
     assert [path.name for path in (tmp_path / "store").iterdir() if not path.name.startswith(".")] == []
 
 
