@@ -134,6 +134,7 @@ class Epilogue:
         url, started_s = self.config.store.url, time.monotonic()
         reason = f"the end: {EXIT_CODE_MEANING[ending.exit_code]}"
         if self.keeper.finish(reason, started_s + self.config.store.final_upload_s, self._is_out_of_time):
+            say(f"everything is kept in {url}, snapshot {self.keeper.committed}")
             return ending
         if fenced := self.keeper.verdict():
             return fenced

@@ -343,4 +343,8 @@ def _who(owner: OwnerFacts) -> str:
 
 
 def _one_line(error: Exception) -> str:
+    """What is wrong, without the addresses of documentation that pydantic adds."""
+    if isinstance(error, ValidationError):
+        faults = error.errors(include_url=False, include_input=False)
+        error = ValueError("; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults))
     return " ".join(str(error).split())[:200]

@@ -102,7 +102,7 @@ from runner.process import ask
 
 CHILDREN = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
 lost = 0
-for _ in range(30):
+for _ in range(20):
     old = CHILDREN.read_text().split()
     shooter = os.fork()
     if shooter == 0:
@@ -111,7 +111,7 @@ for _ in range(30):
         os.kill(os.getppid(), signal.SIGINT)
         os._exit(0)
     try:
-        ask([sys.executable, "-S", "-c", "print(1)"])
+        ask([sys.executable, "-S", "-c", "import time; time.sleep(2); print(1)"])
         lost += 1
     except KeyboardInterrupt:
         pass
