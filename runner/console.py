@@ -25,6 +25,7 @@ from runner.summary import rows_of
 from runner.view import RunView, UnitView
 
 LIVE_EVERY_S = 0.25
+STOPPING = "stopping at the next safe boundary; Ctrl-C again kills"
 PLAIN_EVERY_S = 15.0
 STATE_STYLES = {
     "waiting": "dim",
@@ -68,7 +69,7 @@ class _LiveTable:
             self.draw()
 
     def draw(self) -> None:
-        stopping = "  (stopping at the next safe boundary; Ctrl-C again kills)" if self._view.stopping else ""
+        stopping = f"  ({STOPPING})" if self._view.stopping else ""
         self._live.update(render_view(self._view, self._title + stopping, time.time()), refresh=True)
 
 
@@ -78,12 +79,15 @@ class PlainLines:
     def __init__(self, verbose: bool = False) -> None:
         """`verbose` shows progress five times as often."""
         self._every_s = PLAIN_EVERY_S / (5 if verbose else 1)
-        self._store_said = ""
+        self._store_said, self._stopping = "", False
         self._seen: dict[str, tuple[str, int]] = {}
         self._next_s: dict[str, float] = {}
 
     def __call__(self, view: RunView) -> None:
         """Print what is new."""
+        if view.stopping and not self._stopping:
+            say(STOPPING)
+        self._stopping = view.stopping
         if view.store_says != self._store_said:
             self._store_said = view.store_says
             say(view.store_says or "store: a snapshot has come through")

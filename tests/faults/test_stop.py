@@ -81,7 +81,7 @@ def test_a_second_ctrl_c_does_not_wait(agent_case, settle):
         stopped = running.pid_of(AGENT)
         os.kill(stopped, signal.SIGSTOP)  # it can reach no safe boundary
         running.process.send_signal(signal.SIGINT)
-        running.wait_until(lambda: agent_case.said.strip(), "word of the first one")
+        running.wait_until(lambda: "stopping" in agent_case.said, "word of the first one")
         running.process.send_signal(signal.SIGINT)
         asked_s = time.monotonic()
         code = running.ended()

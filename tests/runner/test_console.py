@@ -4,7 +4,7 @@ import time
 
 from rich.console import Console
 
-from runner.console import clock, progress_text, render_final, render_view, short
+from runner.console import PlainLines, clock, progress_text, render_final, render_view, short
 from runner.view import RUN, EventTail, RunView, UnitView
 
 
@@ -137,3 +137,10 @@ def test_a_tail_gives_each_event_once_and_waits_for_the_end_of_a_line(tmp_path):
     with path.open("a") as file:
         file.write(f"{lines[1][10:]}\nnot json\n{lines[2]}\n")
     assert [item["t"] for item in tail.poll()] == [2, 3]
+
+
+def test_a_stop_is_said_once_where_there_is_no_terminal(capsys):
+    lines, view = PlainLines(), RunView()
+    for view.stopping in (False, True, True):
+        lines(view)
+    assert capsys.readouterr().err.count("stopping at the next safe boundary") == 1

@@ -286,7 +286,7 @@ def test_a_process_that_is_killed_at_random_moments_ends_with_the_same_bytes(tmp
         events = [event for event in read_events(run.events) if event["unit"] == "classifiers/dlstm"]
     assert found[0] == found[1]
     begun = [event["done"] for event in events if event["kind"] == "progress" and event["rate"] is None]
-    assert len(begun) == 5 and max(begun) > 0, "some process went on from a checkpoint"
+    assert len(begun) >= 5 and max(begun) > 0, "some process went on from a checkpoint"
 
 
 def wait_for_progress(run: RunDir, process: subprocess.Popen) -> None:
