@@ -72,7 +72,7 @@ def test_a_store_that_is_away_for_a_while_gets_everything_later(long_one, s3_cas
     settle_from_store(s3_case, "store away for a while", "trained on, sent later", code)
 
 
-def test_a_store_that_stays_away_is_74_with_everything_here(s3_case, proxy, settle, settle_from_store):
+def test_a_store_that_stays_away_is_74_with_everything_here(long_one, s3_case, proxy, settle, settle_from_store):
     s3_case.settings = ("store.final_upload_s=3",)
     with s3_case.started() as running:
         running.wait_event("checkpoint", RUN)
