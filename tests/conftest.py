@@ -1,6 +1,7 @@
 """Shared fixtures: where the real data lies, a resolved quick configuration, real object-store servers."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from tests import servers
 
 # one thread per process: two test processes on two cores starve each other otherwise
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a shell that starts the tests in the background has them ignore Ctrl-C, and so every program under test
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 REAL_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 
