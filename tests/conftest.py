@@ -13,9 +13,11 @@ from tests import servers
 
 # one thread per process: two test processes on two cores starve each other otherwise
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# a shell that starts the tests in the background has them ignore Ctrl-C, and so every program under test
+# a shell that starts the tests in the background, or `nohup`, has them ignore signals, and so every program under test
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 REAL_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 

@@ -188,8 +188,7 @@ def test_in_no_history_is_anything_removed_that_head_needs(tmp_path_factory, act
             Retention(lease, last, every).collect()
         elif act == "take over":
             former, lease = lease, acquire(store, RUN, owner(str(number)), 60, take_over=True)
-        elif act == "roll back" and snapshot_ids(store, RUN):
-            known = [*verify(store, RUN).snapshots]
+        elif act == "roll back" and (known := [*verify(store, RUN).snapshots]):
             roll_back(lease, chance.choice(known))
         elif act == "late" and former:
             late = former.new_snapshot(upload(former, run, staging).files, "late", NOTHING)
