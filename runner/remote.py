@@ -96,7 +96,7 @@ def light_files(path: str) -> bool:
     """All that `status` and `report` read: no checkpoints, weights or tables but the report's."""
     if path in REPORT_TABLES:
         return True
-    return not path.endswith(HEAVY_SUFFIXES) and not {"checkpoints", "tensorboard"} & set(path.split("/"))
+    return working_files(path) and not path.endswith(HEAVY_SUFFIXES)
 
 
 def working_files(path: str) -> bool:
