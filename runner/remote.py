@@ -13,6 +13,7 @@ from typing import Any
 
 from configs.errors import ConfigError, StoreError
 from configs.run_dir import RunDir, check_run_id
+from runner.budget import HOUR_S
 from runner.say import say
 from runner.store.layout import HEAD, Head, Snapshot, head_key
 from runner.store.lease import DamagedHeadError
@@ -67,7 +68,7 @@ class Remote:
         if snapshot:
             made = f"{_utc(snapshot.created_t)} UTC, {len(snapshot.files)} files"
             says.append(f"snapshot {snapshot.id}, {made}: {snapshot.reason}")
-        says.append(f"spent    {spent.wall_s / 3600:.2f} h, {spent.cost_usd:.2f} USD")
+        says.append(f"spent    {spent.wall_s / HOUR_S:.2f} h, {spent.cost_usd:.2f} USD")
         return {
             "owner": owner.model_dump(mode="json", exclude={"token"}),
             "epoch": self.head.epoch,

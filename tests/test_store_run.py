@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from configs.events import read_events
+from configs.files import sha256_file
 from configs.run_dir import RunDir
 from tests.cli import cli, settings
 from tests.runner.fixture_stages.world import wait_for
@@ -175,6 +176,24 @@ def test_a_run_whose_machine_is_gone_goes_on_from_the_store_to_the_same_bytes(pl
     assert "unit evaluate is done" in cli("logs", run_id, "evaluate", "--store", url, **environment).stdout
 
 
+def test_what_every_snapshot_shares_and_the_store_lost_is_made_anew(reference, tmp_path):
+    store, runs_dir = tmp_path / "store", after_classifiers(reference, tmp_path / "runs")
+    again = (*DEMO, "--store", f"file://{store}", *settings(*OFTEN), "--runs-dir")
+    assert cli("run", *again, runs_dir).returncode == 0
+    run = run_in(runs_dir)
+    lost = "stages/prepare/features.parquet"
+    sha256 = sha256_file(run.root / lost)
+    (content,) = store.glob(f"{run.run_id}/blobs/*/{sha256}*")
+    content.write_bytes(b"damaged")
+    done = cli("run", *again, tmp_path / "other")
+    assert done.returncode == 0, done.stderr
+    assert "used without the files that are lost" in done.stderr and str(content.name) in done.stderr
+    assert outputs(RunDir(tmp_path / "other" / run.run_id)) == outputs(reference)
+    assert cli("store", "verify", run.run_id, "--store", f"file://{store}").returncode == 74, "older snapshots lack it"
+    whole = cli("store", "pull", run.run_id, "--store", f"file://{store}", "--to", tmp_path / "pulled")
+    assert whole.returncode == 0 and sha256_file(tmp_path / "pulled" / lost) == sha256
+
+
 @pytest.fixture(params=["file", "s3"])
 def fencing_place(request, tmp_path) -> tuple[str, dict[str, str]]:
     """A store with conditional writes."""
@@ -239,8 +258,8 @@ def test_a_store_that_is_gone_for_good_is_74_at_the_end_and_a_later_start_sends_
 ):
     server, runs_dir = servers["s3"], after_classifiers(reference, tmp_path / "runs")
     url = server.store_url()
-    arguments = (*DEMO, "--runs-dir", runs_dir, "--store", url, *settings(*OFTEN, "store.final_upload_s=1"))
-    with started(*arguments, **server.environment) as start, away(server):
+    arguments = (*DEMO, "--runs-dir", runs_dir, "--store", url, *settings(*OFTEN))
+    with started(*arguments, "--set", "store.final_upload_s=1", **server.environment) as start, away(server):
         run = begun(runs_dir)
         server.kill()
         code, said = start.ended()

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from runner.store.objects import ObjectStore
     from runner.store.verify import Verification
 
-DEFAULTS = StoreConfig()
 PATIENCE_S = 10.0
 
 
@@ -123,29 +122,20 @@ def pull(run: str, url: str, snapshot_id: str, to: Path | None, runs_dir: Path) 
 @store.command()
 @click.argument("run")
 @store_option
-@click.option(
-    "--keep-last",
-    type=click.IntRange(min=2),
-    default=DEFAULTS.keep_last,
-    show_default=True,
-    help="Newest snapshots to keep.",
-)
-@click.option(
-    "--keep-every",
-    type=click.IntRange(min=1),
-    default=DEFAULTS.keep_every,
-    show_default=True,
-    help="Keep every n-th too.",
-)
+@click.option("--keep-last", type=click.IntRange(min=2), help="Newest snapshots to keep.  [default: as the run does]")
+@click.option("--keep-every", type=click.IntRange(min=1), help="Keep every n-th too.  [default: as the run does]")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @take_over_option
-def gc(run: str, url: str, keep_last: int, keep_every: int, dry_run: bool, take_over: bool) -> ExitCode:
+def gc(run: str, url: str, keep_last: int | None, keep_every: int | None, dry_run: bool, take_over: bool) -> ExitCode:
     """Remove snapshots of RUN that need not be kept, and contents that no snapshot names."""
     from runner.preflight.check import human_bytes
+    from runner.remote import identity
     from runner.store.retention import Retention
 
+    with identity(url, run) as kept:
+        config = kept.load_config().store
     with _owned(url, run, take_over) as lease:
-        found = Retention(lease, keep_last, keep_every).collect(dry_run)
+        found = Retention(lease, keep_last or config.keep_last, keep_every or config.keep_every).collect(dry_run)
     for notice in found.notices:
         say(notice)
     done = "would remove" if dry_run else "removed"
@@ -187,7 +177,7 @@ def _owned(url: str, run_id: str, take_over: bool) -> Iterator[Lease]:
     objects = _open(url)
     with suppress(DamagedHeadError):  # which the new owner mends
         require_run(objects, check_run_id(run_id))
-    lease = acquire(objects, run_id, owner_facts(), DEFAULTS.lease_s, take_over)
+    lease = acquire(objects, run_id, owner_facts(), StoreConfig().lease_s, take_over)
     for notice in lease.notices:
         say(notice)
     try:

@@ -6,6 +6,7 @@ renamed into place, a unit's result last. Nothing is written through a symbolic 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -15,10 +16,8 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -36,23 +35,15 @@ PARALLEL = 4
 FETCH_ATTEMPTS = 2
 """A content that does not fit may have been damaged on its way."""
 STAGING = ".restore"
+IDENTITY = {"run.json", "config.yaml"}
+"""Without these a directory is no run."""
 
 Chosen = Callable[[str], bool]
 
 
-@dataclass(frozen=True)
-class Restored:
-    """What a restore did."""
-
-    files: int
-    fetched_files: int
-    fetched_bytes: int
-    """Plain size of what was not there already."""
-
-
 def restore(
     store: ObjectStore, run_id: str, snapshot: Snapshot, root: Path, only: Chosen | None = None, ledger: bool = True
-) -> Restored:
+) -> None:
     """Write a snapshot's files below `root`; what is there and equal is not fetched, what is there besides stays.
 
     Args:
@@ -84,7 +75,6 @@ def restore(
         raise CannotWriteError(
             f"cannot restore {root}: {error.strerror or error}; free space or choose another directory"
         ) from error
-    return Restored(len(wanted), len(missing), sum(file.size_bytes for file in missing.values()))
 
 
 def restore_newest(
@@ -97,11 +87,14 @@ def restore_newest(
 ) -> tuple[Snapshot | None, list[str]]:
     """Restore the newest snapshot that is whole; None where the run has none yet.
 
+    A content that all snapshots share is stored once, so its loss spoils them all. Whoever owns the run then gets the
+    newest without the files that are lost: units that miss a file are run again.
+
     Args:
         store: where the run is.
         run_id: which run.
         root: its directory.
-        lease: ours, if we own the run; what is damaged is then put into quarantine.
+        lease: ours, if we own the run; what is damaged is then put into quarantine, and what is lost done without.
         only: which paths are wanted.
         ledger: as `restore`.
 
@@ -113,7 +106,9 @@ def restore_newest(
         StoreError: there are snapshots, and none of them is whole.
     """
     candidates, digests, notices = _candidates(store, run_id)
+    partial: list[Snapshot] = []
     for name in candidates:
+        snapshot = None
         try:
             snapshot = read_snapshot(store, run_id, name, digests.get(name, ""))
             restore(store, run_id, snapshot, root, only, ledger)
@@ -121,17 +116,31 @@ def restore_newest(
             notices.append(f"snapshot {name} cannot be used: {error}")
             if lease:
                 notices += [said for key in error.keys if (said := move_to_quarantine(lease, key))]
+            if lease and snapshot:
+                partial.append(_without(snapshot, error.keys))
             continue
         if notices:
             made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(snapshot.created_t))
             notices.append(f"snapshot {name} of {made} ({snapshot.reason}) is used")
         return snapshot, notices
+    for snapshot in partial:
+        if IDENTITY <= snapshot.files.keys():
+            with contextlib.suppress(DamagedError):
+                restore(store, run_id, snapshot, root, only, ledger)
+                notices.append(f"no snapshot is whole: {snapshot.id} is used without the files that are lost")
+                return snapshot, notices
     if candidates or notices:
         raise StoreError(
             f"no snapshot of run {run_id!r} in {store.url} is whole; put back what is named here, or begin anew with "
             "--fresh:\n  " + "\n  ".join(notices)
         )
     return None, []
+
+
+def _without(snapshot: Snapshot, keys: Collection[str]) -> Snapshot:
+    """The snapshot without the files that need an object of `keys`."""
+    files = {path: file for path, file in snapshot.files.items() if all(blob.key not in keys for blob in file.blobs)}
+    return snapshot.model_copy(update={"files": files})
 
 
 def move_to_quarantine(lease: Lease, key: str) -> str:
@@ -246,7 +255,7 @@ def _reader(packed: IO[bytes], blob: Blob) -> IO[bytes]:
     return plain
 
 
-@contextmanager
+@contextlib.contextmanager
 def _fetched(store: ObjectStore, key: str, staging: Path) -> Iterator[Path]:
     path = staging / f"blob-{uuid.uuid4().hex}"
     try:
@@ -256,7 +265,7 @@ def _fetched(store: ObjectStore, key: str, staging: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _staging(root: Path) -> Iterator[Path]:
     folder = root / STAGING
     if folder.is_symlink():

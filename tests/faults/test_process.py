@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from runner.preflight.cgroups import cgroup_directories
+from tests.control_group import ControlGroup, control_group
 from tests.faults.case import AGENT, Case
 
 pytestmark = pytest.mark.slow
@@ -49,44 +46,10 @@ def test_a_stage_that_hangs_is_ended_and_tried_again(long_one, agent_case, settl
     settle(agent_case, "a stage hangs (SIGSTOP)", "ended after its limit, tried again", code, again=None)
 
 
-class ControlGroup:
-    """A memory control group, of version 1 or 2."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        names = ("memory.max", "memory.limit_in_bytes")
-        self._limit = next((directory / name for name in names if (directory / name).exists()), None)
-        peaks = ("memory.peak", "memory.max_usage_in_bytes")
-        self._peak = next((directory / name for name in peaks if (directory / name).exists()), None)
-        if self._limit is None or self._peak is None:
-            pytest.skip("the memory controller is not handed down to new control groups here")
-
-    def limit(self, size_bytes: int) -> None:
-        self._limit.write_text(str(size_bytes))
-
-    def peak_bytes(self) -> int:
-        return int(self._peak.read_text())
-
-    def run(self, case: Case) -> int:
-        """Run the case with all its processes inside."""
-        with case.started(before_exec=lambda: (self.directory / "cgroup.procs").write_text("0")) as running:
-            return running.ended()
-
-
-@contextlib.contextmanager
-def control_group(name: str) -> Iterator[ControlGroup]:
-    parents = cgroup_directories("memory")
-    if not parents:
-        pytest.skip("no memory control group is mounted")
-    directory = parents[0] / f"sequence-runner-fault-{os.getpid()}-{name}"
-    try:
-        directory.mkdir()
-    except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
-    try:
-        yield ControlGroup(directory)
-    finally:
-        directory.rmdir()
+def run_inside(group: ControlGroup, case: Case) -> int:
+    """Run the case with all its processes in the group."""
+    with case.started(before_exec=group.enter) as running:
+        return running.ended()
 
 
 def test_a_stage_that_the_kernel_kills_for_its_memory_goes_on_with_half_the_batch(long_one, tmp_path, row):
@@ -96,13 +59,13 @@ def test_a_stage_that_the_kernel_kills_for_its_memory_goes_on_with_half_the_batc
     peaks_bytes = []
     for case in (whole, halved):
         with control_group(case.runs_dir.name) as group:
-            assert group.run(case) == 0, case.said
+            assert run_inside(group, case) == 0, case.said
             peaks_bytes.append(group.peak_bytes())
     assert peaks_bytes[0] > 1.2 * peaks_bytes[1], "the batch decides what is needed"
     starved = Case(tmp_path / "starved", settings=HUNGRY, until="classifiers")
     with control_group("starved") as group:
         group.limit(sum(peaks_bytes) // 2)
-        code = group.run(starved)
+        code = run_inside(group, starved)
     assert code == 0, starved.said
     (retry,) = starved.events("retry", MEMBER)
     assert retry["reason"] == "out_of_memory" and "instead of 4096" in retry["says"]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.load import resolve
+from configs.run_dir import RunDir
 from runner.cli import main
 from runner.store.file import FileStore
 from runner.store.layout import Snapshot, Spent, head_key
@@ -33,10 +35,17 @@ def lease(objects) -> Lease:
     return acquire(objects, RUN, owner(), 600)
 
 
+def configured_run(runs_dir: Path) -> RunDir:
+    """A run that keeps its three newest snapshots and no others."""
+    run = make_run(runs_dir)
+    run.save_config(resolve("DEMO-USD_1H", "quick", settings=("store.keep_last=3", "store.keep_every=100")).config)
+    return run
+
+
 @pytest.fixture
 def snapshots(lease, tmp_path) -> list[Snapshot]:
     """Four snapshots with another report each; the run stays owned by a runner elsewhere."""
-    run, made = make_run(tmp_path / "runs"), []
+    run, made = configured_run(tmp_path / "runs"), []
     for number in range(4):
         write(run.report, f"report {number}")
         made.append(commit(lease, run, tmp_path / "staging", score=0.1 * number))
@@ -142,6 +151,12 @@ def test_gc_keeps_what_it_is_told_to_keep_and_releases_the_run(store, snapshots,
     assert head.released and head.spent.wall_s == 9 and store("verify", RUN)[0] == 0
 
 
+def test_gc_keeps_what_the_run_itself_keeps_unless_it_is_told_otherwise(store, snapshots, objects):
+    code, said, _ = store("gc", RUN, "--take-over")
+    assert code == 0 and said.startswith("removed 1 snapshots")
+    assert snapshot_ids(objects, RUN) == [one.id for one in snapshots[1:]]
+
+
 def test_gc_never_keeps_fewer_than_two(store, snapshots):
     assert store("gc", RUN, "--keep-last", "1")[0] == 2
 
@@ -216,7 +231,7 @@ def test_the_commands_work_on_s3(tmp_path, monkeypatch, store):
     with servers.seaweed() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
-        url, run = server.store_url(), make_run(tmp_path / "runs")
+        url, run = server.store_url(), configured_run(tmp_path / "runs")
         lease = acquire(open_store(url), RUN, owner(), 600)
         first = commit(lease, run, tmp_path / "staging")
         write(run.report, "changed")

@@ -1,7 +1,6 @@
 """The supervisor when things go wrong: stops with a deadline, hangs, want of memory, a full disk. Real processes."""
 
 import math
-import os
 import signal
 import subprocess
 import time
@@ -12,9 +11,11 @@ from configs.errors import ExitCode
 from configs.events import read_events
 from configs.run_dir import RunDir
 from runner.out_of_memory import OomKills
-from runner.preflight.cgroups import cgroup_directories
 from runner.watch import Ending
+from tests.control_group import control_group
 from tests.runner.fixture_stages.world import CHAIN, ONE, World, lives, wait_for
+
+pytestmark = pytest.mark.slow
 
 MEMORY_LIMIT_BYTES = 700_000_000
 
@@ -79,7 +80,6 @@ def test_nobody_asked_for_a_stop_means_no_deadline(world):
     assert world.supervisor.stop_signal == ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("grace_s", [5, 30])
 def test_the_whole_program_is_gone_within_its_grace_even_where_a_unit_does_not_listen(tmp_path, grace_s):
     world = World(tmp_path / "one", f"runtime.stop_grace_s={grace_s}")
@@ -93,7 +93,6 @@ def test_the_whole_program_is_gone_within_its_grace_even_where_a_unit_does_not_l
     assert not lives(world.pid("second-1"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grace_s", "step_s", "number", "checkpoint", "code"),
     [
@@ -198,37 +197,13 @@ def test_a_checkpoint_of_the_whole_batch_does_not_come_back(world):
     assert len(events(world.run, "retry")) == 1 and not checkpoint.exists()
 
 
-@pytest.fixture
-def memory_cgroup(tmp_path):
-    """A control group with little memory; skipped where this process may not make one."""
-    parents = cgroup_directories("memory")
-    if not parents:
-        pytest.skip("no memory control group is mounted")
-    directory = parents[0] / f"sequence-runner-test-{os.getpid()}"
-    try:
-        directory.mkdir()
-    except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
-    try:
-        limit = next(
-            (path for name in ("memory.max", "memory.limit_in_bytes") if (path := directory / name).exists()), None
-        )
-        if limit is None:
-            pytest.skip("the memory controller is not handed down to new control groups here")
-        limit.write_text(str(MEMORY_LIMIT_BYTES))
-        yield directory
-    finally:
-        wait_for(lambda: not (directory / "cgroup.procs").read_text())
-        directory.rmdir()
-
-
-@pytest.mark.slow
-def test_a_unit_that_the_kernel_kills_for_its_memory_goes_on_with_less(world, memory_cgroup):
+def test_a_unit_that_the_kernel_kills_for_its_memory_goes_on_with_less(world):
     world.needs, world.limits = ONE, {"halvable": "classifiers.batch_size"}
     world.plans(first={"takes_bytes": 1_600_000_000})
-    enter = f'echo $$ > {memory_cgroup}/cgroup.procs && exec "$@"'
-    process = world.in_own_process("sh", "-c", enter, "sh")
-    assert process.wait(120) == ExitCode.DONE
+    with control_group("unit") as group:
+        group.limit(MEMORY_LIMIT_BYTES)
+        process = world.in_own_process("sh", "-c", f'echo $$ > {group.members} && exec "$@"', "sh")
+        assert process.wait(120) == ExitCode.DONE
     retries = events(world.run, "retry")
     assert {event["reason"] for event in retries} == {"out_of_memory"} and len(retries) == 2
     assert events(world.run, "metric")[0]["held_bytes"] == 400_000_000

@@ -9,12 +9,15 @@ import pytest
 
 from configs.errors import ConfigError, ExitCode, StoreError
 from configs.files import digest
+from configs.run_dir import RunDir
+from runner.store.cut import take_cut
 from runner.store.file import FileStore
 from runner.store.layout import Blob, File, Snapshot, head_key, snapshot_key
 from runner.store.lease import acquire
 from runner.store.records import DamagedError, encode
 from runner.store.restore import restore, restore_newest
 from runner.store.snapshots import read_snapshot
+from runner.store.upload import Uploader
 from runner.store.verify import verify
 from tests.runner.store.runs import NOTHING, RUN, Counting, commit, make_run, owner, save_result, tree, write
 
@@ -128,6 +131,21 @@ def test_where_no_snapshot_is_whole_the_end_is_74_and_nothing_is_written(store, 
     assert told.value.exit_code == ExitCode.STORE_DAMAGED == 74 and tree(there) == {}
 
 
+def test_a_content_that_all_snapshots_share_and_that_is_lost_is_done_without(store, lease, two, there):
+    path = "logs/ppo/seed-0.log"
+    assert two[0].files[path] == two[1].files[path]
+    store.put(key_of(two[1], path), b"damaged")
+    with pytest.raises(StoreError, match="no snapshot of run"):
+        restore_newest(store, RUN, there)  # somebody who only looks
+    snapshot, notices = restore_newest(store, RUN, there, lease)
+    assert snapshot.id == two[1].id and f"{two[1].id} is used without" in notices[-1] and path not in snapshot.files
+    assert set(tree(there)) == two[1].files.keys() - {path, "trials.jsonl"}
+    write(there / path, "made anew")
+    with take_cut(RunDir(there), there.parent / "staging") as cut:
+        sent = Uploader(lease, there.parent / "staging").upload(cut, snapshot)
+    assert sent.files.keys() == two[1].files.keys() and sent.files[path].blobs != two[1].files[path].blobs
+
+
 def test_a_failed_restore_leaves_what_was_there(store, two, there):
     write(there / "run.json", "what was here")
     store.put(key_of(two[1], PACKED), b"damaged")
@@ -164,9 +182,9 @@ def test_a_content_that_is_damaged_on_its_way_is_fetched_again(tmp_path, lease, 
 def test_what_is_there_and_equal_is_not_fetched(store, two, there):
     restore(store, RUN, two[0], there)
     store.fetched.clear()
-    restored = restore(store, RUN, two[1], there)
+    restore(store, RUN, two[1], there)
     changed = [path for path in two[1].files if two[0].files[path] != two[1].files[path]]
-    assert len(store.fetched) == restored.fetched_files == len(changed) == 3
+    assert len(store.fetched) == len(changed) == 3
 
 
 def test_only_what_is_asked_for_is_fetched(store, two, there):
