@@ -2,7 +2,7 @@
 
 Run with `python -m benchmarks.overhead`. Each pair trains two agents with nets [1280, 640] (some 28 MB a
 checkpoint) once without a store and once with an S3 server on loopback, in turn first; prepare and the classifiers
-are linked from a run made before. Printed: wall time of the whole command and of training alone, each as the mean
+are taken over from a run made before. Printed: wall time of the whole command and of training alone, each as the mean
 of the pairs' ratios with a 95 % interval (Student's t), and what was sent.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -47,34 +48,34 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, seaweed() as server:
         environment = os.environ | server.environment
-        runs = Path(folder)
-        run(runs, environment, arguments.timesteps, "first", "--until", "classifiers")
+        run(Path(folder) / "first", environment, arguments.timesteps, "--until", "classifiers")
         pairs = []
         for number in range(arguments.pairs):
             order = [False, True] if number % 2 == 0 else [True, False]
             turns = {}
             for kept in order:
                 option = ("--store", server.store_url()) if kept else ()
-                turns[kept] = run(runs, environment, arguments.timesteps, f"pair-{number}-{int(kept)}", *option)
+                runs = Path(folder) / f"pair-{number}-{int(kept)}"  # of its own: no agent is taken over
+                shutil.copytree(Path(folder) / "first" / "run", runs / "earlier", ignore=shutil.ignore_patterns("lock"))
+                turns[kept] = run(runs, environment, arguments.timesteps, "--until", "ppo", *option)
+                shutil.rmtree(runs)
             pairs.append((turns[False], turns[True]))
             print(f"pair {number}: {describe(turns[False])} without, {describe(turns[True])} with a store")
         for title, field in (("whole command", "wall_s"), ("training", "training_s")):
             print(f"{title}: {interval([getattr(b, field) / getattr(a, field) - 1 for a, b in pairs])}")
 
 
-def run(runs: Path, environment: dict[str, str], timesteps: int, run_id: str, *more: str) -> Turn:
-    """One command, start to end."""
+def run(runs: Path, environment: dict[str, str], timesteps: int, *more: str) -> Turn:
+    """One command, start to end, in a runs directory of its own."""
     settings = [part for setting in (*SETTINGS, f"ppo.timesteps={timesteps}") for part in ("--set", setting)]
     command = [sys.executable, "-m", "runner.cli", "run", "--dataset", "DEMO-USD_1H", "--skip-preflight", "--offline"]
-    command += ["--runs-dir", str(runs), "--run-id", run_id, *settings, *(more or ("--until", "ppo"))]
-    if "--until" not in command:
-        command += ["--until", "ppo"]
+    command += ["--runs-dir", str(runs), "--run-id", "run", *settings, *more]
     started_s = time.monotonic()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     wall_s = time.monotonic() - started_s
     if done.returncode:
-        raise SystemExit(f"{run_id} ended with {done.returncode}\n{done.stderr[-2000:]}")
-    events = read_events(runs / run_id / "events")
+        raise SystemExit(f"{runs.name} ended with {done.returncode}\n{done.stderr[-2000:]}")
+    events = read_events(runs / "run" / "events")
     training = [event for event in events if event["unit"].startswith("ppo/")]
     sent = [event["sent_bytes"] for event in events if event["unit"] == "run" and event["kind"] == "checkpoint"]
     training_s = training[-1]["t"] - training[0]["t"] if training else math.nan
