@@ -7,7 +7,7 @@ N ?= 50
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run chaos faults test test-fast test-slow martingale check format lint types bench lock gpu-check clean
+.PHONY: help setup setup-dev run chaos faults learning test test-fast test-slow martingale check format lint types bench lock gpu-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -42,6 +42,9 @@ test-fast: setup-dev  ## the fast tests alone
 
 test-slow: setup-dev  ## stages as real processes, learning, browser
 	$(PYTEST) -m slow --dist loadfile
+
+learning: setup-dev  ## agents on planted markets over all seeds, learning curves beside MaskablePPO; minutes
+	LEARNING=all $(PYTEST) -m slow -n 0 -s tests/ppo/test_learning.py
 
 martingale: setup-dev  ## trained agents on 20 driftless markets with all of quick's steps; minutes
 	MARTINGALE_TIMESTEPS=491520 $(PYTEST) -m slow -n 0 -s tests/ppo/test_martingale.py
