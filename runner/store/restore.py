@@ -106,7 +106,7 @@ def restore_newest(
         StoreError: there are snapshots, and none of them is whole.
     """
     candidates, digests, notices = _candidates(store, run_id)
-    partial: list[Snapshot] = []
+    partial: list[tuple[Snapshot, set[str]]] = []
     for name in candidates:
         snapshot = None
         try:
@@ -117,18 +117,20 @@ def restore_newest(
             if lease:
                 notices += [said for key in error.keys if (said := move_to_quarantine(lease, key))]
             if lease and snapshot:
-                partial.append(_without(snapshot, error.keys))
+                partial.append((snapshot, _lost_files(snapshot, error.keys)))
             continue
         if notices:
             made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(snapshot.created_t))
             notices.append(f"snapshot {name} of {made} ({snapshot.reason}) is used")
         return snapshot, notices
-    for snapshot in partial:
-        if IDENTITY <= snapshot.files.keys():
+    for snapshot, lost in partial:
+        if not lost & IDENTITY:
+            files = {path: file for path, file in snapshot.files.items() if path not in lost}
+            rest = snapshot.model_copy(update={"files": files})
             with contextlib.suppress(DamagedError):
-                restore(store, run_id, snapshot, root, only, ledger)
-                notices.append(f"no snapshot is whole: {snapshot.id} is used without the files that are lost")
-                return snapshot, notices
+                restore(store, run_id, rest, root, only, ledger)
+                notices.append(f"no snapshot is whole: {snapshot.id} is used without {', '.join(sorted(lost))}")
+                return rest, notices
     if candidates or notices:
         raise StoreError(
             f"no snapshot of run {run_id!r} in {store.url} is whole; put back what is named here, or begin anew with "
@@ -137,10 +139,9 @@ def restore_newest(
     return None, []
 
 
-def _without(snapshot: Snapshot, keys: Collection[str]) -> Snapshot:
-    """The snapshot without the files that need an object of `keys`."""
-    files = {path: file for path, file in snapshot.files.items() if all(blob.key not in keys for blob in file.blobs)}
-    return snapshot.model_copy(update={"files": files})
+def _lost_files(snapshot: Snapshot, keys: Collection[str]) -> set[str]:
+    """Paths of the files that need an object of `keys`."""
+    return {path for path, file in snapshot.files.items() if any(blob.key in keys for blob in file.blobs)}
 
 
 def move_to_quarantine(lease: Lease, key: str) -> str:

@@ -138,7 +138,9 @@ def test_a_content_that_all_snapshots_share_and_that_is_lost_is_done_without(sto
     with pytest.raises(StoreError, match="no snapshot of run"):
         restore_newest(store, RUN, there)  # somebody who only looks
     snapshot, notices = restore_newest(store, RUN, there, lease)
-    assert snapshot.id == two[1].id and f"{two[1].id} is used without" in notices[-1] and path not in snapshot.files
+    assert (
+        snapshot.id == two[1].id and f"{two[1].id} is used without {path}" in notices[-1] and path not in snapshot.files
+    )
     assert set(tree(there)) == two[1].files.keys() - {path, "trials.jsonl"}
     write(there / path, "made anew")
     with take_cut(RunDir(there), there.parent / "staging") as cut:
