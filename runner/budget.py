@@ -38,11 +38,16 @@ def spent(events_dir: Path) -> Spent:
     for event in _supervisor_events(events_dir):
         if event["kind"] == "run_started":
             wall_s += start_s + _number(event, "unseen_wall_s")
-            cost_usd += start_s * price_usd_per_hour / HOUR_S + _number(event, "unseen_cost_usd")
+            cost_usd += cost_of(start_s, price_usd_per_hour) + _number(event, "unseen_cost_usd")
             begun_t, start_s, price_usd_per_hour = event["t"], 0.0, _number(event, "price_usd_per_hour")
         else:
             start_s = max(start_s, event["t"] - begun_t)
-    return Spent(wall_s=wall_s + start_s, cost_usd=cost_usd + start_s * price_usd_per_hour / HOUR_S)
+    return Spent(wall_s=wall_s + start_s, cost_usd=cost_usd + cost_of(start_s, price_usd_per_hour))
+
+
+def cost_of(wall_s: float, price_usd_per_hour: float) -> float:
+    """What so many seconds cost in USD."""
+    return wall_s * price_usd_per_hour / HOUR_S
 
 
 def opening(price_usd_per_hour: float, ledger: Spent, known: Spent | None = None) -> dict[str, float]:
@@ -98,7 +103,7 @@ class Budget:
     def spent(self) -> Spent:
         """What all starts have used by now."""
         wall_s = self._clock() - self._begun_s
-        cost_usd = wall_s * self._limits.price_usd_per_hour / HOUR_S
+        cost_usd = cost_of(wall_s, self._limits.price_usd_per_hour)
         return Spent(wall_s=self._before.wall_s + wall_s, cost_usd=self._before.cost_usd + cost_usd)
 
     def left_s(self) -> float:

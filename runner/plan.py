@@ -12,7 +12,7 @@ from typing import Any
 
 from configs.run_dir import RunDir
 from configs.schema import Config
-from runner.budget import HOUR_S
+from runner.budget import cost_of
 from runner.graph import Unit
 from runner.process import ask
 
@@ -79,7 +79,7 @@ def make_plan(config: Config, units: Sequence[Unit], bars: int, runs_dir: Path) 
         disk_bytes=ARTIFACT_BYTES + bars * ARTIFACT_BYTES_PER_BAR,
         disk_free_bytes=shutil.disk_usage(_existing(runs_dir)).free,
         wall_s=wall_s,
-        cost_usd=wall_s * config.budget.price_usd_per_hour / HOUR_S,
+        cost_usd=cost_of(wall_s, config.budget.price_usd_per_hour),
     )
 
 

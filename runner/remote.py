@@ -20,7 +20,7 @@ from runner.store.lease import DamagedHeadError
 from runner.store.objects import ObjectStore
 from runner.store.open import open_store
 from runner.store.place import is_here
-from runner.store.restore import restore_newest
+from runner.store.restore import IDENTITY, restore_newest
 from runner.store.snapshots import read_head, require_run
 
 Wanted = Callable[[str], bool]
@@ -85,7 +85,7 @@ class Remote:
 
 def identity_files(path: str) -> bool:
     """What says which run it is."""
-    return path in ("run.json", "config.yaml")
+    return path in IDENTITY
 
 
 def log_files(path: str) -> bool:
@@ -126,14 +126,13 @@ def fetched(url: str, run_id: str, wanted: Wanted) -> Iterator[Remote]:
 
 
 @contextmanager
-def identity(url: str, run_id: str) -> Iterator[RunDir]:
+def identity(store: ObjectStore, run_id: str) -> Iterator[RunDir]:
     """`run.json` and `config.yaml` of a run while inside; enough to start it, which mends a HEAD that is lost.
 
     Raises:
         ConfigError: the store has no such run, or nothing of it yet.
         StoreError: the store cannot be used, or has these files whole in no snapshot.
     """
-    store = open_store(url)
     with _restored(store, check_run_id(run_id), identity_files) as (run, snapshot):
         if snapshot is None:
             raise ConfigError(

@@ -237,8 +237,9 @@ def _resumed(ask: Ask) -> Plan:
             "or name the store that keeps it with --store"
         )
     from runner.remote import identity  # heavy: what speaks to stores
+    from runner.store.open import open_store
 
-    with identity(url, ask.resume) as source:
+    with identity(open_store(url), ask.resume) as source:
         return _resumed_from(source, run, ask)
 
 

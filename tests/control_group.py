@@ -44,10 +44,9 @@ def control_group(name: str) -> Iterator[ControlGroup]:
     except OSError as error:
         pytest.skip(f"no control group can be made here: {error}")
     try:
-        group = ControlGroup(directory)
-        yield group
-        wait_for(lambda: not group.members.read_text())
+        yield ControlGroup(directory)
     finally:
+        wait_for(lambda: not (directory / "cgroup.procs").read_text())
         directory.rmdir()
 
 

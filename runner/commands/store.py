@@ -132,7 +132,7 @@ def gc(run: str, url: str, keep_last: int | None, keep_every: int | None, dry_ru
     from runner.remote import identity
     from runner.store.retention import Retention
 
-    with identity(url, run) as kept:
+    with identity(_open(url), run) as kept:
         config = kept.load_config().store
     with _owned(url, run, take_over) as lease:
         found = Retention(lease, keep_last or config.keep_last, keep_every or config.keep_every).collect(dry_run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from configs.errors import ExitCode
 from configs.schema import Config
-from runner.budget import HOUR_S, describe, figure, left_s
+from runner.budget import HOUR_S, cost_of, describe, figure, left_s
 from runner.preflight.check import CheckResult, Context
 
 NAME = "budget"
@@ -27,5 +27,5 @@ def check_budget(config: Config, context: Context) -> CheckResult:
 
 
 def _amount(wall_s: float, price_usd_per_hour: float) -> str:
-    cost = f" ({figure(wall_s / HOUR_S * price_usd_per_hour)} USD)" if price_usd_per_hour else ""
+    cost = f" ({figure(cost_of(wall_s, price_usd_per_hour))} USD)" if price_usd_per_hour else ""
     return f"{figure(wall_s / HOUR_S)} h{cost}"
