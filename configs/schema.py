@@ -8,7 +8,7 @@ of a run's identity. All others are.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -21,10 +21,13 @@ Window = Annotated[int, Field(ge=2)]
 Windows3 = tuple[Window, Window, Window]
 Member = Literal["lstm", "gru", "bilstm", "dlstm"]
 AssetClass = Literal["crypto", "fx", "commodity"]
+GatedStage = Literal["ppo", "lstm_ppo", "multi_asset", "walk_forward"]
+GateMetric = Literal["done", "validation_sharpe"]
 
 HOST = r"([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?"
 GIT_URL = re.compile(rf"https?://{HOST}/\S+|ssh://(\w[\w.-]*@)?{HOST}/\S+|\w[\w.-]*@[\w.-]+:[^\s:-]\S*|file:///\S+")
 BRANCH = re.compile(r"(?!.*\.lock(/|$))\w[\w+-]*([./][\w+-]+)*", re.ASCII)
+MIN_WINDOW_STEPS, MIN_WINDOW_EPOCHS = 100_000, 3
 OPERATIONAL_SECTIONS = frozenset({"runtime", "preflight", "store", "budget", "publish"})
 
 
@@ -238,6 +241,140 @@ class PPOConfig(Model):
         return self
 
 
+class SyntheticConfig(Model):
+    """Generated stress worlds: Merton jumps on GARCH(1,1) volatility in Markov regimes."""
+
+    parameters: Literal["fitted", "preset"] = "fitted"
+    """`fitted` to the bars before both the end of the training part and the first walk-forward test month;
+    `preset` takes the values in `training.synthetic.PRESET`."""
+    scenarios: PositiveInt = 500
+    bars: Annotated[int, Field(ge=500)] = 10_000
+    """Of each scenario."""
+    path_steps: Annotated[int, Field(ge=2)] = 4
+    """Price moves inside one bar; high and low are the extremes of this path."""
+    scripted_frac: Fraction = 0.2
+    """Share of the scenarios that carry one of the named crash scripts."""
+
+
+class PretrainConfig(Model):
+    """PPO on the synthetic scenarios, with the settings of `ppo` and the zero vector for predictions."""
+
+    timesteps: PositiveInt = 500_000
+    replay: Literal["uniform", "prioritised"] = "uniform"
+    """How episodes are drawn over start windows; `prioritised` is level replay (Jiang et al. 2021,
+    arXiv:2010.03934)."""
+    window_bars: Annotated[int, Field(ge=50)] = 500
+    """Length of one start window: the level of level replay."""
+    score_temperature: Positive = 0.1
+    """beta: a window of rank r is drawn with weight (1 / r)^(1 / beta)."""
+    staleness_coef: Fraction = 0.1
+    """rho: share of the draws that follow staleness instead of the score."""
+
+
+class LstmPPOConfig(PPOConfig):
+    """PPO with an LSTM core; whole sequences of `rollout_steps` go through the nets."""
+
+    memory_units: PositiveInt = 256
+    """Units of the actor's and of the critic's LSTM, below the layers of `hidden`."""
+
+    @model_validator(mode="after")
+    def _minibatches_hold_whole_sequences(self) -> LstmPPOConfig:
+        if self.minibatch_size % self.rollout_steps:
+            raise ValueError(
+                f"minibatch_size={self.minibatch_size} must be a multiple of rollout_steps={self.rollout_steps}: "
+                "a minibatch holds whole sequences"
+            )
+        return self
+
+
+class MultiAssetConfig(PPOConfig):
+    """PPO on a portfolio of K assets and cash: continuous target weights by a diagonal Gaussian."""
+
+    assets: tuple[str, ...] = ()
+    """Symbols such as BTC-USDT, all of one quote currency; empty means the dataset's own alone."""
+    gross_limit: Positive = 1.0
+    """Most that the absolute weights add up to."""
+    asset_cap: Positive = 1.0
+    """Largest absolute weight of one asset."""
+    allow_short: bool = True
+    rebalance_threshold: Fraction = 0.05
+    """A leg is traded only where its target differs from the drifted weight by more than this share of equity."""
+    initial_deviation: Positive = 0.6
+    """Standard deviation of the policy's raw action before training."""
+
+    @model_validator(mode="after")
+    def _assets_are_symbols_of_one_quote(self) -> MultiAssetConfig:
+        pairs = [asset.split("-") for asset in self.assets]
+        if any(len(pair) != 2 or not all(pair) for pair in pairs) or len(set(self.assets)) != len(self.assets):
+            raise ValueError(f"expected different symbols such as [BTC-USDT, ETH-USDT], got {list(self.assets)}")
+        quotes = sorted({quote for _, quote in pairs})
+        if len(quotes) > 1:
+            raise ValueError(
+                f"the assets have quotes {', '.join(quotes)}; one account holds one currency, so give assets of one "
+                "quote"
+            )
+        return self
+
+
+class WalkForwardConfig(Model):
+    """Agents trained on some months and judged on the next, window by window, by full calendar months.
+
+    Month m is predicted by classifiers fitted on the `train_months` before it, so an agent that trains on
+    `train_months` sees out-of-sample predictions only: N windows need N + 2 x `train_months` full months.
+    """
+
+    windows: Annotated[int, Field(ge=0)] = 12
+    """Most test months, the last of the data; as many as fit are taken, and resolving stores their number. 0 leaves
+    the stage out."""
+    first_test_month: str = ""
+    """`YYYY-MM`; resolving stores it."""
+    train_months: PositiveInt = 6
+    scheme: Literal["rolling", "expanding"] = "rolling"
+    """`expanding` agents train on every predicted month before the test month."""
+    start: Literal["pretrained", "chain", "scratch"] = "pretrained"
+    """Weights an agent starts from: those of pre-training, of the window before, or fresh ones."""
+    timesteps: PositiveInt = 100_000
+    """Of each agent of each window; all else is as in `ppo`."""
+    epochs: PositiveInt = 3
+    """Of each classifier of each month, warm-started from the month before."""
+    early_stop_frac: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
+    """Last share of a window's own training range that selects the agent."""
+    smoke: bool = False
+    """Allows fewer steps and epochs than a result needs; for tests."""
+
+    @model_validator(mode="after")
+    def _trains_enough(self) -> WalkForwardConfig:
+        if not self.smoke and (self.timesteps < MIN_WINDOW_STEPS or self.epochs < MIN_WINDOW_EPOCHS):
+            raise ValueError(
+                f"timesteps={self.timesteps} and epochs={self.epochs} must be at least {MIN_WINDOW_STEPS:,} and "
+                f"{MIN_WINDOW_EPOCHS}; walk_forward.smoke=true allows less, for tests"
+            )
+        return self
+
+
+class AblationConfig(Model):
+    """Agents with against without pre-training, on the same windows."""
+
+    seeds: Annotated[int, Field(ge=2)] = 5
+    windows: PositiveInt = 4
+    """Walk-forward windows, spread evenly over those of the run."""
+    crash_scenarios: PositiveInt = 20
+    """Held-out scripted scenarios, of indices that pre-training never sees."""
+
+
+class GateConfig(Model):
+    """What one stage must have shown before another starts."""
+
+    stage: GatedStage
+    """The stage that is asked."""
+    metric: GateMetric = "validation_sharpe"
+    """`validation_sharpe`: annual, mean over the seeds; `done`: the stage has finished."""
+    at_least: float = 0.0
+    """The gate closes only where the upper bound of the metric's interval is below this."""
+    on_fail: Literal["skip", "stop", "continue"] = "skip"
+    """`skip` leaves the stage out, `stop` it and every later one but the evaluation, `continue` only says so."""
+
+
 class JudgingConfig(Model):
     """How an agent is judged on the test part."""
 
@@ -265,7 +402,10 @@ class ComputeConfig(Model):
 class RuntimeConfig(Model):
     """How the units are scheduled; no result depends on it, save on `batch_halvings`."""
 
-    parallel_units: PositiveInt = 2
+    workers: PositiveInt = 2
+    """Units side by side; those that use a GPU have one each, at most."""
+    parallel_models: bool = False
+    """Start the base, LSTM and multi-asset agents side by side; gates are shown, and hold nothing back."""
     unit_timeout_s: Positive = 86_400
     stall_timeout_s: Positive = 3_600
     """A unit without any event for this long is stopped."""
@@ -390,6 +530,14 @@ class Config(Model):
     env: EnvConfig = EnvConfig()
     agent: AgentConfig = AgentConfig()
     ppo: PPOConfig = PPOConfig()
+    synthetic: SyntheticConfig = SyntheticConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    lstm_ppo: LstmPPOConfig = LstmPPOConfig()
+    multi_asset: MultiAssetConfig = MultiAssetConfig()
+    walk_forward: WalkForwardConfig = WalkForwardConfig()
+    ablation: AblationConfig = AblationConfig()
+    gates: dict[GatedStage, tuple[GateConfig, ...]] = {}
+    """Stage -> what it waits for; all of it must hold."""
     judging: JudgingConfig = JudgingConfig()
     compute: ComputeConfig
     runtime: RuntimeConfig = RuntimeConfig()
@@ -406,6 +554,29 @@ class Config(Model):
                 f"ensemble.members={list(self.ensemble.members)} must be one or more of "
                 f"classifiers.members={list(self.classifiers.members)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _assets_belong_to_the_dataset(self) -> Config:
+        assets, quote = self.multi_asset.assets, DatasetName.parse(self.dataset.name).quote
+        others = [asset for asset in assets if asset.split("-")[1] != quote]
+        if others:
+            raise ValueError(
+                f"multi_asset.assets={list(assets)} are not quoted in {quote} like the dataset {self.dataset.name}; "
+                "one account holds one currency"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gates_ask_earlier_stages(self) -> Config:
+        order = get_args(GatedStage)
+        for stage, gates in self.gates.items():
+            for gate in gates:
+                if order.index(gate.stage) >= order.index(stage):
+                    raise ValueError(
+                        f"gates.{stage} asks stage {gate.stage!r}, which is not before it; the order is "
+                        f"{', '.join(order)}"
+                    )
         return self
 
     def identity(self) -> dict:

@@ -68,7 +68,7 @@ def make_plan(config: Config, units: Sequence[Unit], bars: int, runs_dir: Path) 
     for unit in units:
         by_stage.setdefault(unit.stage, []).append(unit)
     answers = describe(config, units)
-    parallel = config.runtime.parallel_units
+    parallel = config.runtime.workers
     stages = tuple(_stage_plan(answers[group[0].module], group, parallel, bars) for group in by_stage.values())
     wall_s = sum(stage.wall_s for stage in stages)
     return RunPlan(

@@ -70,7 +70,7 @@ OUTCOMES: dict[Reason, Outcome] = {
         True,
         ExitCode.MACHINE_UNFIT,
         "ran out of memory",
-        "take a machine with more memory, --set runtime.parallel_units=1, or a smaller batch",
+        "take a machine with more memory, --set runtime.workers=1, or a smaller batch",
     ),
     Reason.KILLED: Outcome(Status.FAILED, True, ExitCode.UNIT_FAILED, "was killed"),
     Reason.TIMED_OUT: Outcome(Status.FAILED, False, ExitCode.UNIT_FAILED, "ran past runtime.unit_timeout_s"),

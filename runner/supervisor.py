@@ -180,7 +180,7 @@ class Supervisor:
                 self._take(unit)
 
     def _has_room(self, unit: Unit) -> bool:
-        if len(self._running) >= self._config.runtime.parallel_units:
+        if len(self._running) >= self._config.runtime.workers:
             return False
         return not (unit.uses_gpu and any(attempt.unit.uses_gpu for attempt in self._running.values()))
 

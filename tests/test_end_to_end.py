@@ -113,9 +113,9 @@ def test_changing_a_bar_does_change_what_is_seen_at_it(reference, tmp_path):
         pd.testing.assert_frame_equal(before.iloc[:t], after.iloc[:t], check_exact=True)
 
 
-def test_the_same_command_gives_the_same_bytes_with_one_and_two_parallel_units(reference, tmp_path):
+def test_the_same_command_gives_the_same_bytes_with_one_and_two_workers(reference, tmp_path):
     again = run(tmp_path / "two", market())
-    alone = run(tmp_path / "one", market(), "--set", "runtime.parallel_units=1")
+    alone = run(tmp_path / "one", market(), "--set", "runtime.workers=1")
     assert artifact_digests(reference) == artifact_digests(again) == artifact_digests(alone)
 
 

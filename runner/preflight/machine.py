@@ -61,14 +61,14 @@ def check_cpu(config: Config, context: Context) -> CheckResult:
     quota = cpu_quota_cores(context.filesystem_root)
     cores = min(affinity, quota) if quota else affinity
     needed = config.preflight.min_cpu_cores
-    wanted = config.runtime.parallel_units * config.compute.threads_per_unit
+    wanted = config.runtime.workers * config.compute.threads_per_unit
     verdict: Verdict = "ok"
     remedy = ""
     if cores < needed:
         verdict, remedy = "fail", "raise the container's CPU quota, or use a machine with more cores"
     elif cores < wanted:
         verdict = "warn"
-        remedy = f"{wanted} threads share {cores:g} cores; lower runtime.parallel_units for steadier timings"
+        remedy = f"{wanted} threads share {cores:g} cores; lower runtime.workers for steadier timings"
     limit = f"container quota {quota:g}" if quota else "no container quota"
     return CheckResult(
         name="cpu",

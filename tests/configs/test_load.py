@@ -86,7 +86,7 @@ def test_an_unknown_profile_names_the_known_ones():
 
 def test_operational_settings_are_no_part_of_the_identity():
     one = resolve("ADA-EUR_1H", "quick").config
-    other = resolve("ADA-EUR_1H", "quick", settings=["runtime.parallel_units=1", "preflight.min_disk_bytes=5"]).config
+    other = resolve("ADA-EUR_1H", "quick", settings=["runtime.workers=1", "preflight.min_disk_bytes=5"]).config
     assert one.identity() == other.identity()
     assert not OPERATIONAL_SECTIONS & one.identity().keys()
 
@@ -103,11 +103,11 @@ def test_the_resolved_configuration_survives_a_round_trip_through_yaml():
 
 
 def test_a_resumed_run_takes_operational_settings_of_the_command_and_no_others():
-    begun = resolve("ADA-EUR_1H", "quick", settings=["seed=3", "runtime.parallel_units=1"]).config
+    begun = resolve("ADA-EUR_1H", "quick", settings=["seed=3", "runtime.workers=1"]).config
     environment = {"SEQUENCE_STORE__LEASE_S": "30", "SEQUENCE_SEED": "9", "SEQUENCE_GIT_TOKEN": "hush"}
     config = lay_over(begun, environment, ['store.url="file:///there"', "ppo.epochs=99"])
     assert config.identity() == begun.identity()
-    assert (config.store.url, config.store.lease_s, config.runtime.parallel_units) == ("file:///there", 30, 1)
+    assert (config.store.url, config.store.lease_s, config.runtime.workers) == ("file:///there", 30, 1)
 
 
 def test_a_wrong_operational_setting_names_its_key():

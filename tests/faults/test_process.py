@@ -20,7 +20,7 @@ HUNGRY = (
     "classifiers.window_stride=1",
     "classifiers.epochs=1",
     "classifiers.fold_epochs=1",
-    "runtime.parallel_units=1",
+    "runtime.workers=1",
 )
 """A fit whose memory is mostly that of its batch, which is all windows at once."""
 

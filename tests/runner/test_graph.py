@@ -73,7 +73,7 @@ def test_the_needs_of_chosen_units_come_along():
         ("agent.seeds=5", set(), {"ppo/seed-0", "classifiers/gru"}),
         ("classifiers.members=[dlstm, bilstm]", {"classifiers/ensemble", "evaluate"}, {"classifiers/dlstm"}),
         ("seed=7", {"prepare", "classifiers/gru", "ppo/seed-0", "evaluate"}, set()),
-        ("runtime.parallel_units=1", set(), {"prepare", "classifiers/gru", "ppo/seed-0", "evaluate"}),
+        ("runtime.workers=1", set(), {"prepare", "classifiers/gru", "ppo/seed-0", "evaluate"}),
     ],
 )
 def test_a_setting_enters_the_keys_of_the_units_that_read_it_and_no_others(setting, changed, unchanged):

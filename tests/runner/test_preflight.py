@@ -141,7 +141,7 @@ def test_memory_is_judged_by_the_containers_limit(tmp_path, memory_bytes, used_b
 @pytest.mark.parametrize("quota, verdict", [("50000 100000", "fail"), ("100000 100000", "warn")])
 def test_cpu_is_judged_by_the_containers_quota(tmp_path, quota, verdict):
     root = fake_machine(tmp_path / "root", "max", cpu=quota)
-    result = check_cpu(config("runtime.parallel_units=64"), context(tmp_path, filesystem_root=root))
+    result = check_cpu(config("runtime.workers=64"), context(tmp_path, filesystem_root=root))
     assert result.verdict == verdict
 
 

@@ -66,9 +66,9 @@ def test_short_options_are_operational_settings_that_beat_set():
 
 
 def test_the_reproducing_command_leaves_out_how_the_run_was_carried_out(world, run):
-    options = ("--set", "runtime.parallel_units=1", "--set", "seed=4", "--dry-run")
+    options = ("--set", "runtime.workers=1", "--set", "seed=4", "--dry-run")
     shown = begin(world, world / "runs", *options).stdout.splitlines()[-1]
-    assert "seed=4" in shown and "parallel_units" not in shown and "store" not in shown
+    assert "seed=4" in shown and "workers" not in shown and "store" not in shown
     assert "--store" not in json.loads(run.run_json.read_text())["command"]
 
 
@@ -155,8 +155,8 @@ def test_a_fresh_run_takes_no_name_that_the_store_has(world, run, tmp_path):
 
 def test_resuming_takes_operational_settings_and_refuses_others(world, run, tmp_path):
     way = ("--resume", run.run_id, *kept(world), "--runs-dir", tmp_path, "--dry-run")
-    assert call("run", *way, "--set", "runtime.parallel_units=1", "--max-hours", "3").returncode == 0
-    refused = call("run", *way, "--set", "runtime.parallel_units=1", "--set", "seed=1")
+    assert call("run", *way, "--set", "runtime.workers=1", "--max-hours", "3").returncode == 0
+    refused = call("run", *way, "--set", "runtime.workers=1", "--set", "seed=1")
     assert refused.returncode == 2 and "--set" in refused.stderr
 
 

@@ -45,7 +45,7 @@ def test_units_that_do_not_need_each_other_run_side_by_side(world):
 
 
 def test_one_parallel_unit_never_overlaps_another(tmp_path):
-    world = World(tmp_path / "one", "runtime.parallel_units=1")
+    world = World(tmp_path / "one", "runtime.workers=1")
     world.plans()
     world.supervise()
     open_units, most = 0, 0
