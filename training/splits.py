@@ -34,6 +34,8 @@ class Split:
 class Fold:
     """One model of a forward chain: which bars it may be fitted on and which it predicts."""
 
+    fit_start: int
+    """Training rows are not below this: 0 where the chain expands."""
     fit_stop: int
     """Training rows are below this: `predict_start - k`."""
     predict_start: int
@@ -57,22 +59,27 @@ def folds(parts: Split, n_folds: int, horizon: int) -> list[Fold]:
     start, stop = parts.train
     edges = [start + (stop - start) * piece // (n_folds + 1) for piece in range(n_folds + 2)]
     edges.append(parts.test[1])
-    return [Fold(max(start, first - horizon), first, last) for first, last in zip(edges[1:-1], edges[2:], strict=True)]
+    pieces = zip(edges[1:-1], edges[2:], strict=True)
+    return [Fold(start, max(start, first - horizon), first, last) for first, last in pieces]
 
 
-def training_rows(first_predicted: int, horizon: int, usable: np.ndarray | None = None) -> np.ndarray:
+def training_rows(
+    first_predicted: int, horizon: int, usable: np.ndarray | None = None, first_fitted: int = 0
+) -> np.ndarray:
     """Rows that a model predicting from bar `first_predicted` on may be fitted with.
 
     Args:
         first_predicted: f; rows i <= f - 1 - k are taken.
         horizon: k.
         usable: (N,) bool, rows that have a window and a label; all by default.
+        first_fitted: rows before this are left out.
 
     Returns:
         int64 row numbers, rising.
     """
     stop = max(0, first_predicted - horizon)
-    return np.arange(stop) if usable is None else np.flatnonzero(usable[:stop])
+    rows = np.arange(stop) if usable is None else np.flatnonzero(usable[:stop])
+    return rows[rows >= first_fitted]
 
 
 def early_stop_split(

@@ -35,7 +35,8 @@ from ppo.judge import judgement, score, summary
 from ppo.stages.evaluate import dataset_facts, enter_trial, load_agents, load_scaler, range_facts, write_evaluation
 from ppo.tape import build_tape, spans
 from training.artifacts import load_model
-from training.crossfit import predict_with, ready_rows, soft_vote
+from training.chain import predict_with, ready_rows
+from training.crossfit import soft_vote
 from training.determinism import set_up_torch
 from training.features import compute
 from training.market import Bars, assign_segments

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.training.feature_samples import bars_of, config_of
-from training.crossfit import Inputs, crossfit, predictions_frame, score_predictions
+from training.chain import Inputs
+from training.crossfit import crossfit, predictions_frame, score_predictions
 from training.features import compute
 from training.predictors import PREDICTORS
 from training.splits import split

@@ -13,7 +13,8 @@ from configs.errors import BadDataError
 from configs.files import read_json
 from tests.training.feature_samples import HOUR, changed_after, config_of, random_walk
 from training.artifacts import load_model, save_model
-from training.crossfit import Inputs, crossfit, predictions_frame, ready_rows, score_predictions, soft_vote
+from training.chain import Inputs, ready_rows
+from training.crossfit import crossfit, predictions_frame, score_predictions, soft_vote
 from training.features import compute, warmup_bars
 from training.labels import label_values
 from training.metrics import CLASS_NAMES

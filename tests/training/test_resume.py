@@ -9,8 +9,9 @@ from configs.errors import StopRequested
 from tests.training.feature_samples import config_of, random_walk
 from training import fit as fit_module
 from training import meter as meter_module
+from training.chain import Inputs
 from training.checkpoint import CheckpointClock, Checkpoints
-from training.crossfit import Inputs, crossfit
+from training.crossfit import crossfit
 from training.features import compute
 from training.meter import Silent
 from training.splits import split

@@ -18,16 +18,9 @@ from configs.files import write_atomic, write_json
 from configs.schema import Config
 from configs.unit import Unit, run_stage
 from training.artifacts import FittedModel, load_model, save_model
+from training.chain import Inputs, predict_with, ready_rows
 from training.checkpoint import Checkpoints
-from training.crossfit import (
-    Inputs,
-    crossfit,
-    predict_with,
-    predictions_frame,
-    ready_rows,
-    score_predictions,
-    soft_vote,
-)
+from training.crossfit import crossfit, predictions_frame, score_predictions, soft_vote
 from training.determinism import set_up_torch
 from training.features import FEATURE_NAMES
 from training.metrics import CLASS_NAMES
