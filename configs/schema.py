@@ -268,7 +268,10 @@ class PretrainConfig(Model):
     score_temperature: Positive = 0.1
     """beta: a window of rank r is drawn with weight (1 / r)^(1 / beta)."""
     staleness_coef: Fraction = 0.1
-    """rho: share of the draws that follow staleness instead of the score."""
+    """rho: share of the replays that follow staleness instead of the score."""
+    replay_frac: Fraction = 0.5
+    """Share of the draws that go back to a visited window; the others go to windows never visited, while there are
+    any (P_D of the paper's algorithm 1). 0 visits all windows once before it replays any."""
 
 
 class LstmPPOConfig(PPOConfig):

@@ -15,7 +15,7 @@ import numpy as np
 from configs.errors import ProjectError
 from configs.schema import CostsConfig, EnvConfig
 from ppo import rules
-from ppo.tape import Tape, market_table, price_table, span_table
+from ppo.tape import Tape, market_table, price_table, start_table
 
 ENV_ID = "SequenceRunner/Trading-v0"
 SEED_MASK = 2**63 - 1
@@ -51,7 +51,7 @@ class TradingEnv(gymnasium.Env):
         seed: int = 0,
     ) -> None:
         stop = spans[-1][1] if len(spans) else 0
-        self._spans = span_table(tape, spans)
+        self._starts = start_table(tape, spans)
         self._bars = price_table(tape, stop)
         self._market = market_table(tape, stop, env.observation_clip)
         self._terms = rules.terms_of(env, costs, bars_per_year)
@@ -76,9 +76,9 @@ class TradingEnv(gymnasium.Env):
             self._restart(seed)
         if options and "start" in options:
             start = self._decision_at(options["start"])
-            rules.begin_episode(self._account, self._clock, self._spans, start, self._terms)
+            rules.begin_episode(self._account, self._clock, self._starts, start, self._terms)
         else:
-            rules.begin_next(self._account, self._clock, self._spans, self._seed, 0, self._terms)
+            rules.begin_next(self._account, self._clock, self._starts, self._seed, 0, self._terms)
         rules.look(self._account, self._clock, self._bars, self._market, self._terms, self._obs, self._mask)
         self._playing = True
         return self._obs.copy(), {}
@@ -122,12 +122,12 @@ class TradingEnv(gymnasium.Env):
         self._clock[rules.EPISODE] = -1
 
     def _decision_at(self, bar: int) -> int:
-        for before, first, last, _ in self._spans.tolist():
-            if first <= bar < last:
-                return before + bar - first
+        for draws, first, starts, *_ in self._starts.tolist():
+            if first <= bar < first + starts:
+                return draws - starts + bar - first
         raise EpisodeStartError(
             f"episode start {bar!r} is not a bar with a later bar in its span; "
-            f"spans begin and end at {self._spans[:, 1:3].tolist()}"
+            f"spans begin and end at {self._starts[:, [rules.FIRST, rules.LAST]].tolist()}"
         )
 
 

@@ -52,6 +52,10 @@ BAR, END, CLOSES, EPISODE = range(4)
 CLOCK_FIELDS = 4
 OPEN, HIGH, CLOSE = range(3)
 """Columns of the bars array, float64."""
+DRAWS, FIRST, STARTS, LAST, ENDS_SEGMENT = range(5)
+"""Start row, int64: the draws of this row and all before it, its first bar, how many bars from there on an episode may
+start on, the last bar that an episode from here may reach, whether a segment ends there. A row with as many draws as
+starts is drawn uniformly; one with m times as many, m times as often."""
 
 (FEE, SLIPPAGE, BORROW_PER_BAR, MIN_CASH, MAINTENANCE, FLOOR, INITIAL_EQUITY, EPISODE_BARS) = range(8)
 (WEIGHT_CLIP, CASH_CLIP, HOLDING_SCALE, OBSERVATION_CLIP) = range(8, 12)
@@ -313,8 +317,8 @@ def play(account, clock, action, bars, terms, fills):
 
 
 @compiled
-def draw_start(seed, env, episode, starts):
-    """Which of `starts` decisions an episode begins with: uniform, from a counter-based hash.
+def draw_start(seed, env, episode, draws):
+    """Which of `draws` an episode begins with: uniform, from a counter-based hash.
 
     SplitMix64's step and finaliser (Steele et al. 2014) over the three numbers, so that the answer
     depends on them alone and not on how many environments there are.
@@ -325,32 +329,33 @@ def draw_start(seed, env, episode, starts):
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         state = state ^ (state >> np.uint64(31))
-    return np.int64(state % np.uint64(starts))
+    return np.int64(state % np.uint64(draws))
 
 
 @compiled
-def begin_episode(account, clock, spans, start, terms):
-    """Start a flat episode on the `start`-th decision of `spans`, the (S, 4) rows of `ppo.tape.span_table`."""
-    low, high = 0, spans.shape[0]
-    while high - low > 1:
+def begin_episode(account, clock, starts, draw, terms):
+    """Start a flat episode where the `draw`-th of the draws of all start rows says."""
+    low, high = 0, starts.shape[0] - 1
+    while low < high:
         middle = (low + high) // 2
-        if spans[middle, 0] <= start:
-            low = middle
-        else:
+        if starts[middle, DRAWS] > draw:
             high = middle
-    first, last = spans[low, 1] + start - spans[low, 0], spans[low, 2]
+        else:
+            low = middle + 1
+    before = starts[low - 1, DRAWS] if low > 0 else 0
+    first, last = starts[low, FIRST] + (draw - before) % starts[low, STARTS], starts[low, LAST]
     end = min(last, first + np.int64(terms[EPISODE_BARS]))
     clock[BAR], clock[END] = first, end
-    clock[CLOSES] = spans[low, 3] if end == last else 0
+    clock[CLOSES] = starts[low, ENDS_SEGMENT] if end == last else 0
     open_account(account, terms[INITIAL_EQUITY])
 
 
 @compiled
-def begin_next(account, clock, spans, seed, env, terms):
+def begin_next(account, clock, starts, seed, env, terms):
     """Start the next episode of environment `env` on a drawn bar."""
     clock[EPISODE] += 1
-    total = spans[-1, 0] + spans[-1, 2] - spans[-1, 1]
-    begin_episode(account, clock, spans, draw_start(seed, env, clock[EPISODE], total), terms)
+    draw = draw_start(seed, env, clock[EPISODE], starts[-1, DRAWS])
+    begin_episode(account, clock, starts, draw, terms)
 
 
 @compiled
@@ -369,16 +374,16 @@ def play_one(account, clock, action, bars, market, terms, fills, obs, mask):
 
 
 @compiled
-def reset_all(account, clock, bars, market, spans, seed, terms, obs, mask):
+def reset_all(account, clock, bars, market, starts, seed, terms, obs, mask):
     """Start the next episode of every environment."""
     for env in range(account.shape[0]):
-        begin_next(account[env], clock[env], spans, seed[0], env, terms)
+        begin_next(account[env], clock[env], starts, seed[0], env, terms)
         look(account[env], clock[env], bars, market, terms, obs[env], mask[env])
 
 
 @compiled
 def play_all(
-    account, clock, actions, bars, market, spans, seed, terms, obs, mask,
+    account, clock, actions, bars, market, starts, seed, terms, obs, mask,
     log_return, reward, shaping, terminated, truncated, final_obs, counters, fills,
 ):  # fmt: skip
     """Step every environment, with automatic reset: where an episode ended, `final_obs` holds its
@@ -395,5 +400,5 @@ def play_all(
             counters[EPISODES] += 1
             counters[LIQUIDATIONS] += over
             observe(own, bars[ticks[BAR], CLOSE], market[ticks[BAR]], terms, final_obs[env])
-            begin_next(own, ticks, spans, seed[0], env, terms)
+            begin_next(own, ticks, starts, seed[0], env, terms)
         look(own, ticks, bars, market, terms, obs[env], mask[env])

@@ -112,8 +112,8 @@ def spans(tape: Tape, start: int, stop: int) -> list[tuple[int, int]]:
     return [(start + a, start + b) for a, b in runs if ready[a] and b - a >= 2]
 
 
-def span_table(tape: Tape, spans: Sequence[tuple[int, int]]) -> np.ndarray:
-    """(S, 4) int64 rows for the rules: decisions before the span, first bar, last bar, a segment ends there.
+def start_table(tape: Tape, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+    """(S, 5) int64 start rows for the rules, one for each span; every bar but a span's last is drawn alike.
 
     Whether a segment ends is known from bars inside `spans` alone: the very last bar of them is the end of
     the data, where a position is marked, not closed.
@@ -136,8 +136,9 @@ def span_table(tape: Tape, spans: Sequence[tuple[int, int]]) -> np.ndarray:
                 f"span [{first}, {stop}) crosses the end of segment {tape.segment[first]}; split it there"
             )
         closes = stop < last_stop and tape.segment[stop] != tape.segment[stop - 1]
-        table.append((decisions, first, stop - 1, int(closes)))
-        decisions += stop - 1 - first
+        starts = stop - 1 - first
+        decisions += starts
+        table.append((decisions, first, starts, stop - 1, int(closes)))
         before = stop
     return np.array(table, dtype=np.int64)
 

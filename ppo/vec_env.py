@@ -20,7 +20,7 @@ from configs.errors import ProjectError
 from configs.schema import CostsConfig, EnvConfig
 from ppo import rules
 from ppo.env import SEED_MASK, spaces
-from ppo.tape import Tape, market_table, price_table, span_table
+from ppo.tape import Tape, market_table, price_table, start_table
 
 
 class EnvStateError(ProjectError):
@@ -61,7 +61,7 @@ class TradingVecEnv(VecEnv):
         seed: int = 0,
     ) -> None:
         stop = spans[-1][1] if len(spans) else 0
-        self._spans = span_table(tape, spans)
+        self._starts = start_table(tape, spans)
         self._bars = price_table(tape, stop)
         self._market = market_table(tape, stop, env.observation_clip)
         self._terms = rules.terms_of(env, costs, bars_per_year)
@@ -91,7 +91,7 @@ class TradingVecEnv(VecEnv):
         """Start the next episode of every environment; the environment's own (E, D) obs and (E, 9) mask."""
         own = self._arrays
         rules.reset_all(
-            self._account, self._clock, self._bars, self._market, self._spans, self._seed, self._terms,
+            self._account, self._clock, self._bars, self._market, self._starts, self._seed, self._terms,
             own.obs, own.mask,
         )  # fmt: skip
         return own.obs, own.mask
@@ -102,7 +102,7 @@ class TradingVecEnv(VecEnv):
         for env, decision in enumerate(decisions):
             account, clock = self._account[env], self._clock[env]
             clock[rules.EPISODE] += 1
-            rules.begin_episode(account, clock, self._spans, decision, self._terms)
+            rules.begin_episode(account, clock, self._starts, decision, self._terms)
             rules.look(account, clock, self._bars, self._market, self._terms, own.obs[env], own.mask[env])
         return own.obs, own.mask
 
@@ -111,7 +111,7 @@ class TradingVecEnv(VecEnv):
         self._actions[:] = actions
         own = self._arrays
         rules.play_all(
-            self._account, self._clock, self._actions, self._bars, self._market, self._spans, self._seed, self._terms,
+            self._account, self._clock, self._actions, self._bars, self._market, self._starts, self._seed, self._terms,
             own.obs, own.mask, own.log_return, own.reward, own.shaping, own.terminated, own.truncated, own.final_obs,
             self._counters, self._fills,
         )  # fmt: skip

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from configs.errors import BadDataError
-from ppo.tape import build_tape, prediction_block, price_table, span_table, spans
+from ppo.tape import build_tape, prediction_block, price_table, spans, start_table
 from tests.ppo.worlds import HOUR_S, make_tape, random_tape
 from training.features import FEATURE_NAMES, MARKET_OBSERVATION
 from training.market import make_bars
@@ -135,7 +135,9 @@ def test_spans_are_maximal_runs_of_ready_rows_inside_a_segment():
 
 def test_a_segment_closes_where_the_next_bar_of_the_spans_is_in_another():
     tape = make_tape(*[np.ones(12)] * 3, segment=[0] * 4 + [1] * 4 + [2] * 4)
-    assert span_table(tape, [(0, 4), (4, 6), (6, 8)]).tolist() == [[0, 0, 3, 1], [3, 4, 5, 0], [4, 6, 7, 0]]
+    assert start_table(tape, [(0, 4), (4, 6), (6, 8)]).tolist() == [
+        [3, 0, 3, 3, 1], [4, 4, 1, 5, 0], [5, 6, 1, 7, 0],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_spans_that_cannot_be_played_are_refused(bad, message):
     tape = make_tape(*[np.ones(12)] * 3, segment=[0] * 6 + [1] * 6)
     tape.ready[10] = False
     with pytest.raises(BadDataError, match=message):
-        span_table(tape, bad)
+        start_table(tape, bad)
 
 
 def test_a_ready_row_that_is_not_finite_is_refused():

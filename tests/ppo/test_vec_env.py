@@ -170,6 +170,13 @@ def test_episodes_start_on_every_bar_that_has_a_later_bar_in_its_span_equally_of
     assert ((counts[counts > 0] - expected) ** 2 / expected).sum() < 26.1  # chi-square, 8 degrees, p = 0.001
 
 
+def test_the_nth_draw_is_the_nth_bar_that_an_episode_may_start_on():
+    tape = random_tape(12, 0, segments=2)
+    vec = make_vec(9, tape=tape, parts=[(0, 4), (4, 6), (6, 12)])
+    vec.start_arrays(range(9))
+    assert vec.state()["clock"][:, rules.BAR].tolist() == [0, 1, 2, 4, 6, 7, 8, 9, 10]
+
+
 def test_no_episode_crosses_a_segment():
     tape = random_tape(200, 3, segments=7)
     vec = make_vec(16, tape=tape)

@@ -19,7 +19,7 @@ from training.market import VALUE_COLUMNS, Bars
 from training.streams import stream
 from training.synthetic.kernel import EXTRA_NORMALS, UNIFORMS, arrival_table, play, regime_table, world_numbers
 from training.synthetic.parameters import REGIMES, Parameters
-from training.synthetic.scripts import NONE, script_of, stages_of
+from training.synthetic.scripts import script_of, stages_of
 
 Split = Literal["train", "validation", "held_out"]
 """`train` is what agents learn on, `validation` selects among them, `held_out` judges them and is scripted throughout."""
