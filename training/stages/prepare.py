@@ -93,8 +93,8 @@ def describe(config: Config) -> dict[str, Any]:
     }
 
 
-def load_prepared(run: RunDir) -> Prepared:
-    """Read what the unit `prepare` of a run made.
+def load_prepared(run: RunDir, rows: list[tuple] | None = None) -> Prepared:
+    """Read what the unit `prepare` of a run made; bars and features of some rows only where a Parquet filter is given.
 
     Raises:
         BadDataError: a file is missing.
@@ -103,8 +103,8 @@ def load_prepared(run: RunDir) -> Prepared:
     dataset = read_json(run.require_output("prepare", "dataset.json"))
     parts = read_json(run.require_output("prepare", "splits.json"))
     return Prepared(
-        bars=Bars.from_frame(pd.read_parquet(files["bars.parquet"]), dataset["timeframe_s"]),
-        features=pd.read_parquet(files["features.parquet"])[list(FEATURE_NAMES)].to_numpy(np.float64),
+        bars=Bars.from_frame(pd.read_parquet(files["bars.parquet"], filters=rows), dataset["timeframe_s"]),
+        features=pd.read_parquet(files["features.parquet"], filters=rows)[list(FEATURE_NAMES)].to_numpy(np.float64),
         split=Split(*(tuple(parts[name]) for name in ("train", "validation", "test"))),
         dataset=dataset,
     )

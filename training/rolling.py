@@ -1,0 +1,104 @@
+"""Predictions of calendar months: month m by a model fitted on the months before it.
+
+A chain of `training.chain` whose models forget: the one that predicts month m is
+fitted on the `train_months` months before it and on nothing older (rows, scaler,
+threshold, class weights), save for the weights that it starts from. It begins
+`train_months` before the first test month of the walk-forward, so that an agent
+that trains on that many months sees out-of-sample predictions only.
+N = bars, k = label horizon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import save
+
+from configs.calendar import month_start, shifted
+from configs.errors import BadDataError
+from configs.schema import Config
+from training.artifacts import FittedModel
+from training.chain import Chain, Inputs, Link, Plan, fit_chain, predict_with
+from training.checkpoint import Arrays, Checkpoints
+from training.crossfit import join_predictions
+from training.market import Bars
+from training.meter import Report
+from training.splits import Fold, first_rows
+
+STREAMS = "walk_forward"
+
+
+def predicted_months(config: Config) -> list[str]:
+    """The months that are predicted: `train_months` before the first test month, then every test month."""
+    settings = config.walk_forward
+    first = shifted(settings.first_test_month, -settings.train_months)
+    return [shifted(first, number) for number in range(settings.train_months + settings.windows)]
+
+
+def month_rows(t: np.ndarray, first: str, last: str) -> tuple[int, int]:
+    """Half-open range of the bars of months `first` to `last`, both included."""
+    start, stop = np.searchsorted(t, [month_start(first), month_start(shifted(last, 1))])
+    return int(start), int(stop)
+
+
+def monthly_chain(member: str, inputs: Inputs) -> Chain:
+    """The chain of one member over all predicted months; its models are named by month.
+
+    Raises:
+        BadDataError: a month's model has too few training rows.
+    """
+    config, t = inputs.config, inputs.bars.t
+    months, before = predicted_months(config), config.walk_forward.train_months
+    parts = []
+    for month in months:
+        fit_start, _ = month_rows(t, shifted(month, -before), month)
+        predict_start, predict_stop = month_rows(t, month, month)
+        parts.append(Fold(fit_start, predict_start - config.labels.horizon_bars, predict_start, predict_stop))
+    plans = [Plan.of(inputs, parts, number, month, config.walk_forward.epochs) for number, month in enumerate(months)]
+    for plan in plans:
+        if plan.own_rows.size < first_rows(config):
+            raise BadDataError(
+                f"the {before} months before {plan.name} hold {plan.own_rows.size:,} training rows, at least "
+                f"{first_rows(config):,} are needed: gaps or a long feature warm-up leave too few; use a series with "
+                "fewer gaps, more walk_forward.train_months or fewer walk_forward.windows"
+            )
+    return Chain(member, inputs, STREAMS, plans)
+
+
+def fit_months(
+    chain: Chain,
+    report: Report | None = None,
+    *,
+    checkpoints: Checkpoints | None = None,
+    batch_halvings: int = 0,
+) -> Iterator[Link]:
+    """Fit a member's months in order and predict each; errors are those of `fit_chain`.
+
+    Of each model its predictions and the digest of its weights are kept, for `month_predictions` and
+    `weights_digest`; weights of fifty months would be large, and nobody reads them again.
+    """
+    inputs = chain.inputs
+
+    def keep(fitted: FittedModel) -> Arrays:
+        rows = fitted.predicted_rows(inputs.ready)
+        digest = hashlib.sha256(save(fitted.weights())).digest()
+        return {
+            "rows": rows,
+            "probability": predict_with(fitted, inputs.features, rows, inputs.config.compute.device),
+            "weights_sha256": np.frombuffer(digest, np.uint8).copy(),
+        }
+
+    yield from fit_chain(chain, keep, report, checkpoints=checkpoints, batch_halvings=batch_halvings)
+
+
+def month_predictions(links: list[Link], bars: Bars) -> pd.DataFrame:
+    """Predictions of all months, one row per bar, as `training.crossfit.join_predictions` gives them."""
+    return join_predictions(bars, ((link.kept["rows"], link.kept["probability"], link.facts) for link in links))
+
+
+def weights_digest(link: Link) -> str:
+    """Hex sha256 of a month's weights as safetensors."""
+    return link.kept["weights_sha256"].tobytes().hex()
