@@ -4,17 +4,20 @@
 they are made again from the parameters and their index within seconds.
 """
 
+from training.synthetic.fit import fit_parameters, fit_stop_row
 from training.synthetic.parameters import PRESET, REGIMES, Parameters, preset_parameters
 from training.synthetic.scripts import SCRIPTS
-from training.synthetic.worlds import Split, Worlds, generate, worlds_tape_inputs
+from training.synthetic.worlds import ScenarioSplit, Worlds, generate, worlds_tape_inputs
 
 __all__ = [
     "PRESET",
     "REGIMES",
     "SCRIPTS",
     "Parameters",
-    "Split",
+    "ScenarioSplit",
     "Worlds",
+    "fit_parameters",
+    "fit_stop_row",
     "generate",
     "preset_parameters",
     "worlds_tape_inputs",

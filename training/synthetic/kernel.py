@@ -11,12 +11,12 @@ import math
 import numpy as np
 from numba import njit
 
-from training.synthetic.parameters import REGIMES, Parameters, stationary_shares
+from training.synthetic.parameters import BEAR, BULL, CRASH, RANGE, REGIMES, Parameters, stationary_shares
 
 ALPHA, BETA, VOLUME, ELASTICITY, NOISE, TYPICAL_RANGE = range(6)
-"""Numbers of `world_numbers`."""
+"""Numbers that hold in every regime."""
 DRIFT, SCALE, INTENSITY, NO_JUMP, JUMP_MEAN, JUMP_DEVIATION = range(6)
-"""Columns of `regime_table`, in log price per bar; DRIFT already less the jumps' mean effect."""
+"""Numbers of a regime, in log price per bar; DRIFT already less the jumps' mean effect."""
 FIRST_BAR, END_BAR, GOAL, MULTIPLE, GAP = range(5)
 """Columns of a script's stages: bars [first, end); log price to reach at the end, relative to the stage's first
 open (NaN: none); multiple of volatility; log jump before the first open."""
@@ -36,14 +36,14 @@ EXTRA_NORMALS = 2
 compiled = njit(cache=True)
 
 
-def world_numbers(parameters: Parameters) -> np.ndarray:
-    """The numbers of the process that hold in every regime."""
+def world_tables(parameters: Parameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The process as the kernel reads it: (6,) numbers, (R, 6) numbers of each regime, (R + 1, R) arrivals."""
     p = parameters
-    return np.array([p.alpha, p.beta, p.volume, p.volume_elasticity, p.volume_noise, p.typical_range])
+    numbers = np.array([p.alpha, p.beta, p.volume, p.volume_elasticity, p.volume_noise, p.typical_range])
+    return numbers, _regime_table(p), _arrival_table(p)
 
 
-def regime_table(parameters: Parameters) -> np.ndarray:
-    """(R, 6) numbers of each regime."""
+def _regime_table(parameters: Parameters) -> np.ndarray:
     rows = []
     for regime in parameters.regimes:
         mean, deviation = regime.jump_mean * parameters.volatility, regime.jump_deviation * parameters.volatility
@@ -54,8 +54,8 @@ def regime_table(parameters: Parameters) -> np.ndarray:
     return np.array(rows)
 
 
-def arrival_table(parameters: Parameters) -> np.ndarray:
-    """(R + 1, R) cumulative probabilities of the next regime, row by row; the last row is that of the first bar."""
+def _arrival_table(parameters: Parameters) -> np.ndarray:
+    """Cumulative probabilities of the next regime, row by row; the last row is that of the first bar."""
     transitions = np.array(parameters.transitions)
     table = np.cumsum(np.vstack([transitions, stationary_shares(transitions)]), axis=1)
     table[:, len(REGIMES) - 1] = 1.0  # rounding must not leave a draw without a regime
@@ -82,13 +82,11 @@ def _poisson(u, intensity, none):
 
 
 @compiled
-def play(numbers, table, arrivals, stages, normals, uniforms, prices, regimes):
+def play(world, stages, normals, uniforms, prices, regimes):
     """Write one scenario.
 
     Args:
-        numbers: from `world_numbers`.
-        table: (R, 6) from `regime_table`.
-        arrivals: (R + 1, R) from `arrival_table`.
+        world: from `world_tables`.
         stages: (G, 5) stages of the crash script in time order, not overlapping; (0, 5) for none.
         normals: (T, P + 2) standard normal draws.
         uniforms: (T, 3) draws in [0, 1).
@@ -98,6 +96,7 @@ def play(numbers, table, arrivals, stages, normals, uniforms, prices, regimes):
     Returns:
         Number of jumps.
     """
+    numbers, table, arrivals = world
     bars, steps = normals.shape[0], normals.shape[1] - EXTRA_NORMALS
     per_step = 1.0 / math.sqrt(steps)
     alpha, beta = numbers[ALPHA], numbers[BETA]
@@ -147,3 +146,63 @@ def play(numbers, table, arrivals, stages, normals, uniforms, prices, regimes):
         prices[4, t] = numbers[VOLUME] * math.exp(numbers[ELASTICITY] * math.log(width) + noise)
         h = min((1.0 - alpha - beta) + (alpha * total * total + beta) * h, VARIANCE_CAP)
     return jumps
+
+
+@compiled
+def local_deviation(returns, segment, window, out):
+    """Write the deviation of each bar's return without jumps, from the `window` returns before it; NaN without them.
+
+    Bipower variation, pi / 2 x mean |r_j| |r_{j-1}| (Barndorff-Nielsen & Shephard 2004), which one jump hardly moves.
+    """
+    total, known = 0.0, 0
+    for t in range(returns.shape[0]):
+        if t > 0 and segment[t] != segment[t - 1]:
+            total, known = 0.0, 0
+        out[t] = math.sqrt(0.5 * math.pi * total / (window - 1)) if known == window else math.nan
+        if known > 0:
+            total += abs(returns[t]) * abs(returns[t - 1])
+        if known == window:
+            oldest = t - window
+            total = max(total - abs(returns[oldest]) * abs(returns[oldest + 1]), 0.0)
+        else:
+            known += 1
+
+
+@compiled
+def filtered_regimes(returns, segment, deviation, windows, thresholds, out):
+    """Write the regime of each bar as known before it, from the returns that precede it in its segment; -1 unknown.
+
+    Args:
+        returns: (n,) log returns.
+        segment: (n,) their segments.
+        deviation: of a return; scores are sums of returns over deviation x sqrt(window).
+        windows: bars of the trend's and of the crash's trailing window, the trend's being the longer.
+        thresholds: scores at which a trend begins and ends, a crash begins and ends.
+        out: (n,) int8.
+    """
+    trend_bars, crash_bars = windows
+    trend_in, trend_out, crash_in, crash_out = thresholds
+    trend, crash, known, state = 0.0, 0.0, 0, RANGE
+    for t in range(returns.shape[0]):
+        if t > 0 and segment[t] != segment[t - 1]:
+            trend, crash, known, state = 0.0, 0.0, 0, RANGE
+        out[t] = -1
+        if known >= trend_bars:
+            score = trend / (deviation * math.sqrt(trend_bars))
+            fall = crash / (deviation * math.sqrt(crash_bars))
+            if fall < (crash_out if state == CRASH else crash_in):
+                state = CRASH
+            elif score > (trend_out if state == BULL else trend_in):
+                state = BULL
+            elif score < -(trend_out if state == BEAR else trend_in):
+                state = BEAR
+            else:
+                state = RANGE
+            out[t] = state
+        trend += returns[t]
+        crash += returns[t]
+        if known >= trend_bars:
+            trend -= returns[t - trend_bars]
+        if known >= crash_bars:
+            crash -= returns[t - crash_bars]
+        known += 1

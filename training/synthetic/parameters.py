@@ -125,7 +125,7 @@ PRESET = Parameters(
     volume_elasticity=0.8,
     volume_noise=0.4,
     typical_range=0.006,
-    source=dict.fromkeys(("volatility", "garch", "regimes", "transitions", "volume"), "preset"),
+    source=dict.fromkeys(("volatility", "garch", *REGIMES, "transitions", "volume"), "preset"),
 )
 """Of an hourly crypto market; `preset_parameters` sets the volatility of other markets."""
 HOUR_S = 3_600

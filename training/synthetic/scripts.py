@@ -24,7 +24,7 @@ def flash_crash(bars: int, rng: np.random.Generator) -> list[Leg]:
     """25 to 50 % lost within a few bars, most of it won back within two days of hours."""
     fall = math.log(1 - rng.uniform(0.25, 0.5))
     back = -fall * rng.uniform(0.6, 0.9)
-    return [(rng.integers(2, 6), fall, 2.0, 0.0), (rng.integers(12, 49), back, 2.0, 0.0)]
+    return [(rng.uniform(2, 6), fall, 2.0, 0.0), (rng.uniform(12, 49), back, 2.0, 0.0)]
 
 
 def slow_bleed(bars: int, rng: np.random.Generator) -> list[Leg]:
@@ -34,13 +34,13 @@ def slow_bleed(bars: int, rng: np.random.Generator) -> list[Leg]:
 
 def gap_open(bars: int, rng: np.random.Generator) -> list[Leg]:
     """The next bar opens 10 to 25 % lower; volatility stays doubled for some days."""
-    return [(rng.integers(24, 97), NO_GOAL, 2.0, math.log(1 - rng.uniform(0.1, 0.25)))]
+    return [(rng.uniform(24, 97), NO_GOAL, 2.0, math.log(1 - rng.uniform(0.1, 0.25)))]
 
 
 def volatility_spike(bars: int, rng: np.random.Generator) -> list[Leg]:
     """Volatility times 6 to 10 without a direction, fading in three steps."""
     peak = rng.uniform(6.0, 10.0)
-    return [(rng.integers(12, 49), NO_GOAL, peak * share, 0.0) for share in (1.0, 0.6, 0.3)]
+    return [(rng.uniform(12, 49), NO_GOAL, peak * share, 0.0) for share in (1.0, 0.6, 0.3)]
 
 
 def drawdown_80(bars: int, rng: np.random.Generator) -> list[Leg]:

@@ -17,12 +17,12 @@ from configs.schema import Config, SyntheticConfig
 from training.features import FEATURE_NAMES, MARKET_OBSERVATION, compute
 from training.market import VALUE_COLUMNS, Bars
 from training.streams import stream
-from training.synthetic.kernel import EXTRA_NORMALS, UNIFORMS, arrival_table, play, regime_table, world_numbers
+from training.synthetic.kernel import EXTRA_NORMALS, UNIFORMS, play, world_tables
 from training.synthetic.parameters import REGIMES, Parameters
 from training.synthetic.scripts import script_of, stages_of
 
-Split = Literal["train", "validation", "held_out"]
-"""`train` is what agents learn on, `validation` selects among them, `held_out` judges them and is scripted throughout."""
+ScenarioSplit = Literal["train", "validation", "held_out"]
+"""Agents learn on `train`, `validation` selects among them, `held_out` judges them: all of it carries crash scripts."""
 CHUNK_BARS = 200_000
 """Bars whose 26 features are in memory at once: 42 MB."""
 
@@ -50,7 +50,7 @@ class Worlds:
 
 
 def generate(
-    parameters: Parameters, config: SyntheticConfig, seed: int, split: Split, first: int, count: int
+    parameters: Parameters, config: SyntheticConfig, seed: int, split: ScenarioSplit, first: int, count: int
 ) -> Worlds:
     """Scenarios `first` .. `first + count` - 1 of a split; any of them is the same whichever others are made.
 
@@ -63,7 +63,7 @@ def generate(
         count: S.
     """
     bars, scripted_frac = config.bars, 1.0 if split == "held_out" else config.scripted_frac
-    tables = world_numbers(parameters), regime_table(parameters), arrival_table(parameters)
+    world = world_tables(parameters)
     values, regimes = np.empty((len(VALUE_COLUMNS), count, bars)), np.empty((count, bars), np.int8)
     scripts, jumps = [], np.empty(count, np.int64)
     normals, uniforms = np.empty((bars, config.path_steps + EXTRA_NORMALS)), np.empty((bars, UNIFORMS))
@@ -73,7 +73,7 @@ def generate(
         stages = stages_of(scripts[-1], bars, rng)
         rng.standard_normal(out=normals)
         rng.random(out=uniforms)
-        jumps[place] = play(*tables, stages, normals, uniforms, values[:, place], regimes[place])
+        jumps[place] = play(world, stages, normals, uniforms, values[:, place], regimes[place])
     columns = dict(zip(VALUE_COLUMNS, values, strict=True))
     tags = _tags(columns["open"][:, 0], columns["close"], regimes)
     tags.insert(0, "scenario", np.arange(first, first + count))
