@@ -53,7 +53,7 @@ def resolve(
     dataset: str,
     profile: str,
     *,
-    device: str = "cpu",
+    gpus: int = 0,
     file: Path | None = None,
     environment: Mapping[str, str] | None = None,
     settings: Sequence[str] = (),
@@ -63,7 +63,7 @@ def resolve(
     Args:
         dataset: dataset name, for example `ADA-EUR_1H`.
         profile: name of a built-in profile.
-        device: the device found on this machine, used where no layer sets `compute.device`.
+        gpus: how many were found on this machine; they decide device and workers where no layer sets these.
         file: YAML file of the user (`--config`).
         environment: variables `SEQUENCE_<SECTION>__<KEY>=<yaml>`; others are ignored.
         settings: `section.key=<yaml>` strings (`--set`), later ones win.
@@ -82,7 +82,8 @@ def resolve(
     base = {
         "profile": profile,
         "dataset": {"name": dataset, "asset_class": asset_class, "synthetic": name.base == "DEMO"},
-        "compute": {"device": device},
+        "compute": {"device": "cuda" if gpus else "cpu"},
+        "runtime": {"workers": gpus} if gpus else {},
     }
     layers = [
         Layer("chosen", base),

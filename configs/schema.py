@@ -1,8 +1,8 @@
 """The schema of a run: every number that a run depends on, with its default and its source.
 
 Sections in `OPERATIONAL_SECTIONS` say how a run is carried out (how many units
-side by side, time limits, where it is kept, what it may cost); they are no part
-of a run's identity. All others are.
+side by side, time limits, where it is kept, what it may cost) and what is measured
+beside it on demand; they are no part of a run's identity. All others are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HOST = r"([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?"
 GIT_URL = re.compile(rf"https?://{HOST}/\S+|ssh://(\w[\w.-]*@)?{HOST}/\S+|\w[\w.-]*@[\w.-]+:[^\s:-]\S*|file:///\S+")
 BRANCH = re.compile(r"(?!.*\.lock(/|$))\w[\w+-]*([./][\w+-]+)*", re.ASCII)
 MIN_WINDOW_STEPS, MIN_WINDOW_EPOCHS = 100_000, 3
-OPERATIONAL_SECTIONS = frozenset({"runtime", "preflight", "store", "budget", "publish"})
+OPERATIONAL_SECTIONS = frozenset({"runtime", "preflight", "store", "budget", "publish", "ablation"})
 
 
 class Model(BaseModel):
@@ -568,6 +568,11 @@ class Config(Model):
                 f"multi_asset.assets={list(assets)} are not quoted in {quote} like the dataset {self.dataset.name}; "
                 "one account holds one currency"
             )
+        if assets and DatasetName.parse(self.dataset.name).symbol not in assets:
+            raise ValueError(
+                f"multi_asset.assets={list(assets)} must hold the dataset's own symbol "
+                f"{DatasetName.parse(self.dataset.name).symbol}; add it, or leave the list empty for it alone"
+            )
         return self
 
     @model_validator(mode="after")
@@ -581,6 +586,12 @@ class Config(Model):
                         f"{', '.join(order)}"
                     )
         return self
+
+    def asset_datasets(self) -> tuple[str, ...]:
+        """Names of the datasets of the portfolio, the run's own first."""
+        own = DatasetName.parse(self.dataset.name)
+        others = (symbol for symbol in self.multi_asset.assets if symbol != own.symbol)
+        return (self.dataset.name, *(symbol + self.dataset.name.removeprefix(own.symbol) for symbol in others))
 
     def identity(self) -> dict:
         """The part of the configuration that decides results, as plain JSON values."""

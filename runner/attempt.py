@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.run_dir import Request
+from runner.executor import Slot
 from runner.graph import Unit
 from runner.guard import kill_group
 from runner.process import last_words, log_tail
@@ -28,6 +29,7 @@ class Attempt:
     """One process; clocks are `time.monotonic`."""
 
     unit: Unit
+    slot: Slot
     number: int
     process: subprocess.Popen
     request: Request

@@ -33,6 +33,7 @@ STATE_STYLES = {
     "done": "green",
     "reused": "green",
     "skipped": "green",
+    "gated": "yellow",
     "failed": "bold red",
     "stopped": "yellow",
 }

@@ -22,15 +22,17 @@ def check(
     config: Config,
     data_dirs: Sequence[Path],
     *,
+    name: str = "",
     place: str = "",
     offline: bool = False,
     tell: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, Any]:
-    """What the run's dataset is: name, path, digest, rows, range, gaps.
+    """What a dataset of the run is: name, path, digest, rows, range, gaps.
 
     Args:
         config: says how the file is read.
         data_dirs: looked through in order.
+        name: of the dataset; the run's own by default.
         place: path of the file where the dataset was not given by name.
         offline: never fetch.
         tell: hears of a fetch in progress.
@@ -40,10 +42,10 @@ def check(
         BadDataError: it breaks the market rules.
     """
     dataset = config.dataset
-    arguments = ["check", "--json", "--dataset", place or dataset.name]
+    parsed = DatasetName.parse(name or dataset.name)
+    arguments = ["check", "--json", "--dataset", place or name or dataset.name]
     if place:
-        name = DatasetName.parse(dataset.name)
-        arguments += ["--symbol", name.symbol, "--timeframe", name.timeframe]
+        arguments += ["--symbol", parsed.symbol, "--timeframe", parsed.timeframe]
     arguments += ["--repair", dataset.repair, "--timezone", dataset.timezone, "--asset-class", dataset.asset_class]
     arguments += [part for path in data_dirs for part in ("--data-dir", str(path))]
     arguments += ["--resample"] * dataset.resample + ["--offline"] * offline

@@ -6,18 +6,45 @@ it reads, the units whose files it reads, the packages whose code it may import.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from configs.errors import ConfigError
 from configs.schema import Config
 
-Needs = dict[str, tuple[str, ...]]
-"""Unit id -> ids of the units whose files it reads."""
-
 TRAINING = ("configs", "training")
 GAME = ("configs", "training", "ppo")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The units whose files a unit reads."""
+
+    needs: tuple[str, ...] = ()
+    """It cannot do without these."""
+    wants: tuple[str, ...] = ()
+    """It waits for these where they are part of the start, and goes without those that are left out."""
+
+
+Units = dict[str, Inputs]
+"""Unit id -> what it reads."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Units of a stage that read the same settings and run alike."""
+
+    units: Callable[[Config], Units]
+    settings: tuple[str, ...]
+    """Dotted paths of the configuration that its units read; `seed` always counts."""
+    ignored: tuple[str, ...] = ()
+    """Settings below `settings` that decide which units exist, not what one unit computes."""
+    datasets: Callable[[Config], tuple[str, ...]] = lambda _config: ()
+    """Names of the datasets whose files its units read."""
+    uses_gpu: bool = False
+    halvable: str = ""
+    """The setting that is halved for a unit that ran out of memory; empty where there is no batch."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +55,9 @@ class Stage:
     module: str
     packages: tuple[str, ...]
     """Packages whose `.py` files enter the cache key."""
-    units: Callable[[Config], Needs]
-    settings: tuple[str, ...]
-    """Dotted paths of the configuration that its units read; `seed` always counts."""
-    settings_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Units that read other settings than the rest of their stage."""
-    ignored: tuple[str, ...] = ()
-    """Settings below `settings` that decide which units exist, not what one unit computes."""
-    ignored_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Units that ignore other settings than the rest of their stage."""
-    uses_gpu: bool = False
-    halvable: str = ""
-    """The setting that is halved for a unit that ran out of memory; empty where there is no batch."""
-    not_halvable: tuple[str, ...] = ()
-    """Units of the stage without a batch."""
+    kinds: tuple[Kind, ...]
+    on_demand: bool = False
+    """Part of a run only where it is asked for by name."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +68,10 @@ class Unit:
     stage: str
     module: str
     needs: tuple[str, ...] = ()
+    wants: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     uses_gpu: bool = False
     halvable: str = ""
@@ -62,21 +80,24 @@ class Unit:
     max_attempts: int = 1
 
 
-def _prepare_units(_config: Config) -> Needs:
-    return {"prepare": ()}
+def _prepare_units(_config: Config) -> Units:
+    return {"prepare": Inputs()}
 
 
-def _classifier_units(config: Config) -> Needs:
-    members: Needs = {f"classifiers/{name}": ("prepare",) for name in config.classifiers.members}
-    return members | {"classifiers/ensemble": ("prepare", *members)}
+def _member_units(config: Config) -> Units:
+    return {f"classifiers/{name}": Inputs(("prepare",)) for name in config.classifiers.members}
 
 
-def _ppo_units(config: Config) -> Needs:
-    return {f"ppo/seed-{seed}": ("prepare", "classifiers/ensemble") for seed in range(config.agent.seeds)}
+def _ensemble_units(config: Config) -> Units:
+    return {"classifiers/ensemble": Inputs(("prepare", *_member_units(config)))}
 
 
-def _evaluate_units(config: Config) -> Needs:
-    return {"evaluate": ("prepare", *_classifier_units(config), *_ppo_units(config))}
+def _ppo_units(config: Config) -> Units:
+    return {f"ppo/seed-{seed}": Inputs(("prepare", "classifiers/ensemble")) for seed in range(config.agent.seeds)}
+
+
+def _evaluate_units(config: Config) -> Units:
+    return {"evaluate": Inputs(("prepare", *_member_units(config), *_ensemble_units(config)), (*_ppo_units(config),))}
 
 
 LENGTH_SETTINGS = (
@@ -93,98 +114,129 @@ STAGES = (
         name="prepare",
         module="training.stages.prepare",
         packages=TRAINING,
-        units=_prepare_units,
-        settings=("dataset", "market", "features", "splits", *LENGTH_SETTINGS),
+        kinds=(
+            Kind(
+                units=_prepare_units,
+                settings=("dataset", "market", "features", "splits", *LENGTH_SETTINGS),
+                datasets=lambda config: (config.dataset.name,),
+            ),
+        ),
     ),
     Stage(
         name="classifiers",
         module="training.stages.classifiers",
         packages=TRAINING,
-        units=_classifier_units,
-        settings=("features", "labels", "splits", "classifiers"),
-        settings_of={"classifiers/ensemble": ("features", "labels", "splits", "classifiers", "ensemble")},
-        ignored=("classifiers.members",),
-        ignored_by={"classifiers/ensemble": ()},
-        uses_gpu=True,
-        halvable="classifiers.batch_size",
-        not_halvable=("classifiers/ensemble",),
+        kinds=(
+            Kind(
+                units=_member_units,
+                settings=("features", "labels", "splits", "classifiers"),
+                ignored=("classifiers.members",),
+                uses_gpu=True,
+                halvable="classifiers.batch_size",
+            ),
+            Kind(units=_ensemble_units, settings=("features", "labels", "splits", "classifiers", "ensemble")),
+        ),
     ),
     Stage(
         name="ppo",
         module="ppo.stages.ppo",
         packages=GAME,
-        units=_ppo_units,
-        settings=(
-            *("features", "splits", "ensemble", "market", "costs", "env", "agent", "ppo"),
-            *("judging.collapse_position_changes", "judging.collapse_weight_frac"),
+        kinds=(
+            Kind(
+                units=_ppo_units,
+                settings=(
+                    *("features", "splits", "ensemble", "market", "costs", "env", "agent", "ppo"),
+                    *("judging.collapse_position_changes", "judging.collapse_weight_frac"),
+                ),
+                ignored=("agent.seeds",),
+                uses_gpu=True,
+                halvable="ppo.minibatch_size",
+            ),
         ),
-        ignored=("agent.seeds",),
-        uses_gpu=True,
-        halvable="ppo.minibatch_size",
     ),
     Stage(
         name="evaluate",
         module="ppo.stages.evaluate",
         packages=GAME,
-        units=_evaluate_units,
-        settings=(
-            *("features", "labels", "splits", "ensemble", "classifiers.members"),
-            *("classifiers.folds", "classifiers.lookback_bars"),
-            *("market", "costs", "env", "agent", "judging"),
+        kinds=(
+            Kind(
+                units=_evaluate_units,
+                settings=(
+                    *("features", "labels", "splits", "ensemble", "classifiers.members"),
+                    *("classifiers.folds", "classifiers.lookback_bars"),
+                    *("market", "costs", "env", "agent", "judging"),
+                ),
+            ),
         ),
     ),
 )
 
 
-def expand(config: Config, stages: Sequence[Stage] = STAGES) -> list[Unit]:
-    """All units of a run, each after the units it needs."""
-    return [
-        Unit(
-            id=unit_id,
-            stage=stage.name,
-            module=stage.module,
-            needs=needs,
-            settings=stage.settings_of.get(unit_id, stage.settings),
-            ignored=stage.ignored_by.get(unit_id, stage.ignored),
-            packages=stage.packages,
-            uses_gpu=stage.uses_gpu and config.compute.device == "cuda",
-            halvable="" if unit_id in stage.not_halvable else stage.halvable,
-            timeout_s=config.runtime.unit_timeout_s,
-            stall_timeout_s=config.runtime.stall_timeout_s,
-            max_attempts=config.runtime.max_attempts,
-        )
+def expand(config: Config, asked: Collection[str] = (), stages: Sequence[Stage] = STAGES) -> list[Unit]:
+    """All units of a run, each after the units it reads; of the stages on demand, those in `asked`."""
+    units = [
+        _unit(config, stage, kind, unit_id, inputs)
         for stage in stages
-        for unit_id, needs in stage.units(config).items()
+        if not stage.on_demand or stage.name in asked
+        for kind in stage.kinds
+        for unit_id, inputs in kind.units(config).items()
     ]
+    return without(units, ())
 
 
-def select(units: Sequence[Unit], stages: Collection[str] = (), until: str = "") -> list[Unit]:
-    """The units of the named stages, or of all stages up to and including `until`.
+def _unit(config: Config, stage: Stage, kind: Kind, unit_id: str, inputs: Inputs) -> Unit:
+    return Unit(
+        id=unit_id,
+        stage=stage.name,
+        module=stage.module,
+        needs=inputs.needs,
+        wants=inputs.wants,
+        settings=kind.settings,
+        ignored=kind.ignored,
+        datasets=kind.datasets(config),
+        packages=stage.packages,
+        uses_gpu=kind.uses_gpu and config.compute.device == "cuda",
+        halvable=kind.halvable,
+        timeout_s=config.runtime.unit_timeout_s,
+        stall_timeout_s=config.runtime.stall_timeout_s,
+        max_attempts=config.runtime.max_attempts,
+    )
+
+
+def chosen_stages(stages: Collection[str] = (), until: str = "") -> list[str]:
+    """The named stages, or all that are not on demand, up to and including `until`.
 
     Raises:
         ConfigError: a stage does not exist.
     """
-    names = list(dict.fromkeys(unit.stage for unit in units))
+    names = [stage.name for stage in STAGES]
+    default = [stage.name for stage in STAGES if not stage.on_demand]
     for name in [*stages, *([until] if until else [])]:
         if name not in names:
             raise ConfigError(f"unknown stage {name!r}; expected one of {', '.join(names)}")
-    wanted = set(stages or names)
-    if until:
-        wanted &= set(names[: names.index(until) + 1])
-    return [unit for unit in units if unit.stage in wanted]
+    last = names.index(until) if until else len(names)
+    return [name for place, name in enumerate(names) if name in (stages or default) and place <= last]
 
 
-def with_needs(units: Sequence[Unit], chosen: Sequence[Unit]) -> list[Unit]:
-    """The chosen units and all that they need, in the order of `units`."""
+def with_inputs(units: Sequence[Unit], chosen: Sequence[Unit], wanted: bool = False) -> list[Unit]:
+    """The chosen units and all that they need, and with `wanted` all that they want, in the order of `units`."""
     by_id = {unit.id: unit for unit in units}
-    wanted: set[str] = set()
+    found: set[str] = set()
     open_ids = [unit.id for unit in chosen]
     while open_ids:
         unit_id = open_ids.pop()
-        if unit_id not in wanted:
-            wanted.add(unit_id)
-            open_ids.extend(by_id[unit_id].needs)
-    return [unit for unit in units if unit.id in wanted]
+        if unit_id not in found:
+            found.add(unit_id)
+            unit = by_id[unit_id]
+            open_ids.extend((*unit.needs, *(unit.wants if wanted else ())))
+    return [unit for unit in units if unit.id in found]
+
+
+def without(units: Sequence[Unit], left_out: Collection[str]) -> list[Unit]:
+    """The units that are not left out; they want each other alone."""
+    kept = [unit for unit in units if unit.id not in left_out]
+    ids = {unit.id for unit in kept}
+    return [replace(unit, wants=tuple(want for want in unit.wants if want in ids)) for unit in kept]
 
 
 def settings_of(unit: Unit, config: Config) -> dict[str, Any]:

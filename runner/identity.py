@@ -24,9 +24,14 @@ VECTOR_FLAGS = ("avx", "amx", "fma")
 """Instruction sets that numeric libraries choose their code by."""
 
 
-def run_id_of(config: Config, dataset_digest: str) -> str:
-    """`<dataset>-<profile>-<8 hex of configuration and data>`: the run that one command always continues."""
-    identity = digest({"config": config.identity(), "dataset": dataset_digest})
+def run_id_of(config: Config, datasets: dict[str, str]) -> str:
+    """`<dataset>-<profile>-<8 hex of configuration and data>`: the run that one command always continues.
+
+    Args:
+        config: of the run.
+        datasets: name of each dataset that it reads -> digest of its bars.
+    """
+    identity = digest({"config": config.identity(), "datasets": datasets})
     return f"{config.dataset.name}-{config.profile}-{identity[:IDENTITY_CHARACTERS]}"
 
 
@@ -43,21 +48,23 @@ class Keys:
     """What the cache keys of all units of a run share."""
 
     config: Config
-    dataset_digest: str
+    datasets: dict[str, str]
+    """Dataset name -> digest of its bars."""
     code: dict[str, str]
     """Package -> digest of its `.py` files."""
     lock: str
 
     @classmethod
-    def of_this_program(cls, config: Config, dataset_digest: str, root: Path = PROJECT_ROOT) -> Keys:
+    def of_this_program(cls, config: Config, datasets: dict[str, str], root: Path = PROJECT_ROOT) -> Keys:
         """Digest the code and the dependency lock under `root`."""
-        return cls(config, dataset_digest, {name: code_digest(root / name) for name in PACKAGES}, lock_digest(root))
+        code = {name: code_digest(root / name) for name in PACKAGES}
+        return cls(config, datasets, code, lock_digest(root))
 
     def inputs(self, unit: Unit, results: dict[str, Result]) -> dict[str, str]:
-        """Digests of what the unit reads; a unit that needs no other reads the dataset."""
-        if not unit.needs:
-            return {"dataset": self.dataset_digest}
-        return {need: outputs_digest(results[need]) for need in unit.needs}
+        """Digests of what the unit reads: datasets, the units it needs, and those it wants that are there."""
+        read = [*unit.needs, *(want for want in unit.wants if want in results)]
+        datasets = {f"dataset/{name}": self.datasets[name] for name in unit.datasets}
+        return datasets | {name: outputs_digest(results[name]) for name in read}
 
     def with_config(self, config: Config) -> Keys:
         """The same program and data with another configuration."""
@@ -131,11 +138,6 @@ def gpu_names() -> list[str]:
         return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
     finally:
         pynvml.nvmlShutdown()
-
-
-def found_device() -> str:
-    """`cuda` where a GPU is found, else `cpu`."""
-    return "cuda" if gpu_names() else "cpu"
 
 
 def shell_line(command: Sequence[str]) -> str:

@@ -19,8 +19,9 @@ from configs.unit import CANNOT_WRITE_ERRNOS
 from runner.budget import Budget, opening, spent
 from runner.console import watching
 from runner.epilogue import Epilogue
+from runner.executor import LocalExecutor
 from runner.exit_record import write_exit_record
-from runner.graph import Unit, expand, select, with_needs
+from runner.graph import Unit, chosen_stages, expand, with_inputs, without
 from runner.guard import Owner, Terminated
 from runner.identity import Keys
 from runner.notify import Notice, notify, occasion_of
@@ -49,6 +50,8 @@ class Choice:
 
     stages: tuple[str, ...] = ()
     until: str = ""
+    with_needs: bool = False
+    """Choose what the stages need too; else it must be done already."""
     skip_preflight: bool = False
     require_gpu: bool = False
     verbose: bool = False
@@ -64,8 +67,10 @@ class Job:
 
     plan: Plan
     units: tuple[Unit, ...]
-    """The chosen units and what they need."""
+    """The chosen units and all that they need or want."""
     chosen: tuple[Unit, ...]
+    optional: frozenset[str]
+    """Units that are only wanted, and were not chosen: used where they are done, else left out."""
     keys: Keys
 
     @classmethod
@@ -82,19 +87,28 @@ class Job:
         """The graph of a plan.
 
         Raises:
-            ConfigError: a chosen stage does not exist.
+            ConfigError: a chosen stage does not exist, or has nothing to do.
+            BadDataError: the data are too short for a chosen stage.
         """
-        units = expand(plan.config)
-        chosen = select(units, choice.stages, choice.until)
-        return cls(plan, tuple(with_needs(units, chosen)), tuple(chosen), plan.keys())
+        stages = chosen_stages(choice.stages, choice.until)
+        plan.require_windows(stages)
+        units = expand(plan.config, asked=stages)
+        chosen = [unit for unit in units if unit.stage in stages]
+        if not chosen:
+            raise ConfigError(f"there is nothing to do in {', '.join(stages)} with walk_forward.windows=0")
+        needed = with_inputs(units, chosen)
+        reached = with_inputs(units, chosen, wanted=True)
+        optional = frozenset(unit.id for unit in reached) - {unit.id for unit in needed}
+        return cls(plan, tuple(reached), tuple(needed if choice.with_needs else chosen), optional, plan.keys())
 
     def standing(self, run: RunDir | None = None) -> dict[str, str]:
         """How each unit stands before anything is started; `run` is another copy of the run directory."""
-        return standing(run or self.plan.run, self.units, self.keys, self.plan.reuse)
+        return standing(run or self.plan.run, self.units, self.keys, self.optional, self.plan.reuse)
 
     def is_finished(self, states: dict[str, str]) -> bool:
-        """Every unit is done and the report is there."""
-        return self.plan.run.report.exists() and self.plan.run.run_json.exists() and set(states.values()) == {"done"}
+        """Every unit is done, or left out for a reason, and the report is there."""
+        over = set(states.values()) <= {"done", "gated", "left out"}
+        return over and self.plan.run.report.exists() and self.plan.run.run_json.exists()
 
     def refuse_missing(self, states: dict[str, str]) -> None:
         """Refuse to start when a stage that was not chosen has work to do.
@@ -108,6 +122,14 @@ class Job:
                 raise ConfigError(
                     f"unit {unit.id!r} is not done and its stage {unit.stage!r} was not chosen; add it to --stages"
                 )
+
+    def require_data(self, states: dict[str, str]) -> None:
+        """Refuse to start where a dataset is gone and a unit that is to run reads it.
+
+        Raises:
+            DatasetNotFoundError: as the search for it said.
+        """
+        self.plan.require_data({name for unit in self.units if states[unit.id] == "to run" for name in unit.datasets})
 
 
 def run_job(job: Job, ask: Ask, choice: Choice) -> Ending:
@@ -133,7 +155,7 @@ def _own(job: Job, ask: Ask, choice: Choice, signals: StopSignals) -> Ending:
         budget = _budget(job.plan, ledger, known)
         with _refusals_recorded(run, hold, budget):
             job.refuse_missing(states)
-            job.plan.require_data(states)
+            job.require_data(states)
             establish(job.plan)
             if not job.is_finished(states):
                 refuse_fruitless(run.events, job.plan.config.runtime.max_fruitless_starts)
@@ -213,9 +235,9 @@ class _Start:
         plan = self.job.plan
         supervisor = Supervisor(
             plan.run,
-            self.job.units,
+            without(self.job.units, {unit for unit, state in states.items() if state == "left out"}),
             self.job.keys,
-            owner=self.owner,
+            executor=LocalExecutor(plan.config, self.owner.reaper),
             events=self.events,
             reuse=plan.reuse,
             watchers=[keeper, self.budget] if keeper else [self.budget],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from configs.errors import CannotWriteError, ConfigError
 from configs.files import write_json
 from configs.run_dir import Request, Result, RunDir
+from runner.gates import Gates
 from runner.graph import Unit
 from runner.identity import Keys
 
@@ -50,24 +51,41 @@ def link_equal(donor: RunDir, run: RunDir, request: Request, result: Result) -> 
     write_json(run.unit_dir(request.unit) / "result.json", result.model_dump(mode="json"))
 
 
-def standing(run: RunDir, units: Sequence[Unit], keys: Keys, reuse: bool = True) -> dict[str, str]:
-    """How each unit stands before anything is started: `done`, `reusable` or `to run`.
+def standing(
+    run: RunDir, units: Sequence[Unit], keys: Keys, optional: Collection[str] = (), reuse: bool = True
+) -> dict[str, str]:
+    """How each unit stands before anything is started: `done`, `reusable`, `to run`, `gated` or `left out`.
 
     What depends on a unit that is to run counts as to run; it may still turn out equal.
+
+    Args:
+        run: where the results lie.
+        units: each after those it reads.
+        keys: what makes the cache keys.
+        optional: units that are only wanted, and not to be run: left out where they are not done here.
+        reuse: look for equal units in the runs beside this one too.
     """
     states: dict[str, str] = {}
     results: dict[str, Result] = {}
+    gates, gone = Gates(keys.config, units), set[str]()
     for unit in units:
+        gates.decide(results, gone)
         states[unit.id] = "to run"
-        if any(need not in results for need in unit.needs):
-            continue
-        request = keys.request(unit, results)
-        result = done_result(run, request)
-        found = find_equal(run, request) if result is None and reuse else None
-        if result is not None:
-            states[unit.id], results[unit.id] = "done", result
-        elif found is not None:
-            states[unit.id], results[unit.id] = f"reusable from {found[0].run_id}", found[1]
+        if gates.leaves_out(unit, gone):
+            states[unit.id] = "gated"
+            gone.add(unit.id)
+        elif gates.lets_start(unit, results, gone):
+            request = keys.request(unit, results)
+            result = done_result(run, request)
+            found = find_equal(run, request) if result is None and reuse and unit.id not in optional else None
+            if result is not None:
+                states[unit.id], results[unit.id] = "done", result
+            elif found is not None:
+                states[unit.id], results[unit.id] = f"reusable from {found[0].run_id}", found[1]
+        if states[unit.id] == "to run" and unit.id in optional:
+            states[unit.id] = "left out"
+            gates.forget(unit)
+            gone.add(unit.id)
     return states
 
 

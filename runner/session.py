@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from configs.calendar import month_of
 from configs.errors import BadDataError, ConfigError, DatasetNotFoundError
 from configs.files import digest, write_json
 from configs.load import Resolved, differing_keys, flatten, is_operational, lay_over, operational_values, resolve
 from configs.run_dir import RunDir, check_run_id
 from configs.schema import Config
-from runner import data
-from runner.identity import Keys, found_device, next_free_id, run_id_of
+from runner import data, windows
+from runner.identity import Keys, gpu_names, next_free_id, run_id_of
 from runner.machines import inexact_reasons, machines_of, this_machine
 from runner.say import say
 from runner.store.lease import owner_facts
@@ -29,6 +30,8 @@ DEFAULT_RUNS_DIR = Path("runs")
 DEFAULT_PROFILE = "quick"
 DATASET_FACTS = ("name", "path", "digest", "rows", "first_t", "last_t", "timeframe_s", "synthetic")
 """What `run.json` records of the answer of `data check`: enough to go on where the file is gone."""
+WINDOWED = frozenset({"walk_forward", "ablation"})
+"""Stages that play walk-forward windows."""
 
 
 @dataclass(frozen=True)
@@ -66,32 +69,50 @@ class Plan:
     """The command that reproduces the run."""
     reuse: bool
     """False for a run begun with `--fresh`: it takes nothing from the runs beside it."""
-    not_found: str = ""
-    """Why the dataset is not here; `facts` are those recorded, enough once `prepare` is done."""
+    assets: tuple[dict[str, Any], ...] = ()
+    """The same as `facts` of each further dataset of the portfolio."""
+    not_found: dict[str, str] = field(default_factory=dict)
+    """Name of a dataset -> why it is not here; its facts are those recorded, enough once it has been prepared."""
+    no_windows: str = ""
+    """Why the data hold no walk-forward window, where one was asked for."""
 
     @property
     def exists(self) -> bool:
         """The run has been started before."""
         return self.run.config_yaml.exists()
 
-    def require_data(self, states: dict[str, str]) -> None:
-        """Refuse to start where the dataset is gone and something still reads it.
+    @property
+    def datasets(self) -> dict[str, dict[str, Any]]:
+        """Name -> facts of every dataset that the run reads, its own first."""
+        return dict(zip(self.config.asset_datasets(), (self.facts, *self.assets), strict=True))
+
+    def require_data(self, read: Collection[str]) -> None:
+        """Refuse to start where a dataset is gone that is still read.
 
         Raises:
             DatasetNotFoundError: as the search for it said.
         """
-        if not self.not_found:
-            return
-        if states.get("prepare") == "to run":
-            raise DatasetNotFoundError(self.not_found)
-        say(
-            f"the dataset is not here; going on with what was prepared from it: {self.facts['rows']:,} bars, "
-            f"digest {self.facts['digest'][:12]}"
-        )
+        for name, says in self.not_found.items():
+            if name in read:
+                raise DatasetNotFoundError(says)
+            facts = self.datasets[name]
+            say(
+                f"the dataset {name} is not here; going on with what was prepared from it: {facts['rows']:,} bars, "
+                f"digest {facts['digest'][:12]}"
+            )
+
+    def require_windows(self, stages: Collection[str]) -> None:
+        """Refuse to start stages that play walk-forward windows where the data hold none.
+
+        Raises:
+            TooFewMonthsError: what was found, what is needed and what to do.
+        """
+        if self.no_windows and not WINDOWED.isdisjoint(stages):
+            raise windows.TooFewMonthsError(self.no_windows)
 
     def keys(self) -> Keys:
         """What makes the cache keys of this run's units."""
-        return Keys.of_this_program(self.config, self.facts["digest"])
+        return Keys.of_this_program(self.config, digests(self.datasets))
 
 
 def resolve_ask(ask: Ask) -> Plan:
@@ -112,7 +133,7 @@ def resolve_config(ask: Ask) -> Resolved:
     return resolve(
         dataset_name(ask.dataset, ask.symbol, ask.timeframe),
         ask.profile,
-        device=found_device(),
+        gpus=len(gpu_names()),
         file=ask.config_file,
         environment=os.environ,
         settings=ask.settings,
@@ -151,7 +172,8 @@ def establish(plan: Plan) -> None:
             "created_t": known.get("created_t", int(time.time())),
             "config_digest": digest(plan.config.identity()),
             "dataset_digest": plan.facts["digest"],
-            "dataset": {name: plan.facts[name] for name in DATASET_FACTS if name in plan.facts},
+            "dataset": _recorded(plan.facts),
+            "assets": [_recorded(facts) | {"name": name} for name, facts in plan.datasets.items()],
             "data_path": str(Path(plan.facts["path"]).resolve()) if plan.facts["path"] else "",
             "data_place": plan.place,
             "data_dirs": [str(path.resolve()) for path in plan.data_dirs],
@@ -175,8 +197,10 @@ def refuse_other(plan: Plan, known: dict[str, Any]) -> None:
         ConfigError: the configuration or the data differs; the message names what.
     """
     differing = differing_keys(plan.run.load_config().identity(), plan.config.identity())
-    if known and known["dataset_digest"] != plan.facts["digest"]:
-        differing.append(f"digest of the data: {known['dataset_digest'][:12]} -> {plan.facts['digest'][:12]}")
+    before = _recorded_digests(plan.run.load_config(), known) if known else {}
+    for name, facts in plan.datasets.items():
+        if name in before and before[name] != facts["digest"]:
+            differing.append(f"digest of the data {name}: {before[name][:12]} -> {facts['digest'][:12]}")
     if differing:
         raise ConfigError(
             f"run {plan.run.run_id!r} exists with another configuration; this command differs in\n  "
@@ -211,12 +235,80 @@ def _asked(ask: Ask) -> Plan:
         check_run_id(ask.run_id)
     resolved = resolve_config(ask)
     facts = dataset_facts(ask, resolved.config)
-    base = ask.run_id or run_id_of(resolved.config, facts["digest"])
-    run_id = next_free_id(base, lambda name: _is_taken(name, ask, resolved.config)) if ask.fresh else base
-    run = RunDir(ask.runs_dir / check_run_id(run_id))
-    command = reproducing_command(ask, resolved)
-    data_dirs = ask.data_dirs or DEFAULT_DATA_DIRS
-    return settle(Plan(run, resolved.config, facts, _place(ask), data_dirs, command, reuse=not ask.fresh), ask)
+    data_dirs = _with_folder_of(_place(ask), ask.data_dirs or DEFAULT_DATA_DIRS)
+    assets = tuple(
+        data.check(resolved.config, data_dirs, name=name, offline=ask.offline, tell=say)
+        for name in resolved.config.asset_datasets()[1:]
+    )
+    config, no_windows = _with_windows(resolved.config, facts)
+    plan = Plan(
+        run=RunDir(ask.runs_dir),
+        config=config,
+        facts=facts,
+        place=_place(ask),
+        data_dirs=data_dirs,
+        command=reproducing_command(ask, resolved),
+        reuse=not ask.fresh,
+        assets=assets,
+        no_windows=no_windows,
+    )
+    _require_overlap(plan)
+    base = ask.run_id or run_id_of(config, digests(plan.datasets))
+    run_id = next_free_id(base, lambda name: _is_taken(name, ask, config)) if ask.fresh else base
+    return settle(replace(plan, run=RunDir(ask.runs_dir / check_run_id(run_id))), ask)
+
+
+def digests(datasets: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Name -> digest of the bars."""
+    return {name: facts["digest"] for name, facts in datasets.items()}
+
+
+def _with_folder_of(place: str, data_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Further assets of a dataset that is given by its file are looked for beside that file too."""
+    return tuple(dict.fromkeys((*data_dirs, *([Path(place).parent] if place else []))))
+
+
+def _with_windows(config: Config, facts: dict[str, Any]) -> tuple[Config, str]:
+    """The configuration with the walk-forward windows that fit, and why none does."""
+    try:
+        fitted = windows.fitted(config, facts)
+    except windows.TooFewMonthsError as error:
+        return windows.with_windows(config, []), str(error)
+    asked, found = config.walk_forward, fitted.walk_forward
+    if found.windows < asked.windows:
+        say(
+            f"walk-forward: {found.windows} of the {asked.windows} windows asked for fit the data of "
+            f"{config.dataset.name}; the first test month is {found.first_test_month}"
+        )
+    return fitted, ""
+
+
+def _require_overlap(plan: Plan) -> None:
+    """Refuse assets that have no bar in the time of the run's own dataset.
+
+    Raises:
+        BadDataError: the message names the asset and both ranges.
+    """
+    own, *others = plan.datasets.items()
+    for name, facts in others:
+        if facts["first_t"] > own[1]["last_t"] or facts["last_t"] < own[1]["first_t"]:
+            raise BadDataError(
+                f"{name} ({_range(facts)}) and {own[0]} ({_range(own[1])}) have no time in common; leave the asset "
+                "out of --assets, or use data that overlap"
+            )
+
+
+def _range(facts: dict[str, Any]) -> str:
+    return f"{month_of(facts['first_t'])} to {month_of(facts['last_t'])}"
+
+
+def _recorded(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: facts[name] for name in DATASET_FACTS if name in facts}
+
+
+def _recorded_digests(config: Config, known: dict[str, Any]) -> dict[str, str]:
+    assets = {asset["name"]: asset["digest"] for asset in known.get("assets", ())}
+    return assets | {config.dataset.name: known["dataset_digest"]}
 
 
 def _is_taken(run_id: str, ask: Ask, config: Config) -> bool:
@@ -248,22 +340,36 @@ def _resumed_from(source: RunDir, run: RunDir, ask: Ask) -> Plan:
     config, known = _laid_over(source.load_config(), ask), source.load_facts()
     recorded_dirs = tuple(Path(path) for path in known["data_dirs"])
     data_dirs = tuple(dict.fromkeys(path.resolve() for path in (*ask.data_dirs, *recorded_dirs, *DEFAULT_DATA_DIRS)))
-    place, recorded, not_found = known["data_place"], known.get("dataset"), ""
+    place, not_found, found = known["data_place"], dict[str, str](), []
     if ask.data_dirs and not Path(place).is_file():
         place = ""  # a file given by its path, on a machine that has it in one of these directories
-    try:
-        facts = data.check(config, data_dirs, place=place, offline=ask.offline, tell=say)
-    except DatasetNotFoundError as error:
-        if not recorded:
-            raise
-        facts, not_found = recorded, str(error)
-    if facts["digest"] != known["dataset_digest"]:
-        raise BadDataError(
-            f"{facts['path']} is not the data of run {ask.resume!r} any more: digest {facts['digest'][:12]}, "
-            f"expected {known['dataset_digest'][:12]}; start a new run"
-        )
-    command, reuse = tuple(known["command"]), known.get("reuse", True)
-    return Plan(run, config, facts, known["data_place"], data_dirs, command, reuse, not_found)
+    recorded = {asset["name"]: asset for asset in known.get("assets", ())}
+    expected = _recorded_digests(config, known)
+    for name in config.asset_datasets():
+        own_place = place if name == config.dataset.name else ""
+        try:
+            facts = data.check(config, data_dirs, name=name, place=own_place, offline=ask.offline, tell=say)
+        except DatasetNotFoundError as error:
+            if name not in recorded:
+                raise
+            facts, not_found[name] = recorded[name], str(error)
+        if facts["digest"] != expected[name]:
+            raise BadDataError(
+                f"{facts['path']} is not the data of run {ask.resume!r} any more: digest {facts['digest'][:12]}, "
+                f"expected {expected[name][:12]}; start a new run"
+            )
+        found.append(facts)
+    return Plan(
+        run=run,
+        config=config,
+        facts=found[0],
+        place=known["data_place"],
+        data_dirs=data_dirs,
+        command=tuple(known["command"]),
+        reuse=known.get("reuse", True),
+        assets=tuple(found[1:]),
+        not_found=not_found,
+    )
 
 
 def _laid_over(config: Config, ask: Ask) -> Config:

@@ -20,11 +20,12 @@ from configs.events import EventLog
 from configs.run_dir import Request, Result, RunDir
 from configs.schema import Config
 from runner.attempt import Attempt
+from runner.executor import Executor, Slot
+from runner.gates import Gates
 from runner.graph import Unit, halved_batch
-from runner.guard import Owner, kill_group
+from runner.guard import kill_group
 from runner.identity import Keys
 from runner.out_of_memory import OomKills
-from runner.process import stage_command, stage_environment, start
 from runner.reasons import OUTCOMES, Reason, Status, reason_of
 from runner.resources import Sampler
 from runner.reuse import clear_for, done_result, find_equal, has_durable_progress, link_equal
@@ -72,7 +73,7 @@ class Supervisor:
         units: Sequence[Unit],
         keys: Keys,
         *,
-        owner: Owner,
+        executor: Executor,
         events: EventLog,
         reuse: bool = True,
         watchers: Sequence[Watcher] = (),
@@ -83,14 +84,17 @@ class Supervisor:
             run: the run; its `config.yaml` is written.
             units: the graph, each unit after those it needs.
             keys: what makes the cache keys.
-            owner: the ownership of the run, held by the caller.
+            executor: where processes run.
             events: the log of the supervisor, opened by the caller.
             reuse: link equal units of other runs beside this one.
             watchers: hear every event of the run; an ending of one of them stops it.
         """
         self._run, self._units, self._keys, self._reuse = run, list(units), keys, reuse
-        self._owner, self._events = owner, events
+        self._executor, self._events = executor, events
         self._config: Config = keys.config
+        self._gates = Gates(keys.config, units)
+        self._gated: set[str] = set()
+        """Units that a closed gate left out."""
         self._waiting = {unit.id: unit for unit in units}
         self._running: dict[str, Attempt] = {}
         self._attempts: dict[str, int] = {}
@@ -174,17 +178,20 @@ class Supervisor:
     # -- starting
 
     def _start_ready(self) -> None:
+        for verdict in self._gates.decide(self._results, self._gated):
+            self._events.emit("gate", RUN, **verdict.to_json())
         for unit in list(self._waiting.values()):
-            if self._has_room(unit) and all(need in self._results for need in unit.needs):
+            if says := self._gates.leaves_out(unit, self._gated):
                 del self._waiting[unit.id]
-                self._take(unit)
+                self._gated.add(unit.id)
+                self._events.emit("unit_finished", unit.id, state="gated", says=says)
+            elif self._gates.lets_start(unit, self._results, self._gated):
+                slot = self._executor.slot_for(unit, [attempt.slot for attempt in self._running.values()])
+                if slot is not None:
+                    del self._waiting[unit.id]
+                    self._take(unit, slot)
 
-    def _has_room(self, unit: Unit) -> bool:
-        if len(self._running) >= self._config.runtime.workers:
-            return False
-        return not (unit.uses_gpu and any(attempt.unit.uses_gpu for attempt in self._running.values()))
-
-    def _take(self, unit: Unit) -> None:
+    def _take(self, unit: Unit, slot: Slot) -> None:
         request = self._keys.request(unit, self._results)
         result = done_result(self._run, request)
         if result is not None:
@@ -195,24 +202,21 @@ class Supervisor:
             link_equal(donor, self._run, request, result)
             self._finish(unit, "reused", result, says=f"linked from run {donor.run_id}")
             return
-        self._start(unit, request)
+        self._start(unit, slot, request)
 
-    def _start(self, unit: Unit, request: Request) -> None:
+    def _start(self, unit: Unit, slot: Slot, request: Request) -> None:
         number = self._attempts.get(unit.id, 0) + 1
         self._attempts[unit.id] = number
         clear_for(self._run, request)
         self._run.save_request(request)
         log = self._run.log_path(unit.id)
-        command = stage_command(unit.module, self._run.root, unit.id)
         log_offset = log.stat().st_size if log.exists() else 0
         if not self._running:
             self._oom_kills.rebase()
         self._events.emit("unit_started", unit.id, attempt=number, cache_key=request.cache_key)
         now_s = time.monotonic()
-        process = start(
-            command, stage_environment(self._config.compute.threads_per_unit), log, self._owner.reaper.before_exec()
-        )
-        self._running[unit.id] = Attempt(unit, number, process, request, log, log_offset, now_s, now_s)
+        process = self._executor.start(unit, slot, self._run, log)
+        self._running[unit.id] = Attempt(unit, slot, number, process, request, log, log_offset, now_s, now_s)
 
     # -- ending
 
@@ -222,7 +226,7 @@ class Supervisor:
                 # the group's id is ours until the leader is reaped: what it left behind dies now
                 kill_group(attempt.process.pid)
                 attempt.process.wait()
-                self._owner.reaper.forget(attempt.process.pid)
+                self._executor.forget(attempt.process)
                 del self._running[attempt.unit.id]
                 self._conclude(attempt)
 
@@ -281,7 +285,7 @@ class Supervisor:
         self._events.emit("unit_finished", unit.id, state=state, reason=str(Reason.FINISHED), **fields)
 
     def _ending(self) -> Ending:
-        done = all(unit.id in self._results for unit in self._units)
+        done = all(unit.id in self._results or unit.id in self._gated for unit in self._units)
         if self._decided is not None and not (done and self._decided.exit_code == ExitCode.BUDGET):
             return self._decided
         if done:

@@ -20,7 +20,7 @@ class UnitView:
 
     id: str
     state: str = "waiting"
-    """waiting, running, done, reused, skipped, failed or stopped."""
+    """waiting, running, done, reused, skipped, gated, failed or stopped."""
     started_t: float = 0.0
     ended_t: float = 0.0
     last_t: float = 0.0
@@ -63,6 +63,8 @@ class RunView:
     ended_t: float = 0.0
     exit_code: int | None = None
     checks: list[dict[str, Any]] = field(default_factory=list)
+    gates: list[dict[str, Any]] = field(default_factory=list)
+    """Verdicts of this start."""
     resources: dict[str, Any] = field(default_factory=dict)
     last_t: float = 0.0
     stopping: bool = False
@@ -93,12 +95,14 @@ class RunView:
         match event["kind"]:
             case "run_started":
                 self.started_t, self.ended_t, self.exit_code = event["t"], 0.0, None
-                self.checks = []
+                self.checks, self.gates = [], []
                 self.sent_bytes, self.store_says = 0, ""
             case "run_finished":
                 self.ended_t, self.exit_code = event["t"], event.get("exit_code")
             case "check":
                 self.checks.append(event)
+            case "gate":
+                self.gates.append(event)
             case "resources":
                 self.resources = event
             case "checkpoint":

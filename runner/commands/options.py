@@ -50,6 +50,8 @@ OPERATIONAL = {
     "price": "budget.price_usd_per_hour",
     "git": "publish.git_url",
     "branch": "publish.branch",
+    "workers": "runtime.workers",
+    "parallel_models": "runtime.parallel_models",
 }
 """Option -> the operational setting it is short for."""
 
@@ -76,6 +78,7 @@ def ask_options(command: Command) -> Command:
             ),
             data_dir_option,
             click.option("--profile", default=DEFAULT_PROFILE, show_default=True, help="quick, standard or full."),
+            click.option("--assets", metavar="A-Q,B-Q", help="Symbols of the portfolio.  [default: the dataset's own]"),
             click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."),
             click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable."),
             click.option(
@@ -84,6 +87,15 @@ def ask_options(command: Command) -> Command:
             click.option("--max-cost", type=float, metavar="USD", help="Stop before the run has cost this much."),
             click.option("--max-hours", type=float, metavar="H", help="Stop before it has run this long, in all."),
             click.option("--price", type=float, metavar="USD_PER_HOUR", help="What this machine costs."),
+            click.option(
+                "--workers", type=int, metavar="N", help="Units side by side.  [default: one per GPU, else 2]"
+            ),
+            click.option(
+                "--parallel-models",
+                is_flag=True,
+                default=None,
+                help="Train base, LSTM and multi-asset agents side by side; gates are shown, and hold nothing back.",
+            ),
             click.option("--git", metavar="URL", help="Publish the results to this git repository."),
             click.option("--branch", metavar="NAME", help="Branch they are published to.  [default: runs]"),
             click.option("--offline", is_flag=True, help="Never fetch a dataset from the network."),
@@ -103,7 +115,10 @@ def ask_of(options: dict[str, Any]) -> Ask:
     asked = {name: options[name] for name in Ask.__dataclass_fields__ if options.get(name) is not None}
     given = {path: options[name] for name, path in OPERATIONAL.items() if options.get(name) is not None}
     # a JSON value is a YAML value: a branch named 2026 stays a text
-    settings = (f"{path}={json.dumps(value)}" for path, value in given.items())
+    settings = [f"{path}={json.dumps(value)}" for path, value in given.items()]
+    if options.get("assets") is not None:
+        symbols = [symbol.strip() for symbol in options["assets"].split(",") if symbol.strip()]
+        settings.append(f"multi_asset.assets={json.dumps(symbols)}")
     ask = Ask(**asked | {"settings": (*asked.get("settings", ()), *settings)})
     if not ask.dataset and not ask.resume:
         raise click.UsageError("missing option '--dataset', for example --dataset DEMO-USD_1H")

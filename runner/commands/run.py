@@ -124,7 +124,17 @@ def _refuse_beside_resume(options: dict[str, Any]) -> None:
     options = {**options, "settings": [item for item in options["settings"] if not is_operational(item)]}
     beside = [
         "--" + name.replace("_", "-").removesuffix("-file").replace("settings", "set")
-        for name in ("dataset", "symbol", "timeframe", "profile", "config_file", "settings", "run_id", "fresh")
+        for name in (
+            "dataset",
+            "symbol",
+            "timeframe",
+            "profile",
+            "assets",
+            "config_file",
+            "settings",
+            "run_id",
+            "fresh",
+        )
         if options[name] and click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE
     ]
     if beside:
@@ -144,6 +154,8 @@ def _dry_run(job: Any, as_json: bool) -> ExitCode:
     for unit_id, state in states.items():
         if state == "to run" and unit_id not in chosen:
             states[unit_id] = "missing: its stage was not chosen"
+        elif state == "left out":
+            states[unit_id] = "left out: its stage was not chosen"
     if as_json:
         click.echo(json.dumps({"run_id": plan.run.run_id, "exists": exists, "units": states}))
         return ExitCode.DONE

@@ -95,7 +95,8 @@ def _graph_and_origins(run: RunDir) -> tuple[list[str], dict[str, str]]:
     try:
         config = run.load_config()
         own_class = f"dataset.asset_class={config.dataset.asset_class}"
-        plain = resolve(config.dataset.name, config.profile, device=config.compute.device, settings=[own_class])
+        gpus = config.runtime.workers if config.compute.device == "cuda" else 0
+        plain = resolve(config.dataset.name, config.profile, gpus=gpus, settings=[own_class])
     except ConfigError:
         return [], {}
     values, expected = (flatten(item.model_dump(mode="json")) for item in (config, plain.config))

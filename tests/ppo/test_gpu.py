@@ -19,7 +19,7 @@ SETTINGS = ["ppo.num_envs=16", "ppo.rollout_steps=64", "ppo.timesteps=8192", "pp
 
 
 def trained() -> dict[str, bytes]:
-    config = resolve("ADA-EUR_1H", "quick", device="cuda", settings=[*SETTINGS, "compute.device=cuda"]).config
+    config = resolve("ADA-EUR_1H", "quick", gpus=1, settings=[*SETTINGS, "compute.device=cuda"]).config
     config = config.model_copy(update={"costs": COSTS})
     job = Job(planted_tape(1_200, 2), [(0, 800)], [(800, 1_200)], config, seed=5)
     state = start(job)

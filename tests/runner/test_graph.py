@@ -5,7 +5,7 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.load import resolve
-from runner.graph import STAGES, expand, select, settings_of, with_needs
+from runner.graph import STAGES, chosen_stages, expand, settings_of, with_inputs, without
 
 
 def configured(*settings: str):
@@ -27,7 +27,7 @@ def test_the_configuration_decides_which_units_exist():
 def test_every_unit_comes_after_what_it_needs():
     seen: set[str] = set()
     for unit in expand(configured()):
-        assert set(unit.needs) <= seen
+        assert {*unit.needs, *unit.wants} <= seen
         seen.add(unit.id)
 
 
@@ -47,19 +47,32 @@ def test_every_stage_module_and_package_exists():
     ],
 )
 def test_stages_and_until_choose_whole_stages(chosen, until, expected):
-    assert {unit.stage for unit in select(expand(configured()), chosen, until)} == expected
+    assert set(chosen_stages(chosen, until)) == expected
 
 
 def test_an_unknown_stage_is_refused_and_the_known_ones_are_named():
     with pytest.raises(ConfigError, match="'train'.*prepare, classifiers, ppo, evaluate"):
-        select(expand(configured()), ("train",))
+        chosen_stages(("train",))
 
 
 def test_the_needs_of_chosen_units_come_along():
     units = expand(configured())
-    ids = [unit.id for unit in with_needs(units, [unit_of(configured(), "ppo/seed-1")])]
+    ids = [unit.id for unit in with_inputs(units, [unit_of(configured(), "ppo/seed-1")])]
     assert "ppo/seed-0" not in ids and "evaluate" not in ids
     assert {"prepare", "classifiers/lstm", "classifiers/ensemble", "ppo/seed-1"} <= set(ids)
+
+
+def test_what_is_wanted_comes_along_only_where_it_is_asked_for():
+    units = expand(configured())
+    evaluate = [unit_of(configured(), "evaluate")]
+    assert not any(unit.stage == "ppo" for unit in with_inputs(units, evaluate))
+    assert any(unit.stage == "ppo" for unit in with_inputs(units, evaluate, wanted=True))
+
+
+def test_nobody_wants_a_unit_that_is_left_out():
+    units = expand(configured("agent.seeds=2"))
+    (evaluate,) = (unit for unit in without(units, {"ppo/seed-0"}) if unit.id == "evaluate")
+    assert "ppo/seed-1" in evaluate.wants and "ppo/seed-0" not in evaluate.wants
 
 
 @pytest.mark.parametrize(

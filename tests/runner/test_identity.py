@@ -15,7 +15,11 @@ def configured(*settings: str, profile: str = "quick"):
 
 
 def keys(**changes) -> Keys:
-    values = {"config": configured(), "dataset_digest": DIGEST, "code": dict.fromkeys(("configs", "training"), "c")}
+    values = {
+        "config": configured(),
+        "datasets": {"ADA-EUR_1H": DIGEST},
+        "code": dict.fromkeys(("configs", "training"), "c"),
+    }
     return Keys(**(values | {"lock": "l"} | changes))
 
 
@@ -25,23 +29,23 @@ def prepare_key(given: Keys) -> str:
 
 
 def test_a_run_id_names_dataset_and_profile_and_is_stable():
-    run_id = run_id_of(configured(), DIGEST)
+    run_id = run_id_of(configured(), {"ADA-EUR_1H": DIGEST})
     assert run_id.startswith("ADA-EUR_1H-quick-") and len(run_id.rpartition("-")[2]) == 8
-    assert run_id == run_id_of(configured(), DIGEST)
+    assert run_id == run_id_of(configured(), {"ADA-EUR_1H": DIGEST})
 
 
 @pytest.mark.parametrize("setting", ["seed=1", "costs.fee_frac=0.001", "ppo.epochs=3", "compute.threads_per_unit=2"])
 def test_a_setting_that_decides_results_makes_another_run(setting):
-    assert run_id_of(configured(setting), DIGEST) != run_id_of(configured(), DIGEST)
+    assert run_id_of(configured(setting), {"ADA-EUR_1H": DIGEST}) != run_id_of(configured(), {"ADA-EUR_1H": DIGEST})
 
 
 @pytest.mark.parametrize("setting", ["runtime.workers=1", "preflight.min_disk_bytes=5"])
 def test_a_setting_that_cannot_change_a_result_keeps_the_run(setting):
-    assert run_id_of(configured(setting), DIGEST) == run_id_of(configured(), DIGEST)
+    assert run_id_of(configured(setting), {"ADA-EUR_1H": DIGEST}) == run_id_of(configured(), {"ADA-EUR_1H": DIGEST})
 
 
 def test_other_data_make_another_run():
-    assert run_id_of(configured(), DIGEST) != run_id_of(configured(), "e" * 64)
+    assert run_id_of(configured(), {"ADA-EUR_1H": DIGEST}) != run_id_of(configured(), {"ADA-EUR_1H": "e" * 64})
 
 
 def test_a_fresh_run_takes_the_first_free_suffix():
@@ -52,7 +56,7 @@ def test_a_fresh_run_takes_the_first_free_suffix():
 @pytest.mark.parametrize(
     "change",
     [
-        {"dataset_digest": "e" * 64},
+        {"datasets": {"ADA-EUR_1H": "e" * 64}},
         {"lock": "m"},
         {"code": {"configs": "c", "training": "changed"}},
         {"config": configured("features.rsi_period=9")},

@@ -34,8 +34,9 @@ def work(unit: Unit) -> dict:
         (starts / f"{unit.name}-child").write_text(str(child.pid))
     linger(unit, plan)
     unit.dir.mkdir(parents=True, exist_ok=True)
-    (unit.dir / "made.txt").write_text(f"{unit.id} {unit.config.seed}")
-    return {"attempt": attempt}
+    read = " ".join(sorted(unit.run.request(unit.id).inputs))
+    (unit.dir / "made.txt").write_text(f"{unit.id} {unit.config.seed} {read}")
+    return {"attempt": attempt} | plan.get("metrics", {})
 
 
 def halved(unit: Unit, whole_bytes: int) -> None:

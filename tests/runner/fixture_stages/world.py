@@ -12,6 +12,7 @@ from pathlib import Path
 from configs.events import EventLog
 from configs.load import resolve
 from configs.run_dir import RunDir
+from runner.executor import LocalExecutor
 from runner.graph import Unit
 from runner.guard import Owner
 from runner.identity import Keys
@@ -34,22 +35,37 @@ class World:
         self.config = self.run.load_config()
         self.limits: dict = {}
         self.needs: dict[str, tuple[str, ...]] = DIAMOND
+        self.wants: dict[str, tuple[str, ...]] = {}
 
     def plans(self, **plans: dict) -> None:
         (self.run.root / "plan.json").write_text(json.dumps(plans))
 
     def units(self) -> list[Unit]:
         return [
-            Unit(id=name, stage=name, module=UNIT, needs=needs, packages=("configs",), max_attempts=2, **self.limits)
+            Unit(
+                id=name,
+                stage=name.partition("/")[0],
+                module=UNIT,
+                needs=needs,
+                wants=self.wants.get(name, ()),
+                packages=("configs",),
+                max_attempts=2,
+                **self.limits,
+            )
             for name, needs in self.needs.items()
         ]
 
+    def keys(self) -> Keys:
+        return Keys(self.config, {}, {"configs": "code"}, "lock")
+
     def supervise(self, **options) -> Ending:
-        keys = Keys(self.config, "data", {"configs": "code"}, "lock")
         events = EventLog(self.run.events, "supervisor")
         try:
             with Owner(self.run.root) as owner:
-                self.supervisor = Supervisor(self.run, self.units(), keys, owner=owner, events=events, **options)
+                executor = LocalExecutor(self.config, owner.reaper)
+                self.supervisor = Supervisor(
+                    self.run, self.units(), self.keys(), executor=executor, events=events, **options
+                )
                 return self.supervisor.run()
         finally:
             events.close()
