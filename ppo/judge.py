@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from configs.schema import Config
+from configs.verdicts import COLLAPSED, EDGE, NO_EVIDENCE
 from ppo.baselines import Shifts, rule_tracks, shifted
 from ppo.evaluate import Decide, Spans, Track, rollout
 from ppo.metrics import finite, mean_over_seeds, mean_track, return_metrics, track_metrics
@@ -29,7 +30,6 @@ from ppo.statistics import deflated_sharpe, detectable_sharpe, moments, trial_va
 from ppo.tape import Tape
 from training.streams import stream
 
-EDGE, COLLAPSED, NO_EVIDENCE = "edge", "collapsed", "no evidence of an edge"
 SUMMARY = ("sharpe", "total_return", "max_drawdown", "trades")
 BASIS_POINT = 1e-4
 
@@ -89,7 +89,7 @@ def judgement(scored: Scored, config: Config, trial_sharpes: list[float]) -> dic
     Args:
         scored: what was played.
         config: decides annualisation, costs and thresholds.
-        trial_sharpes: per-bar Sharpe ratios of all scorings of these bars, this one last.
+        trial_sharpes: per-bar Sharpe ratios of all trials that touch these bars, this one among them.
     """
     year = math.sqrt(config.market.bars_per_year)
     returns, equity = mean_track(scored.agents)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Trial:
     cache_key: str
     """Key of what was scored."""
     sharpe: float
-    """Per-bar Sharpe ratio of the seeds' mean return."""
+    """Per-bar Sharpe ratio of what was scored: the mean return of an agent's seeds, or one seed's."""
 
     def touches(self, other: Trial) -> bool:
         """Whether both scored some of the same bars."""
@@ -44,11 +45,12 @@ class Trial:
         return self.touches(other) and self.cache_key == other.cache_key
 
 
-def record(path: Path, trial: Trial) -> list[Trial]:
-    """Enter `trial` unless it is there already; return it and the earlier ones that scored its bars, oldest first.
+def record(path: Path, trials: Sequence[Trial]) -> list[Trial]:
+    """Enter those trials that are not there already; return all entries up to the last of them, oldest first.
 
-    Later entries are left out, so that a re-run of an old scoring finds the same N.
-    The file is locked meanwhile; the entry is on disk when this returns.
+    Later entries are left out, so that a re-run of an old scoring finds the same N. The file is
+    locked meanwhile; the entries are on disk when this returns, and what a killed writer left out,
+    its re-run enters.
 
     Raises:
         CannotWriteError: the ledger cannot be written.
@@ -59,19 +61,26 @@ def record(path: Path, trial: Trial) -> list[Trial]:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             content = file.read()
-            related = [entry for entry in _parse(content) if entry.touches(trial)]
-            known = next((i for i, entry in enumerate(related) if entry.repeats(trial)), None)
-            if known is not None:
-                return related[: known + 1]
+            entries = _parse(content)
+            known = [next((i for i, entry in enumerate(entries) if entry.repeats(trial)), None) for trial in trials]
+            new = [trial for trial, place in zip(trials, known, strict=True) if place is None]
+            if not new:
+                return entries[: max((place for place in known if place is not None), default=-1) + 1]
             torn = bool(content) and not content.endswith(b"\n")
-            file.write(b"\n" * torn + json.dumps(asdict(trial), sort_keys=True).encode() + b"\n")
+            lines = [json.dumps(asdict(trial), sort_keys=True).encode() + b"\n" for trial in new]
+            file.write(b"\n" * torn + b"".join(lines))
             file.flush()
             os.fsync(file.fileno())
-            return [*related, trial]
+            return entries + new
     except OSError as error:
         raise CannotWriteError(
             f"cannot write the ledger of scorings {path}: {error.strerror or error}; choose a writable runs directory"
         ) from error
+
+
+def touching(entries: Sequence[Trial], own: Sequence[Trial]) -> list[Trial]:
+    """The entries that scored any bar of `own`."""
+    return [entry for entry in entries if any(entry.touches(trial) for trial in own)]
 
 
 def _parse(content: bytes) -> list[Trial]:

@@ -26,7 +26,7 @@ from runner.store.snapshots import read_head, require_run
 Wanted = Callable[[str], bool]
 """Which files of a run, by their path below its directory."""
 HEAVY_SUFFIXES = (".parquet", ".safetensors", ".zip", ".pt", ".npz")
-REPORT_TABLES = ("stages/evaluate/equity.parquet",)
+REPORT_TABLES = ("equity.parquet", "gallery.parquet", "tags.parquet")
 MENDS_HEAD = "start the run again by the command that began it, which writes it anew"
 
 
@@ -95,7 +95,7 @@ def log_files(path: str) -> bool:
 
 def light_files(path: str) -> bool:
     """All that `status` and `report` read: no checkpoints, weights or tables but the report's."""
-    if path in REPORT_TABLES:
+    if path.rpartition("/")[2] in REPORT_TABLES:
         return True
     return working_files(path) and not path.endswith(HEAVY_SUFFIXES)
 

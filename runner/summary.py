@@ -7,6 +7,12 @@ from typing import Any
 
 from configs.run_dir import RunDir
 
+FAMILY_TITLES = {
+    "ppo": "Base PPO",
+    "lstm_ppo": "LSTM-PPO",
+    "multi_asset": "Multi-asset PPO",
+    "walk_forward": "Walk-forward PPO",
+}
 BASELINE_TITLES = {
     "flat": "flat",
     "buy_and_hold": "buy & hold",
@@ -26,6 +32,7 @@ def run_object(run: RunDir, exit_code: int | None, error: str = "") -> dict[str,
         "run_dir": str(run.root.resolve()),
         "exit_code": exit_code,
         "verdict": metrics.get("verdict"),
+        "families": metrics.get("families", {}),
         "agents": metrics.get("agents", []),
         "mean": metrics.get("mean", {}),
         "baselines": metrics.get("baselines", {}),
@@ -37,6 +44,11 @@ def run_object(run: RunDir, exit_code: int | None, error: str = "") -> dict[str,
         "bit_exact_reasons": exactness.get("bit_exact_reasons", []),
         "report": str(run.report.resolve()) if run.report.exists() else None,
     } | ({"error": error} if error else {})
+
+
+def family_title(name: str) -> str:
+    """A family of agents as a reader knows it."""
+    return FAMILY_TITLES.get(name, name)
 
 
 def rows_of(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

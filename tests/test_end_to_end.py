@@ -84,7 +84,7 @@ def test_nothing_at_or_before_a_bar_depends_on_later_bars(reference, tmp_path):
     for seed in (0, 1):
         weights = f"stages/ppo/seed-{seed}/policy.safetensors"
         assert (reference / weights).read_bytes() == (other / weights).read_bytes()
-    before, after = table(reference, "evaluate/equity.parquet"), table(other, "evaluate/equity.parquet")
+    before, after = table(reference, "evaluate/ppo/equity.parquet"), table(other, "evaluate/ppo/equity.parquet")
     last_t = int(market()["t"][t])
     actions = [name for name in before.columns if "action" in name]
     assert actions

@@ -1,7 +1,7 @@
 """Unit `evaluate`: the only place that scores the test part, once per agent.
 
-It reads `prepare`, `classifiers/*` and `ppo/seed-*` and writes, under
-`stages/evaluate/`:
+It reads `prepare`, `classifiers/*` and the agents of every family that this run has (its request names them), and
+writes, under `stages/evaluate/<family>/`, with family `ppo`, `lstm_ppo`, `multi_asset` or `walk_forward`:
 
 `evaluation.json` -- everything a report needs. Ratios are annualised with
 `bars_per_year`; fractions are fractions (0.02 is 2 %); an undefined number
@@ -20,16 +20,15 @@ It reads `prepare`, `classifiers/*` and `ppo/seed-*` and writes, under
     confidence          0.95
     costs               {"fee_frac", "slippage_frac", "borrow_frac_per_year"}
     initial_equity      float
-    agents              [{"seed": i, "metrics": METRICS}], one per `ppo/seed-<i>`
+    agents              [{"seed": i, "metrics": METRICS}], one per seed
     mean                METRICS of the equally weighted mean of the seeds' bar returns; trading counts are means over
                         the seeds; plus "dsr" (deflated Sharpe ratio, N of `trials`) and "seeds"
     spread              {"sharpe": {"min", "max", "sd"}, "total_return": {...}, "max_drawdown": {...}} over the seeds
     baselines           {"flat", "buy_and_hold", "moving_average", "follow_classifier": METRICS, "random": RANDOM}
     cost_sweep          [{"cost_bps", "fee_frac", "slippage_frac": 0, "agents": [{"seed", "total_return", "sharpe"}],
                         "mean": {"total_return", "sharpe"}, "baselines": {name: {"total_return", "sharpe"}}}]
-    classifiers         {member or "ensemble": test scores as `training.crossfit.score_predictions` gives them}
-    trials              {"count": N, this one included, "sharpes": per-bar Sharpe of each, this one last,
-                        "variance": of those, "expected_max_sharpe": SR0, annualised}
+    trials              {"count": N, this scoring and its siblings included, "sharpes": per-bar Sharpe of each, oldest
+                        first, "variance": of those, "expected_max_sharpe": SR0, annualised}
     detectable_sharpe   {"sharpe": annualised, "power": 0.8, "confidence": 0.95, "returns"}
 
 METRICS = {"returns": bars counted, "years", "total_return", "annual_return", "annual_volatility", "sharpe",
@@ -52,38 +51,42 @@ RANDOM = {"shifts", "sharpe_p05", "sharpe_median", "sharpe_p95", "total_return_p
 
 `trades-seed-<i>.csv` -- every fill of that seed, as `ppo.ledger` defines it.
 
-The unit's metrics (in `result.json`) are {"verdict", "bars_per_year", "trials": N, "detectable_sharpe": as above,
-"agents": [{"seed"} + SUMMARY], "mean": SUMMARY + "dsr" + "sharpe_lower_bound", "baselines": {name: SUMMARY, "random":
-{"sharpe", "total_return"}: its 95th percentiles}} with SUMMARY = {"sharpe", "total_return", "max_drawdown", "trades"}.
+Beside the families, for the run as a whole:
+
+`classifiers.json` -- {member or "ensemble": test scores as `training.crossfit.score_predictions` gives them}.
+
+`trials.json` -- {"trials": [...]}: every entry of the ledger (`ppo.trials`) that touches bars scored here.
+
+The unit's metrics (in `result.json`) are those of the primary family, the first there is, as `ppo.judge.summary` gives
+them, plus "families": {name: the same}, with "verdict" that of the run: "edge" where any family has one, else "no
+evidence of an edge" where any has that, else "collapsed".
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from configs.errors import BadDataError
 from configs.files import read_json, write_json
 from configs.run_dir import RunDir
 from configs.schema import Config
 from configs.unit import Unit, run_stage
-from ppo.evaluate import Decide, Track
-from ppo.judge import Scored, judgement, score, summary
+from configs.verdicts import FAMILIES, leading
+from ppo.evaluate import Decide
+from ppo.judge import score, summary
 from ppo.learner.policy import load_policy
-from ppo.ledger import trades, write_trades
-from ppo.metrics import mean_track
-from ppo.statistics import moments
-from ppo.tape import Tape, build_tape, spans
-from ppo.trials import LEDGER_NAME, Trial, record
+from ppo.scoring import Played, SingleAsset, dataset_facts, enter, judge, write_evaluation
+from ppo.tape import build_tape, spans
 from training.crossfit import score_predictions
 from training.determinism import set_up_torch
 from training.scaling import Scaler
 from training.splits import bars_needed
-from training.stages.prepare import Prepared, load_predictions, load_prepared, write_table
+from training.stages.prepare import Prepared, load_predictions, load_prepared
 
-SCHEMA = 1
 BASE_BYTES = 700_000_000
 """A process with torch, arch and the compiled rules."""
 BYTES_PER_BAR = 2_000
@@ -100,22 +103,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def work(unit: Unit) -> dict[str, Any]:
-    """Score the test part, enter that in the ledger of scorings, judge and write; returns the summary."""
+    """Play every family, enter all in the ledger of scorings, then judge and write; returns the summary."""
     run, config = unit.run, unit.config
     set_up_torch(config.compute.threads_per_unit)
+    names = families_of(run, unit.id)
     prepared = load_prepared(run)
-    predictions = load_predictions(run, "ensemble")
-    tape = build_tape(prepared.bars, prepared.features, predictions, load_scaler(run), config)
-    played = spans(tape, *prepared.split.test)
-    scored = score(tape, config, played, load_agents(run, config), predictions, unit.progress)
-    trials = enter_trial(run, scored, prepared.dataset["digest"], prepared.split.test, run.request(unit.id).cache_key)
-    evaluation = {
-        "dataset": dataset_facts(prepared.dataset),
-        "test_range": range_facts(tape, scored, prepared.split.test, config),
-        "classifiers": _classifier_scores(run, prepared, config),
-    } | judgement(scored, config, trials)
-    write_evaluation(unit.dir, tape, scored, evaluation)
-    return summary(evaluation)
+    played = {name: PLAYERS[name](name, unit, prepared) for name in names}
+    trials = enter(played.values(), run.root.parent)
+    evaluations = {name: judge(family, trials) for name, family in played.items()}
+    for name, family in played.items():
+        write_evaluation(unit.dir / name, family, evaluations[name])
+    write_json(unit.dir / "trials.json", {"trials": [asdict(trial) for trial in trials]})
+    write_json(unit.dir / "classifiers.json", _classifier_scores(run, prepared, config))
+    return summary_of(evaluations)
 
 
 def describe(config: Config) -> dict[str, Any]:
@@ -128,74 +128,63 @@ def describe(config: Config) -> dict[str, Any]:
     }
 
 
-def load_agents(run: RunDir, config: Config) -> list[Decide]:
-    """The greedy agents of a run's seeds.
+def families_of(run: RunDir, unit_id: str) -> list[str]:
+    """The families with agents among the inputs of this unit's request, in their order.
 
     Raises:
-        BadDataError: a seed has no readable policy.
+        BadDataError: there is none.
     """
-    return [load_policy(run.unit_dir(f"ppo/seed-{seed}")) for seed in range(config.agent.seeds)]
+    stages = {name.partition("/")[0] for name in run.request(unit_id).inputs}
+    found = [name for name in FAMILIES if name in stages]
+    if not found:
+        raise BadDataError(
+            f"run {run.run_id!r} has no agents to score: it needs units of {', '.join(FAMILIES[:-1])} or "
+            f"{FAMILIES[-1]}; run one of these stages first"
+        )
+    return found
 
 
-def load_scaler(run: RunDir) -> Scaler:
-    """The market scaler of a run's agents; every seed has the same."""
-    return Scaler.from_json(read_json(run.require_output("ppo/seed-0", "scaler.json")))
+def summary_of(evaluations: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The unit's metrics, as described above."""
+    families = {name: summary(evaluation) for name, evaluation in evaluations.items()}
+    primary = next(iter(families.values()))
+    verdict = families[leading({name: family["verdict"] for name, family in families.items()})]["verdict"]
+    return primary | {"verdict": verdict, "families": families}
 
 
-def enter_trial(run: RunDir, scored: Scored, digest: str, scored_range: tuple[int, int], cache_key: str) -> list[float]:
-    """Enter a scoring in the runs directory's ledger; per-bar Sharpe ratios of all that count, this one last."""
-    sharpe = moments(mean_track(scored.agents)[0]).sharpe
-    trial = Trial(digest, *scored_range, cache_key=cache_key, sharpe=sharpe)
-    return [entry.sharpe for entry in record(run.root.parent / LEDGER_NAME, trial)]
+def load_agents(run: RunDir, unit_ids: Sequence[str]) -> list[Decide]:
+    """The greedy agents that these units trained.
+
+    Raises:
+        BadDataError: a unit has no readable policy.
+    """
+    return [load_policy(run.unit_dir(unit_id)) for unit_id in unit_ids]
 
 
-def dataset_facts(dataset: dict[str, Any]) -> dict[str, Any]:
-    """The dataset's part of an evaluation."""
-    return {name: dataset[name] for name in ("name", "digest", "asset_class", "synthetic", "timeframe_s")}
+def load_scaler(run: RunDir, unit_id: str) -> Scaler:
+    """The market scaler of an agent; every seed of a run has the same."""
+    return Scaler.from_json(read_json(run.require_output(unit_id, "scaler.json")))
 
 
-def range_facts(tape: Tape, scored: Scored, bounds: tuple[int, int], config: Config) -> dict[str, Any]:
-    """Which bars were scored."""
-    track = scored.agents[0]
-    returns = len(track.returns)
-    return {
-        "start": bounds[0],
-        "stop": bounds[1],
-        "first_t": int(tape.t[track.row[0]]),
-        "last_t": int(tape.t[track.row[-1]]),
-        "bars": len(track.row),
-        "returns": returns,
-        "spans": int(track.first.sum()),
-        "years": returns / config.market.bars_per_year,
-    }
+def _play_single_asset(name: str, unit: Unit, prepared: Prepared) -> Played:
+    run, config = unit.run, unit.config
+    request, predictions = run.request(unit.id), load_predictions(run, "ensemble")
+    agents = sorted(
+        (unit_id for unit_id in request.inputs if unit_id.startswith(f"{name}/seed-")),
+        key=lambda unit_id: int(unit_id.rpartition("-")[2]),
+    )
+    tape = build_tape(prepared.bars, prepared.features, predictions, load_scaler(run, agents[0]), config)
+    played = spans(tape, *prepared.split.test)
+    scored = score(tape, config, played, load_agents(run, agents), predictions, unit.progress)
+    cache_key = f"{request.cache_key}/{name}"
+    return SingleAsset(tape, config, scored, prepared.split.test, dataset_facts(prepared.dataset), cache_key)
 
 
-def write_evaluation(directory: Path, tape: Tape, scored: Scored, evaluation: dict[str, Any]) -> None:
-    """Write `evaluation.json`, `equity.parquet` and the seeds' trades."""
-    write_table(directory / "equity.parquet", equity_table(tape, scored))
-    for seed, track in enumerate(scored.agents):
-        frame = trades(tape, track.fill_row, track.fills, int(track.row[-1]), track.account)
-        write_trades(directory / f"trades-seed-{seed}.csv", frame)
-    write_json(directory / "evaluation.json", {"schema": SCHEMA} | evaluation)
-
-
-def equity_table(tape: Tape, scored: Scored) -> pd.DataFrame:
-    """One row per scored bar, as described above."""
-    track = scored.agents[0]
-    columns = {
-        "t": tape.t[track.row],
-        "close": tape.close[track.row],
-        "span": (np.cumsum(track.first) - 1).astype(np.int32),
-    }
-    for seed, agent in enumerate(scored.agents):
-        columns |= _columns(agent, f"seed_{seed}")
-    columns["equity_mean"] = mean_track(scored.agents)[1]
-    columns |= {f"equity_{name}": baseline.equity for name, baseline in scored.baselines.items()}
-    return pd.DataFrame(columns)
-
-
-def _columns(track: Track, name: str) -> dict[str, np.ndarray]:
-    return {f"equity_{name}": track.equity, f"weight_{name}": track.weight, f"action_{name}": track.action}
+PLAYERS: dict[str, Callable[[str, Unit, Prepared], Played]] = {
+    "ppo": _play_single_asset,
+    "lstm_ppo": _play_single_asset,
+}
+"""How each family's agents are played."""
 
 
 def _classifier_scores(run: RunDir, prepared: Prepared, config: Config) -> dict[str, Any]:

@@ -31,8 +31,9 @@ from configs.errors import BadDataError, CannotWriteError, ConfigError, ExitCode
 from configs.files import digest
 from configs.run_dir import RunDir
 from configs.schema import Config, CostsConfig, MarketConfig
-from ppo.judge import judgement, score, summary
-from ppo.stages.evaluate import dataset_facts, enter_trial, load_agents, load_scaler, range_facts, write_evaluation
+from ppo.judge import score, summary
+from ppo.scoring import SingleAsset, dataset_facts, enter, judge, write_evaluation
+from ppo.stages.evaluate import load_agents, load_scaler
 from ppo.tape import build_tape, spans
 from training.artifacts import load_model
 from training.chain import predict_with, ready_rows
@@ -90,6 +91,7 @@ def evaluate_other(
     """
     located = locate(dataset, data_dirs)
     prepared, config = load_prepared(run), config_for(run.load_config(), located.name, asset_class)
+    agents = [f"ppo/seed-{seed}" for seed in range(config.agent.seeds)]
     set_up_torch(config.compute.threads_per_unit)
     bars, report = load_dataset(located.name, data_dirs, options=config.dataset, path=located.path)
     bars = replace(bars, segment=assign_segments(bars.t, config.market.max_gap_s))
@@ -98,7 +100,7 @@ def evaluate_other(
     fitted = Fitted(until, is_same_market(run.load_config().dataset.name, config))
     features = compute(bars, config.features)
     predictions = predict_other(run, bars, features, fitted, config)
-    tape = build_tape(bars, features, predictions, load_scaler(run), config)
+    tape = build_tape(bars, features, predictions, load_scaler(run, agents[0]), config)
     first = int(np.searchsorted(bars.t, fitted.until, side="right")) if fitted.same_market else 0
     played = spans(tape, first, len(bars))
     if not played:
@@ -106,22 +108,19 @@ def evaluate_other(
             f"{located.name} has no bars to score after bar {first} of {len(bars)}: this run learnt from "
             f"bars up to {until} (Unix s); use a later or another market"
         )
-    scored = score(tape, config, played, load_agents(run, config), predictions)
+    scored = score(tape, config, played, load_agents(run, agents), predictions)
     bounds = (played[0][0], played[-1][1])
-    trials = enter_trial(run, scored, report.digest, bounds, digest([_agent_keys(run, config), config.identity()]))
+    cache_key = digest([_agent_keys(run, agents), config.identity()])
+    facts = dataset_facts(report.as_json() | {"digest": report.digest})
+    family = SingleAsset(tape, config, scored, bounds, facts, cache_key)
     scope = {
         "run_id": run.run_id,
         "same_market": fitted.same_market,
         "fitted_until": until,
         "bars_in_fit_period": int((bars.t[scored.agents[0].row] <= until).sum()),
     }
-    evaluation = {
-        "scope": scope,
-        "dataset": dataset_facts(report.as_json()),
-        "test_range": range_facts(tape, scored, bounds, config),
-        "classifiers": {},
-    } | judgement(scored, config, trials)
-    write_evaluation(out, tape, scored, evaluation)
+    evaluation = {"scope": scope} | judge(family, enter([family], run.root.parent))
+    write_evaluation(out, family, evaluation)
     shown = {name: evaluation[name] for name in ("scope", "dataset", "test_range")}
     return summary(evaluation) | shown | {"out": str(out)}
 
@@ -172,11 +171,11 @@ def predict_other(run: RunDir, bars: Bars, features: np.ndarray, fitted: Fitted,
     return soft_vote(frames)
 
 
-def _agent_keys(run: RunDir, config: Config) -> list[str]:
-    results = {seed: run.result(f"ppo/seed-{seed}") for seed in range(config.agent.seeds)}
-    unfinished = [seed for seed, result in results.items() if result is None]
+def _agent_keys(run: RunDir, agents: list[str]) -> list[str]:
+    results = {unit_id: run.result(unit_id) for unit_id in agents}
+    unfinished = [unit_id for unit_id, result in results.items() if result is None]
     if unfinished:
-        raise BadDataError(f"run {run.run_id!r} has no finished agent for seed(s) {unfinished}; finish the run first")
+        raise BadDataError(f"run {run.run_id!r} has not finished {', '.join(unfinished)}; finish the run first")
     return [result.cache_key for result in results.values() if result is not None]
 
 

@@ -14,11 +14,29 @@ from configs.events import read_events, without_repeats
 from configs.files import read_json
 from configs.load import flatten, resolve
 from configs.run_dir import RunDir
+from configs.verdicts import FAMILIES, leading
 from runner.graph import expand
 
 Columns = dict[str, list]
 CHANGED = "this run"
 """Origin of a value that differs from what dataset and profile alone give."""
+
+
+@dataclass
+class Family:
+    """The agents of one kind, as the test part judged them."""
+
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    equity: Columns = field(default_factory=dict)
+
+
+@dataclass
+class Stress:
+    """What the stage `synthetic` tells of its worlds."""
+
+    gallery: Columns = field(default_factory=dict)
+    tags: Columns = field(default_factory=dict)
+    moments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -35,8 +53,15 @@ class Facts:
     """Setting -> where its value stands: default, asset class, profile, or `CHANGED`."""
     dataset: dict[str, Any] = field(default_factory=dict)
     splits: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    equity: Columns = field(default_factory=dict)
+    families: dict[str, Family] = field(default_factory=dict)
+    """Those that were judged, in the order of `FAMILIES`."""
+    classifiers: dict[str, Any] = field(default_factory=dict)
+    """Member or `ensemble` -> its scores on the test part."""
+    targets: list[dict[str, Any]] = field(default_factory=list)
+    stress: Stress = field(default_factory=Stress)
+    ablation: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    """`plan.json`: what the run was to take."""
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Unit id -> metrics of its result."""
     histories: dict[str, Any] = field(default_factory=dict)
@@ -46,6 +71,26 @@ class Facts:
     events: list[dict[str, Any]] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     """Files that are there but cannot be read, with the reason."""
+
+    @property
+    def primary(self) -> str:
+        """The family that the page shows in detail: the first there is; empty before any was judged."""
+        return next(iter(self.families), "")
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """The primary family's."""
+        return self.families[self.primary].evaluation if self.primary else {}
+
+    @property
+    def equity(self) -> Columns:
+        """The primary family's."""
+        return self.families[self.primary].equity if self.primary else {}
+
+    @property
+    def leading(self) -> str:
+        """The family whose verdict is the run's; empty before any was judged."""
+        return leading({name: family.evaluation.get("verdict") for name, family in self.families.items()})
 
     @property
     def synthetic(self) -> bool:
@@ -71,14 +116,22 @@ def read_facts(run: RunDir) -> Facts:
     """Read every file the report shows."""
     facts = Facts(run.run_id, run.root)
     reader = _Reader(run.root, facts.damaged)
-    prepare, evaluate = run.unit_dir("prepare"), run.unit_dir("evaluate")
+    prepare, worlds = run.unit_dir("prepare"), run.unit_dir("synthetic")
     facts.run = reader.mapping(run.run_json, read_json)
     facts.config = reader.mapping(run.config_yaml, _read_yaml)
     facts.units, facts.origins = _graph_and_origins(run)
     facts.dataset = reader.mapping(prepare / "dataset.json", read_json)
     facts.splits = reader.mapping(prepare / "splits.json", read_json)
-    facts.evaluation = reader.mapping(evaluate / "evaluation.json", read_json)
-    facts.equity = reader.mapping(evaluate / "equity.parquet", _read_parquet)
+    facts.families = _families(run.unit_dir("evaluate"), reader)
+    facts.classifiers = reader.mapping(run.unit_dir("evaluate") / "classifiers.json", read_json)
+    facts.targets = reader.mapping(run.unit_dir("evaluate") / "targets.json", read_json).get("targets") or []
+    facts.stress = Stress(
+        gallery=reader.mapping(worlds / "gallery.parquet", _read_parquet),
+        tags=reader.mapping(worlds / "tags.parquet", _read_parquet),
+        moments=reader.mapping(worlds / "moments.json", read_json),
+    )
+    facts.ablation = reader.mapping(run.unit_dir("ablation/summary") / "ablation.json", read_json)
+    facts.plan = reader.mapping(run.root / "plan.json", read_json)
     facts.events = without_repeats(read_events(run.events)) if run.events.is_dir() else []
     for path in sorted(run.stages.rglob("result.json")):
         unit = path.parent.relative_to(run.stages).as_posix()
@@ -88,6 +141,17 @@ def read_facts(run: RunDir) -> Facts:
         unit = path.parent.relative_to(run.stages).as_posix()
         facts.histories[unit] = reader.read(path, read_json)
     return facts
+
+
+def _families(evaluate: Path, reader: _Reader) -> dict[str, Family]:
+    found = {
+        name: Family(
+            reader.mapping(evaluate / name / "evaluation.json", read_json),
+            reader.mapping(evaluate / name / "equity.parquet", _read_parquet),
+        )
+        for name in FAMILIES
+    }
+    return {name: family for name, family in found.items() if family.evaluation or family.equity}
 
 
 def _graph_and_origins(run: RunDir) -> tuple[list[str], dict[str, str]]:

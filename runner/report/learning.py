@@ -33,7 +33,7 @@ AGENT_PANELS = (
 
 def classifiers(facts: Facts) -> Section | None:
     """Scores on the test part beside the rules that need no skill."""
-    scores, part = facts.evaluation.get("classifiers") or {}, "test"
+    scores, part = dict(facts.classifiers), "test"
     if not scores:
         units = {
             unit.partition("/")[2]: metrics for unit, metrics in facts.metrics.items() if unit[:12] == "classifiers/"

@@ -54,7 +54,8 @@ COMPARED = (
 
 def verdict(facts: Facts) -> Section:
     """The first thing on the page."""
-    words, evaluation = words_of(facts), facts.evaluation
+    words = words_of(facts)
+    evaluation = facts.families[facts.leading].evaluation if facts.leading else {}
     parts: list[Html] = [
         tag("p", words.headline, class_=f"verdict {words.tone}", id="verdict-word"),
         tag("p", words.meaning, class_="meaning"),

@@ -11,23 +11,38 @@ from runner.report.markup import Html, join, tag
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Small figures side by side, as many in a row as there is room for."""
+
+    figures: Sequence[Figure]
+
+    def html(self) -> Html:
+        """The boxes that the page's script draws into."""
+        return tag("div", *(figure.html() for figure in self.figures), class_="gallery")
+
+
+@dataclass(frozen=True)
 class Section:
     """One section, already worded."""
 
     id: str
     title: str
-    parts: Sequence[Html | Figure]
+    parts: Sequence[Html | Figure | Gallery]
     lead: str = ""
     """What the reader sees here, in one or two sentences."""
 
     @property
     def figures(self) -> list[Figure]:
         """The figures among the parts."""
-        return [part for part in self.parts if isinstance(part, Figure)]
+        found: list[Figure] = []
+        for part in self.parts:
+            if not isinstance(part, Html):
+                found += part.figures if isinstance(part, Gallery) else [part]
+        return found
 
     def html(self) -> Html:
         """The section's markup."""
-        parts = [part.html() if isinstance(part, Figure) else part for part in self.parts]
+        parts = [part if isinstance(part, Html) else part.html() for part in self.parts]
         lead = tag("p", self.lead, class_="lead") if self.lead else ""
         return tag("section", tag("h2", self.title), lead, join(parts), id=self.id)
 
@@ -40,7 +55,7 @@ class Builder:
     title: str
     build: Callable[[Facts], Section | None]
     waits_for: str
-    """The unit whose files it shows, named when they are missing."""
+    """The stage whose files it shows, named when they are missing from a run that has it; empty: the runner's own."""
 
 
 def note(text: str) -> Html:

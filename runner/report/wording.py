@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from configs.verdicts import COLLAPSED, EDGE, ORDER
 from runner.report import numbers
 from runner.report.facts import Facts
+from runner.summary import family_title
 
 BASELINE_NAMES = {
     "flat": "staying flat",
@@ -31,31 +33,51 @@ class Words:
 
 def words_of(facts: Facts) -> Words:
     """The words of this run's verdict, or that there is none yet."""
-    verdict = facts.evaluation.get("verdict")
-    if verdict == "edge":
-        words = _edge(facts.evaluation)
-    elif verdict == "collapsed":
-        words = _collapsed(facts.evaluation)
+    evaluation = facts.families[facts.leading].evaluation if facts.leading else {}
+    verdict, who = evaluation.get("verdict"), _who(facts)
+    if verdict == EDGE:
+        words = _edge(evaluation, who)
+    elif verdict == COLLAPSED:
+        words = _collapsed(evaluation)
     elif verdict:
-        words = _no_evidence(facts.evaluation, str(verdict))
+        words = _no_evidence(evaluation, str(verdict), who)
     else:
-        words = _not_judged()
-    if facts.synthetic:
-        limits = f"The bars are generated, not traded: nothing here says anything about a market. {words.limits}"
-        words = Words(words.tone, f"{words.headline} (synthetic data)", words.meaning, limits)
-    return words
+        return _labelled(_not_judged(), facts)
+    if len(facts.families) > 1:
+        words = replace(words, meaning=f"{words.meaning} {_all_verdicts(facts)}")
+    return _labelled(words, facts)
 
 
 def baseline_name(key: object) -> str:
     """A baseline's name in a sentence."""
-    return BASELINE_NAMES.get(str(key), str(key))
+    return BASELINE_NAMES.get(str(key), str(key).replace("_", " "))
 
 
-def _edge(evaluation: dict[str, Any]) -> Words:
+def _labelled(words: Words, facts: Facts) -> Words:
+    """The words of generated bars say so."""
+    if not facts.synthetic:
+        return words
+    limits = f"The bars are generated, not traded: nothing here says anything about a market. {words.limits}"
+    return replace(words, headline=f"{words.headline} (synthetic data)", limits=limits)
+
+
+def _who(facts: Facts) -> str:
+    """The agents the verdict speaks of, named where there are several kinds."""
+    return f"the {family_title(facts.leading)} agents'" if len(facts.families) > 1 else "the agents'"
+
+
+def _all_verdicts(facts: Facts) -> str:
+    """How many of the run's kinds of agents got which verdict."""
+    verdicts = [family.evaluation.get("verdict") for family in facts.families.values()]
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in ORDER if verdict in verdicts]
+    return f"Of the {len(verdicts)} kinds of agents in this run: {', '.join(counts)}."
+
+
+def _edge(evaluation: dict[str, Any], who: str) -> Words:
     return Words(
         tone="good",
         headline="Edge",
-        meaning=f"{_result(evaluation)} It takes into account {_scorings(evaluation)}.",
+        meaning=f"{_result(evaluation, who)} It takes into account {_scorings(evaluation)}.",
         limits=(
             "It is one market, one period and a model of costs. It is not a forecast, and fills at the next open "
             "without market impact are kinder than a real order book."
@@ -78,11 +100,11 @@ def _collapsed(evaluation: dict[str, Any]) -> Words:
     )
 
 
-def _no_evidence(evaluation: dict[str, Any], verdict: str) -> Words:
+def _no_evidence(evaluation: dict[str, Any], verdict: str, who: str) -> Words:
     return Words(
         tone="open",
         headline=verdict[:1].upper() + verdict[1:],
-        meaning=f"{_result(evaluation)} {_shortfall(evaluation)}",
+        meaning=f"{_result(evaluation, who)} {_shortfall(evaluation)}",
         limits=f"It is not proof that there is no edge. {_power(evaluation)}",
     )
 
@@ -102,11 +124,11 @@ def _test_part(evaluation: dict[str, Any]) -> str:
     return f"{numbers.count(span.get('bars'))} bars never seen in training ({first} to {last})"
 
 
-def _result(evaluation: dict[str, Any]) -> str:
+def _result(evaluation: dict[str, Any], who: str) -> str:
     """What was measured, in two sentences."""
     mean, best = evaluation.get("mean") or {}, evaluation.get("best_baseline") or {}
     return (
-        f"On {_test_part(evaluation)}, the agents' mean return after costs has an annual Sharpe ratio of "
+        f"On {_test_part(evaluation)}, {who} mean return after costs has an annual Sharpe ratio of "
         f"{numbers.ratio(mean.get('sharpe'))}. With {_confidence(evaluation)} confidence it is above "
         f"{numbers.ratio(mean.get('sharpe_lower_bound'))}; the best baseline, {baseline_name(best.get('name'))}, "
         f"reaches {numbers.ratio(best.get('sharpe'))}."

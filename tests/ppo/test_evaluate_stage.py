@@ -57,7 +57,8 @@ def write_csv(directory: Path, name: str, bars: Bars) -> Path:
 
 
 def work(run: RunDir, module, unit_id: str, cache_key: str = "key") -> dict:
-    run.save_request(Request(unit=unit_id, cache_key=f"{unit_id}-{cache_key}", inputs={}))
+    agents = sorted(path.parent.relative_to(run.stages).as_posix() for path in run.stages.rglob("policy.json"))
+    run.save_request(Request(unit=unit_id, cache_key=f"{unit_id}-{cache_key}", inputs=dict.fromkeys(agents, "digest")))
     unit = Unit(run, unit_id, run.load_config(), EventLog(run.events, unit_id))
     metrics = module.work(unit)
     run.save_result(unit_id, metrics)
@@ -113,11 +114,11 @@ def fresh(template, tmp_path) -> RunDir:
 
 
 def evaluation_of(run: RunDir) -> dict:
-    return read_json(run.unit_dir("evaluate") / "evaluation.json")
+    return read_json(run.unit_dir("evaluate") / "ppo" / "evaluation.json")
 
 
 def equity_of(run: RunDir) -> pd.DataFrame:
-    return pd.read_parquet(run.unit_dir("evaluate") / "equity.parquet")
+    return pd.read_parquet(run.unit_dir("evaluate") / "ppo" / "equity.parquet")
 
 
 def test_every_key_that_is_written_is_described(evaluated):
@@ -156,13 +157,13 @@ def test_the_curves_are_those_of_the_metrics(evaluated):
 
 def test_the_trades_lead_to_the_final_equity(evaluated):
     for seed in range(2):
-        ledger = read_trades(evaluated.unit_dir("evaluate") / f"trades-seed-{seed}.csv")
+        ledger = read_trades(evaluated.unit_dir("evaluate") / "ppo" / f"trades-seed-{seed}.csv")
         assert ledger["equity_after"].iloc[-1] == equity_of(evaluated)[f"equity_seed_{seed}"].iloc[-1]
         assert len(ledger) > 10
 
 
 def test_every_classifier_and_the_ensemble_are_scored_on_test(evaluated):
-    scores = evaluation_of(evaluated)["classifiers"]
+    scores = read_json(evaluated.unit_dir("evaluate") / "classifiers.json")
     assert sorted(scores) == ["ensemble", "gru", "lstm"]
     assert scores["gru"]["first_t"] >= evaluation_of(evaluated)["test_range"]["first_t"]
 
@@ -185,7 +186,7 @@ def test_a_unit_killed_between_the_ledger_and_its_result_counts_once(evaluated, 
     def killed(*_):
         raise KilledError
 
-    for moment in ("write_evaluation", "summary"):
+    for moment in ("write_evaluation", "summary_of"):
         monkeypatch.setattr(evaluate, moment, killed)
         with pytest.raises(KilledError):
             work(fresh, evaluate, "evaluate")

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from configs.errors import CannotWriteError
-from ppo.trials import Trial, record
+from ppo.trials import Trial, touching
+from ppo.trials import record as record_all
 
 WRITER = """
 import sys
@@ -16,13 +17,18 @@ ledger = Path(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 for i in range(50):
-    record(ledger, Trial("data", 80, 100, f"shared-{i}", 0.01))
-    record(ledger, Trial("data", 80, 100, f"{sys.argv[2]}-{i}", 0.01))
+    record(ledger, [Trial("data", 80, 100, f"shared-{i}", 0.01)])
+    record(ledger, [Trial("data", 80, 100, f"{sys.argv[2]}-{i}-{part}", 0.01) for part in range(2)])
 """
 
 
 def trial(key, *, data="data", start=80, stop=100, sharpe=0.01):
     return Trial(data, start, stop, key, sharpe)
+
+
+def record(ledger, trial):
+    """Enter one, and give those that touch it."""
+    return touching(record_all(ledger, [trial]), [trial])
 
 
 def test_each_new_scoring_of_the_same_bars_counts(tmp_path):
@@ -74,10 +80,30 @@ def test_writers_side_by_side_lose_and_double_nothing(tmp_path):
     for writer in writers:
         writer.communicate(timeout=60)
     keys = [entry.cache_key for entry in record(ledger, trial("last"))]
-    assert len(keys) == len(set(keys)) == 50 + 4 * 50 + 1
+    assert len(keys) == len(set(keys)) == 50 + 4 * 50 * 2 + 1
 
 
 def test_an_unwritable_ledger_is_a_named_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CannotWriteError, match=r"trials\.jsonl"):
         record(tmp_path / "file" / "trials.jsonl", trial("a"))
+
+
+def test_trials_entered_together_count_for_each_other_whatever_their_order(tmp_path):
+    together = [trial("base"), trial("lstm"), trial("window", start=0, stop=90), trial("other", data="other")]
+    for name, order in (("one", together), ("two", together[::-1])):
+        entries = record_all(tmp_path / name, order)
+        assert {entry.cache_key for entry in touching(entries, [trial("base")])} == {"base", "lstm", "window"}
+        assert record_all(tmp_path / name, together) == entries, "entered again, they change nothing"
+
+
+def test_a_killed_writers_missing_part_is_entered_by_the_re_run(tmp_path):
+    ledger = tmp_path / "trials.jsonl"
+    record_all(ledger, [trial("a")])
+    assert [entry.cache_key for entry in record_all(ledger, [trial("a"), trial("b")])] == ["a", "b"]
+    record_all(ledger, [trial("later")])
+    assert [entry.cache_key for entry in record_all(ledger, [trial("a"), trial("b")])] == ["a", "b"]
+
+
+def test_no_trial_enters_nothing(tmp_path):
+    assert record_all(tmp_path / "trials.jsonl", []) == []

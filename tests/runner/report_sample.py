@@ -48,10 +48,12 @@ def make_run(
         run.unit_dir("prepare") / "splits.json", {"train": [0, 3600], "validation": [3600, 4800], "test": [4800, 6000]}
     )
     frame = equity_frame(rng, bars)
-    path = run.unit_dir("evaluate") / "equity.parquet"
+    path = run.unit_dir("evaluate") / "ppo" / "equity.parquet"
     path.parent.mkdir(parents=True)
     frame.to_parquet(path, index=False)
-    write_json(run.unit_dir("evaluate") / "evaluation.json", evaluation(rng, frame, facts, verdict))
+    write_json(path.parent / "evaluation.json", evaluation(rng, frame, facts, verdict))
+    scored = {name: scores(rng) for name in ("lstm", "gru", "bilstm", "dlstm", "ensemble")}
+    write_json(path.parents[1] / "classifiers.json", scored)
     histories(rng, run)
     for unit in UNITS:
         result = {"unit": unit, "cache_key": "0" * 64, "outputs": {}, "metrics": {}}
@@ -254,7 +256,6 @@ def evaluation(rng: np.random.Generator, frame: pd.DataFrame, facts: dict[str, A
         "spread": {"sharpe": {"min": 0.4, "max": 1.4, "sd": 0.5}},
         "baselines": baselines,
         "cost_sweep": [cost_row(bps) for bps in (0, 5, 10, 25)],
-        "classifiers": {name: scores(rng) for name in ("lstm", "gru", "bilstm", "dlstm", "ensemble")},
         "trials": {"count": 1, "index": 0, "sharpes": [0.01], "variance": 0.0, "expected_max_sharpe": 0.0},
         "detectable_sharpe": {"sharpe": 6.71, "power": 0.8, "confidence": 0.95, "returns": 1_199},
     }

@@ -86,7 +86,7 @@ def make_run(root: Path, sharpe: float = 1.25) -> RunDir:
     judged = {"verdict": "edge", "agents": [figures | {"seed": 0}], "mean": figures, "bars_per_year": 8760.0}
     judged |= {"baselines": {"buy_and_hold": figures | {"sharpe": -0.5}, "flat": figures | {"sharpe": 0.0}}}
     judged |= {"detectable_sharpe": {"sharpe": 3.0}, "trials": 1}
-    unit(run, "evaluate", judged, {"evaluation.json": b"{}", "trades-seed-0.csv": b"t,side\n1,buy\n"})
+    unit(run, "evaluate", judged, {"ppo/evaluation.json": b"{}", "ppo/trades-seed-0.csv": b"t,side\n1,buy\n"})
     write_json(run.unit_dir("ppo/seed-1") / "training.json", {"not": "finished"})
     run.report.parent.mkdir()
     run.report.write_text(f"<html>as {LEAKED} said</html>\n")
@@ -144,9 +144,9 @@ PUBLISHED = {
     "one/stages/classifiers/lstm/metrics.json",
     "one/stages/classifiers/lstm/models/final/weights.safetensors",
     "one/stages/classifiers/lstm/result.json",
-    "one/stages/evaluate/evaluation.json",
+    "one/stages/evaluate/ppo/evaluation.json",
     "one/stages/evaluate/result.json",
-    "one/stages/evaluate/trades-seed-0.csv",
+    "one/stages/evaluate/ppo/trades-seed-0.csv",
     "one/stages/ppo/seed-0/export.zip",
     "one/stages/ppo/seed-0/policy.safetensors",
     "one/stages/ppo/seed-0/result.json",

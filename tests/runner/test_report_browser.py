@@ -76,7 +76,7 @@ def drawn(page, figure: str) -> dict[str, dict]:
 
 def test_the_points_that_are_plotted_are_the_runs_own(open_report, run):
     page = open_report()
-    table = pyarrow.parquet.read_table(run.unit_dir("evaluate") / "equity.parquet").to_pydict()
+    table = pyarrow.parquet.read_table(run.unit_dir("evaluate") / "ppo" / "equity.parquet").to_pydict()
     equity, weights = drawn(page, "figure-equity"), drawn(page, "figure-positions")
     shown = {
         "equity_mean": equity["agents' mean"],

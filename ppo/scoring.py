@@ -1,0 +1,135 @@
+"""Families of agents on their test bars: played, entered in the ledger as trials, judged, written.
+
+All families of a run are played and entered before any is judged, so that each one's deflated
+Sharpe ratio counts its siblings, whatever their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from configs.files import write_json
+from configs.schema import Config
+from ppo.evaluate import Track
+from ppo.judge import Scored, judgement
+from ppo.ledger import trades, write_trades
+from ppo.metrics import mean_track
+from ppo.statistics import moments
+from ppo.tape import Tape
+from ppo.trials import LEDGER_NAME, Trial, record, touching
+from training.stages.prepare import write_table
+
+SCHEMA = 1
+
+
+class Played(Protocol):
+    """A family's agents, played on its test bars and not judged yet."""
+
+    @property
+    def trials(self) -> list[Trial]:
+        """What the ledger is told of it."""
+
+    def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
+        """`evaluation.json`, given the per-bar Sharpe ratio of every trial that touches its bars."""
+
+    def write(self, directory: Path) -> None:
+        """Write `equity.parquet`, the trades and whatever else belongs to the family."""
+
+
+@dataclass(frozen=True)
+class SingleAsset:
+    """Agents of the single-asset game on the test part."""
+
+    tape: Tape
+    config: Config
+    scored: Scored
+    bounds: tuple[int, int]
+    """Half-open bars that were to be scored."""
+    dataset: dict[str, Any]
+    """Name, digest and so on, as `dataset_facts` gives them."""
+    cache_key: str
+    """Key of what was scored."""
+
+    @property
+    def trials(self) -> list[Trial]:
+        """One: the mean of the seeds."""
+        sharpe = moments(mean_track(self.scored.agents)[0]).sharpe
+        return [Trial(self.dataset["digest"], *self.bounds, cache_key=self.cache_key, sharpe=sharpe)]
+
+    def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
+        """`evaluation.json`."""
+        facts = {"schema": SCHEMA, "dataset": self.dataset, "test_range": self._range()}
+        return facts | judgement(self.scored, self.config, trial_sharpes)
+
+    def write(self, directory: Path) -> None:
+        """Write `equity.parquet` and the seeds' trades."""
+        write_table(directory / "equity.parquet", equity_table(self.tape, self.scored))
+        for seed, track in enumerate(self.scored.agents):
+            frame = trades(self.tape, track.fill_row, track.fills, int(track.row[-1]), track.account)
+            write_trades(directory / f"trades-seed-{seed}.csv", frame)
+
+    def _range(self) -> dict[str, Any]:
+        track = self.scored.agents[0]
+        returns = len(track.returns)
+        return {
+            "start": self.bounds[0],
+            "stop": self.bounds[1],
+            "first_t": int(self.tape.t[track.row[0]]),
+            "last_t": int(self.tape.t[track.row[-1]]),
+            "bars": len(track.row),
+            "returns": returns,
+            "spans": int(track.first.sum()),
+            "years": returns / self.config.market.bars_per_year,
+        }
+
+
+def enter(played: Collection[Played], runs_dir: Path) -> list[Trial]:
+    """Enter the trials of all families in the ledger of `runs_dir`; every entry that touches bars of theirs.
+
+    Raises:
+        CannotWriteError: the ledger cannot be written.
+    """
+    own = [trial for family in played for trial in family.trials]
+    return touching(record(runs_dir / LEDGER_NAME, own), own)
+
+
+def judge(family: Played, entries: Sequence[Trial]) -> dict[str, Any]:
+    """The family's evaluation; of the entries, those that touch its own bars count."""
+    return family.judge([trial.sharpe for trial in touching(entries, family.trials)])
+
+
+def write_evaluation(directory: Path, family: Played, evaluation: dict[str, Any]) -> None:
+    """Write all files of one family; `evaluation.json` is the last."""
+    directory.mkdir(parents=True, exist_ok=True)
+    family.write(directory)
+    write_json(directory / "evaluation.json", evaluation)
+
+
+def dataset_facts(dataset: dict[str, Any]) -> dict[str, Any]:
+    """The dataset's part of an evaluation."""
+    return {name: dataset[name] for name in ("name", "digest", "asset_class", "synthetic", "timeframe_s")}
+
+
+def equity_table(tape: Tape, scored: Scored) -> pd.DataFrame:
+    """One row per scored bar, as `ppo.stages.evaluate` describes it."""
+    track = scored.agents[0]
+    columns = {
+        "t": tape.t[track.row],
+        "close": tape.close[track.row],
+        "span": (np.cumsum(track.first) - 1).astype(np.int32),
+    }
+    for seed, agent in enumerate(scored.agents):
+        columns |= _columns(agent, f"seed_{seed}")
+    columns["equity_mean"] = mean_track(scored.agents)[1]
+    columns |= {f"equity_{name}": baseline.equity for name, baseline in scored.baselines.items()}
+    return pd.DataFrame(columns)
+
+
+def _columns(track: Track, name: str) -> dict[str, np.ndarray]:
+    return {f"equity_{name}": track.equity, f"weight_{name}": track.weight, f"action_{name}": track.action}
