@@ -13,7 +13,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 BLOCKS = 16
 LEAST_BLOCK_RETURNS = 10
@@ -43,7 +42,9 @@ def overfitting(returns: Mapping[str, np.ndarray], blocks: int = BLOCKS) -> dict
     inside_KN, outside_KN = (table.sharpes(np.array(half)) for half in zip(*halves, strict=True))
     best_K = inside_KN.argmax(axis=1)
     of_best = np.arange(len(best_K)), best_K
-    rank_K = rankdata(outside_KN, axis=1)[of_best] / (strategies + 1)
+    own_K1 = outside_KN[of_best][:, None]
+    below_K, equal_K = (outside_KN < own_K1).sum(axis=1), (outside_KN == own_K1).sum(axis=1)
+    rank_K = (below_K + (equal_K + 1) / 2) / (strategies + 1)  # of equals the mean of their ranks
     logit_K = np.log(rank_K / (1 - rank_K))
     chosen = np.bincount(best_K, minlength=strategies) / len(best_K)
     return {
