@@ -60,7 +60,7 @@ def score(
     Raises:
         BadDataError: there is nothing to play on.
     """
-    levels = [(bps, _at_cost(config, bps)) for bps in config.judging.cost_sweep_bps]
+    levels = cost_levels(config)
     done, total = 0, (1 + len(levels)) * len(agents)
 
     def play(level: Config) -> list[Track]:
@@ -72,15 +72,38 @@ def score(
             report(done, total)
         return tracks
 
-    tracks = play(config)
+    return compare(tape, config, spans, play(config), [play(level) for _, level in levels], predictions)
+
+
+def compare(
+    tape: Tape,
+    config: Config,
+    spans: Spans,
+    agents: list[Track],
+    sweep: Sequence[list[Track]],
+    predictions: pd.DataFrame | None,
+) -> Scored:
+    """Put what agents did on the spans, also at each of the `cost_levels`, beside baselines on the same bars."""
     rng = stream(config.seed, "judge", "shifts")
-    bars = rng.integers(1, max(2, len(tracks[0].returns)), config.judging.random_shifts)
+    bars = rng.integers(1, max(2, len(agents[0].returns)), config.judging.random_shifts)
     return Scored(
-        agents=tracks,
+        agents=agents,
         baselines=rule_tracks(tape, config, spans, predictions),
-        shifts=shifted(tape, config, spans, tracks, bars),
-        sweep=[(bps, play(level), rule_tracks(tape, level, spans, predictions)) for bps, level in levels],
+        shifts=shifted(tape, config, spans, agents, bars),
+        sweep=[
+            (bps, tracks, rule_tracks(tape, level, spans, predictions))
+            for (bps, level), tracks in zip(cost_levels(config), sweep, strict=True)
+        ],
     )
+
+
+def cost_levels(config: Config) -> list[tuple[float, Config]]:
+    """(basis points, configuration with that fee and no slippage) of each level of the cost sweep."""
+    levels = []
+    for bps in config.judging.cost_sweep_bps:
+        costs = config.costs.model_copy(update={"fee_frac": bps * BASIS_POINT, "slippage_frac": 0.0})
+        levels.append((bps, config.model_copy(update={"costs": costs})))
+    return levels
 
 
 def judgement(scored: Scored, config: Config, trial_sharpes: list[float]) -> dict[str, Any]:
@@ -195,11 +218,6 @@ def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
         "mean": _some(mean) | {"dsr": mean["dsr"], "sharpe_lower_bound": mean["sharpe_lower_bound"]},
         "baselines": baselines | {"random": {name: random[f"{name}_p95"] for name in ("sharpe", "total_return")}},
     }
-
-
-def _at_cost(config: Config, bps: float) -> Config:
-    costs = config.costs.model_copy(update={"fee_frac": bps * BASIS_POINT, "slippage_frac": 0.0})
-    return config.model_copy(update={"costs": costs})
 
 
 def _some(metrics: dict[str, Any]) -> dict[str, Any]:
