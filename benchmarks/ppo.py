@@ -22,7 +22,7 @@ from stable_baselines3.common.logger import configure
 from configs.load import resolve
 from configs.schema import Config
 from ppo.export import hyperparameters, policy_kwargs
-from ppo.learner.train import Job, advance, start
+from ppo.learner.train import Job, advance, single_asset_job, start
 from ppo.rules import ACTIONS
 from tests.ppo.worlds import planted_tape
 from training.determinism import set_up_torch
@@ -88,7 +88,7 @@ def theirs(config: Config, algorithm: type[MaskablePPO] | type[PPO]) -> Callable
 
 def job(config: Config) -> Job:
     """Training on a planted market of 12,000 bars."""
-    return Job(planted_tape(12_000, 0), [(0, 10_000)], [(10_000, 12_000)], config, seed=0)
+    return single_asset_job(planted_tape(12_000, 0), [(0, 10_000)], [(10_000, 12_000)], config, seed=0)
 
 
 def take_turns(

@@ -1,4 +1,4 @@
-"""The same job done by sb3-contrib's MaskablePPO, for people who want the implementation they know.
+"""A single-asset job done by sb3-contrib's MaskablePPO, for people who want the implementation they know.
 
 Same environments, settings, validation and result as `ppo.learner.train`. It
 cannot be resumed exactly, because MaskablePPO keeps its state in too many places
@@ -9,17 +9,17 @@ anew, and since everything is drawn from the job's seed it ends with the same by
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
-from ppo.export import from_sb3, hyperparameters, policy_kwargs
+from ppo.export import from_sb3, hyperparameters, policy_kwargs, to_sb3
 from ppo.learner.policy import Policy
-from ppo.learner.train import Job, Row, TrainResult, evaluation_due
-from ppo.learner.validate import collapse_reasons
+from ppo.learner.train import Job, Row, TrainResult, evaluation_due, validated_row
+from ppo.vec_env import TradingVecEnv
 from training.streams import integer
 
 FIGURES = {
@@ -40,9 +40,9 @@ def train(job: Job, on_rollout: Callable[[Row], None] | None = None) -> TrainRes
 
     Seeds the global random state of torch, numpy and python, as Stable-Baselines3 does.
     """
-    ppo = job.config.ppo
+    ppo = job.ppo
     # the constructor seeds the environments too; their own seed, set by the job, is put back below
-    envs = job.environments()
+    envs = cast(TradingVecEnv, job.environments())
     model = MaskablePPO(
         "MlpPolicy",
         envs,
@@ -52,13 +52,16 @@ def train(job: Job, on_rollout: Callable[[Row], None] | None = None) -> TrainRes
         seed=integer(job.seed, "sb3") % SB3_SEED_LIMIT,
         **hyperparameters(ppo),
     )
+    if job.start is not None:
+        model.policy.load_state_dict(to_sb3(job.start))
     model.set_logger(configure(None, []))
     envs.seed(integer(job.seed, "episodes"))
     watcher = _Watcher(job, on_rollout)
     model.learn(ppo.timesteps, callback=watcher, log_interval=None)  # type: ignore[arg-type]
     watcher.after_update()
     assert watcher.best is not None, "the last rollout is always validated"
-    return TrainResult(watcher.best, watcher.best_score, watcher.best_steps, watcher.history)
+    validation = job.validator()(watcher.best)
+    return TrainResult(watcher.best, watcher.best_score, watcher.best_steps, watcher.history, validation)
 
 
 class _Watcher(BaseCallback):
@@ -81,13 +84,12 @@ class _Watcher(BaseCallback):
     def after_update(self) -> None:
         """Enter the figures of the update just done; validate when due."""
         row: Row = {"step": self.num_timesteps} | self._figures()
-        if evaluation_due(self._job.config.ppo, self.num_timesteps):
-            policy = from_sb3(self.model.policy.state_dict(), self._job.sizes())
-            validation = self._validate(policy.decide)
+        if evaluation_due(self._job.ppo, self.num_timesteps):
+            policy = from_sb3(self.model.policy.state_dict(), self._job.sizes)
+            validation = self._validate(policy)
             if self.best is None or validation.score > self.best_score:
                 self.best, self.best_score, self.best_steps = policy, validation.score, self.num_timesteps
-            row["validation"] = validation.to_json()
-            row["collapse"] = collapse_reasons(validation, row["entropy"], self._job.config.judging)
+            row |= validated_row(self._job, validation, row["entropy"])
         self.history.append(row)
         if self._on_rollout is not None:
             self._on_rollout(row)
@@ -95,11 +97,12 @@ class _Watcher(BaseCallback):
     def _figures(self) -> dict[str, Any]:
         assert isinstance(self.model, MaskablePPO)
         logged, buffer = self.model.logger.name_to_value, self.model.rollout_buffer
-        actions = torch.from_numpy(buffer.actions.flatten()).long()
-        shares = torch.bincount(actions, minlength=self._job.sizes().actions) / len(actions)
-        return {ours: float(logged[theirs]) for ours, theirs in FIGURES.items()} | {
-            "entropy": -float(logged["train/entropy_loss"]),
-            "reward_mean": float(buffer.rewards.mean()),
-            "action_shares": shares.tolist(),
-            "position_change_frac": 1 - shares[0].item(),
-        }
+        head, actions = self._job.sizes.head, torch.from_numpy(buffer.actions.flatten()).long()
+        return (
+            {ours: float(logged[theirs]) for ours, theirs in FIGURES.items()}
+            | {
+                "entropy": -float(logged["train/entropy_loss"]),
+                "reward_mean": float(buffer.rewards.mean()),
+            }
+            | head.row(head.figures(actions).tolist())
+        )

@@ -9,8 +9,9 @@ account stays in cash to the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -43,14 +44,22 @@ from ppo.rules import (
 )
 from ppo.tape import Tape, price_table
 
-Decide = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""A decision-maker: (obs (n, D) float32, mask (n, 9) bool) -> actions (n,)."""
-Spans = list[tuple[int, int]]
+Player = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Plays n environments side by side, one step at a call, and may remember: (obs (n, D) float32, mask (n, A) bool,
+start (n,) bool, true where an episode begins) -> actions (n,) numbers or (n, A) reals."""
+Spans = Sequence[tuple[int, int]]
 """Half-open runs of bars, as `ppo.tape.spans` gives them."""
 BUY_ALL = 3
 NO_ACTION = -1
 ORDERED = (ORDER, REVERSE_CLOSE, REVERSE_OPEN)
 """Reasons of fills that an agent asked for."""
+
+
+class Agent(Protocol):
+    """Who decides."""
+
+    def player(self, count: int) -> Player:
+        """A fresh player of `count` environments."""
 
 
 @dataclass(frozen=True)
@@ -88,20 +97,25 @@ class Track:
         return (self.equity[1:] / self.equity[:-1] - 1)[~self.first[1:]]
 
 
-def rollout(tape: Tape, config: Config, spans: Spans, decide: Decide) -> Track:
-    """Let a decision-maker trade the spans; `config` gives account and costs.
+def stateless(decide: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Agent:
+    """A function (obs, mask) -> actions as an agent without memory."""
+    return _Stateless(decide)
+
+
+def rollout(tape: Tape, config: Config, spans: Spans, agent: Agent) -> Track:
+    """Let an agent trade the spans, each of which begins an episode; `config` gives account and costs.
 
     Raises:
         BadDataError: there is no span.
     """
     terms = terms_of(config.env, config.costs, config.market.bars_per_year)
     observation = np.zeros((1, observation_size(config.env, tape.observation.shape[1])), np.float32)
-    mask = np.zeros((1, ACTIONS), bool)
+    mask, play, firsts = np.zeros((1, ACTIONS), bool), agent.player(1), {first for first, _ in spans}
 
     def choose(row: int, account: np.ndarray) -> int:
         observe(account, tape.close[row], tape.observation[row], terms, observation[0])
         write_mask(account, terms, mask[0])
-        return int(decide(observation, mask)[0])
+        return int(play(observation, mask, np.array([row in firsts]))[0])
 
     return _walk(tape, terms, spans, choose)
 
@@ -116,6 +130,14 @@ def follow(tape: Tape, config: Config, spans: Spans, long: np.ndarray) -> Track:
         return BUY_ALL if long[row] else CLOSE_POSITION
 
     return _walk(tape, terms, spans, choose)
+
+
+@dataclass(frozen=True)
+class _Stateless:
+    decide: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+    def player(self, count: int) -> Player:
+        return lambda obs, mask, start: self.decide(obs, mask)
 
 
 def _walk(tape: Tape, terms: np.ndarray, spans: Spans, choose: Callable[[int, np.ndarray], int]) -> Track:

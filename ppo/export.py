@@ -2,7 +2,8 @@
 
 `ppo` opens with `stable_baselines3.PPO.load`, `maskable` with
 `sb3_contrib.MaskablePPO.load`: the two want different policy classes, so no one
-file serves both. Equal policies give equal bytes: SB3's zip is packed again
+file serves both. A policy with memory cannot be exported: no class of theirs has both
+memory and masks. Equal policies give equal bytes: SB3's zip is packed again
 without its clock, memory addresses and description of the machine.
 """
 
@@ -35,6 +36,7 @@ SB3_NAMES = {
     "core.critic": "mlp_extractor.value_net",
     "logits_head": "action_net",
     "value_head": "value_net",
+    "log_deviation": "log_std",
 }
 """Where Stable-Baselines3 keeps each part of a policy."""
 
@@ -63,7 +65,8 @@ def sb3_model(policy: Policy, ppo: PPOConfig, env: EnvConfig, algorithm: Algorit
         model.n_envs = ppo.num_envs
         limit = env.observation_clip
         model.observation_space = spaces.Box(-limit, limit, (policy.sizes.observation,), np.float32)
-        model.action_space = spaces.Discrete(policy.sizes.actions)
+        legs = spaces.Box(-1, 1, (policy.sizes.actions,), np.float32)
+        model.action_space = legs if policy.sizes.continuous else spaces.Discrete(policy.sizes.actions)
         model._setup_model()
     model.policy.load_state_dict(to_sb3(policy.state_dict()))
     return model
@@ -109,7 +112,7 @@ def _renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Ten
         to + name.removeprefix(old): value.detach().cpu()
         for old, to in names.items()
         for name, value in weights.items()
-        if name.startswith(old + ".")
+        if name == old or name.startswith(old + ".")
     }
 
 

@@ -24,7 +24,7 @@ import pandas as pd
 from configs.schema import Config
 from configs.verdicts import COLLAPSED, EDGE, NO_EVIDENCE
 from ppo.baselines import Shifts, rule_tracks, shifted
-from ppo.evaluate import Decide, Spans, Track, rollout
+from ppo.evaluate import Agent, Spans, Track, rollout
 from ppo.metrics import finite, mean_over_seeds, mean_track, return_metrics, track_metrics
 from ppo.statistics import deflated_sharpe, detectable_sharpe, moments, trial_variance
 from ppo.tape import Tape
@@ -49,7 +49,7 @@ def score(
     tape: Tape,
     config: Config,
     spans: Spans,
-    agents: Sequence[Decide],
+    agents: Sequence[Agent],
     predictions: pd.DataFrame | None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scored:

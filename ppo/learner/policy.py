@@ -1,22 +1,21 @@
-"""The policy: separate nets for action logits and value, and its two files.
+"""The policy: separate nets for actions and value, and its two files.
 
 A core turns observations into the hidden units of both nets and carries a state
 from step to step. The MLP core is memoryless: its state has size 0 and it takes
-samples in any leading shape. A core with memory takes (T, B) sequences, the
-state before the first step and the flags where an episode starts, and it
-forgets there.
+samples in any leading shape. A core with memory takes (T, B) sequences, or one
+step (B), the state before the first step and the flags where an episode starts,
+and it forgets there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -24,13 +23,11 @@ from torch.nn.utils import skip_init
 
 from configs.errors import BadDataError
 from configs.files import read_json, write_atomic, write_json
-from ppo.learner.loss import ILLEGAL_LOGIT
+from ppo.evaluate import Player
+from ppo.learner.actions import ActionHead, DiagonalGaussian, MaskedCategorical
 
 WEIGHTS = "policy.safetensors"
 SIZES = "policy.json"
-
-Decide = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""A decision-maker: (obs (n, D) float32, mask (n, A) bool) -> actions (n,) int64."""
 
 
 class PolicySizes(BaseModel):
@@ -39,7 +36,19 @@ class PolicySizes(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     observation: PositiveInt
     actions: PositiveInt
+    """Numbered actions, or legs of a continuous one."""
     hidden: tuple[PositiveInt, ...]
+    memory: NonNegativeInt = 0
+    """Units of each of the two LSTMs; 0 has none."""
+    continuous: bool = False
+    """Real numbers by a Gaussian instead of one numbered action."""
+    initial_deviation: PositiveFloat = 1.0
+    """Of a continuous action before training."""
+
+    @property
+    def head(self) -> ActionHead:
+        """The distribution over actions."""
+        return DiagonalGaussian(self.actions) if self.continuous else MaskedCategorical(self.actions)
 
 
 class MlpCore(nn.Module):
@@ -49,8 +58,8 @@ class MlpCore(nn.Module):
 
     def __init__(self, sizes: PolicySizes) -> None:
         super().__init__()
-        self.actor = _tanh_layers(sizes)
-        self.critic = _tanh_layers(sizes)
+        self.actor = tanh_layers(sizes.observation, sizes.hidden)
+        self.critic = tanh_layers(sizes.observation, sizes.hidden)
 
     def forward(self, obs: Tensor, state: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden units of the actor and of the critic, and the state unchanged."""
@@ -58,45 +67,55 @@ class MlpCore(nn.Module):
 
 
 class Policy(nn.Module):
-    """Action logits and value from two separate nets of equal size."""
+    """Parameters of the action head and value from two separate nets of equal size."""
 
     def __init__(self, sizes: PolicySizes, generator: torch.Generator | None = None) -> None:
-        """Draw orthogonal weights as Stable-Baselines3 does: gain sqrt(2) inside, 0.01 for logits, 1 for the value."""
+        """Draw orthogonal weights as Stable-Baselines3 does: gain sqrt(2) inside, 0.01 for actions, 1 for the value."""
         super().__init__()
         self.sizes = sizes
+        self.head = sizes.head
         width = (sizes.observation, *sizes.hidden)[-1]
         self.core = MlpCore(sizes)
+        # of the logits, or of the means: the name is that of every checkpoint and policy file
         self.logits_head = skip_init(nn.Linear, width, sizes.actions)
         self.value_head = skip_init(nn.Linear, width, 1)
+        if sizes.continuous:
+            self.log_deviation = nn.Parameter(torch.full((sizes.actions,), math.log(sizes.initial_deviation)))
         for part, gain in ((self.core, math.sqrt(2)), (self.logits_head, 0.01), (self.value_head, 1.0)):
             for layer in (module for module in part.modules() if isinstance(module, nn.Linear)):
                 nn.init.orthogonal_(layer.weight, gain, generator=generator)
                 nn.init.zeros_(layer.bias)
 
     def forward(self, obs: Tensor, state: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (..., A), value (...) and the state after the last step.
+        """Parameters of the action head (..., P), value (...) and the state after the last step.
 
         Args:
-            obs: (..., D) observations; (T, B, D) for a core with memory.
+            obs: (..., D) observations; for a core with memory (T, B, D), or (B, D) of one step.
             state: (B, state_size) state before the first step.
             start: bool, true where the observation is the first of an episode.
         """
         actor, critic, state = self.core(obs, state, start)
-        return self.logits_head(actor), self.value_head(critic).squeeze(-1), state
+        params = self.logits_head(actor)
+        if self.sizes.continuous:
+            params = torch.cat([params, self.log_deviation.expand_as(params)], -1)
+        return params, self.value_head(critic).squeeze(-1), state
 
     def initial_state(self, count: int) -> Tensor:
         """State of `count` environments before their first step."""
         return self.value_head.weight.new_zeros(count, self.core.state_size)
 
-    @torch.no_grad()
-    def decide(self, obs: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """The likeliest legal action of each row: (n, D) float32, (n, A) bool -> (n,) int64."""
-        device = self.value_head.weight.device
-        rows = torch.as_tensor(obs, device=device)
-        start = torch.zeros(len(rows), dtype=torch.bool, device=device)
-        logits, _, _ = self(rows, self.initial_state(len(rows)), start)
-        illegal = ~torch.as_tensor(mask, device=device)
-        return logits.masked_fill(illegal, ILLEGAL_LOGIT).argmax(-1).cpu().numpy()
+    def player(self, count: int) -> Player:
+        """Greedy play of `count` environments, with a memory of its own for each."""
+        device, state = self.value_head.weight.device, self.initial_state(count)
+
+        @torch.no_grad()
+        def play(obs: np.ndarray, mask: np.ndarray, start: np.ndarray) -> np.ndarray:
+            nonlocal state
+            rows, legal, begins = (torch.as_tensor(array, device=device) for array in (obs, mask, start))
+            params, _, state = self(rows, state, begins)
+            return self.head.greedy(params, legal).cpu().numpy()
+
+        return play
 
 
 def save_policy(directory: Path, policy: Policy) -> None:
@@ -106,16 +125,7 @@ def save_policy(directory: Path, policy: Policy) -> None:
     write_json(directory / SIZES, policy.sizes.model_dump(mode="json"))
 
 
-def load_policy(directory: Path, device: str = "cpu") -> Decide:
-    """The decision-maker that `save_policy` wrote.
-
-    Raises:
-        BadDataError: a file is missing, damaged or does not fit the other.
-    """
-    return read_policy(directory).to(device).decide
-
-
-def read_policy(directory: Path) -> Policy:
+def read_policy(directory: Path, device: str = "cpu") -> Policy:
     """The policy that `save_policy` wrote.
 
     Raises:
@@ -126,9 +136,10 @@ def read_policy(directory: Path) -> Policy:
         policy.load_state_dict(load_file(directory / WEIGHTS))
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise BadDataError(f"{directory} holds no readable policy ({error}); train it again") from error
-    return policy.eval()
+    return policy.to(device).eval()
 
 
-def _tanh_layers(sizes: PolicySizes) -> nn.Sequential:
-    widths = pairwise((sizes.observation, *sizes.hidden))
+def tanh_layers(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers with tanh after each; their weights are drawn by `Policy`."""
+    widths = pairwise((inputs, *hidden))
     return nn.Sequential(*(layer for pair in widths for layer in (skip_init(nn.Linear, *pair), nn.Tanh())))

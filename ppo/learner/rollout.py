@@ -1,7 +1,7 @@
 """One rollout: the policy plays T steps in E environments and keeps what the update needs.
 
-Shapes: T = steps, E = environments, D = observation, A = actions, S = state of
-the core, N = episodes that were cut. The buffers live on the policy's device;
+Shapes: T = steps, E = environments, D = observation, A = actions, P = parameters
+of the action head, S = state of the core, N = episodes that were cut. The buffers live on the policy's device;
 the environments give numpy arrays, copied in once and out once per step.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Environments(Protocol):
-    """The fast path of the batched environments, as `TradingVecEnv` has it."""
+    """The fast path of batched environments, as `TradingVecEnv` has it; actions are (E,) numbers or (E, A) reals."""
 
     num_envs: int
 
@@ -59,7 +59,8 @@ class Rollout:
     state_ES: Tensor
     """State of the core before step 0."""
     action_TE: Tensor
-    logits_TEA: Tensor
+    """(T, E, A) where actions are continuous."""
+    params_TEP: Tensor
     value_TE: Tensor
     bootstrap_value_TE: Tensor
     """Value of the observation after the step: 0 where terminated, the last observation's where truncated."""
@@ -84,17 +85,16 @@ def collect(
     """Play `steps` steps with sampled actions and return them with the new carry."""
     device = carry.obs_ED.device
     played = _buffers(policy, carry, steps)
-    # argmax(logits - log e), e ~ Exp(1), draws from softmax(logits): one kernel per step instead of a distribution
-    noise_TEA = torch.empty_like(played.logits_TEA).exponential_(generator=generator).log_()
+    noise = policy.head.noise((steps, envs.num_envs), generator)
     reward_TE = np.empty(played.reward_TE.shape, np.float32)
     ended_TE = np.empty(played.ended_TE.shape, np.bool_)
     terminated_TE = np.empty(played.ended_TE.shape, np.bool_)
     cuts: list[_Cut] = []
     for step in range(steps):
         played.obs_TED[step], played.mask_TEA[step], played.start_TE[step] = carry.obs_ED, carry.mask_EA, carry.start_E
-        logits_EA, value_E, state_ES = policy(carry.obs_ED, carry.state_ES, carry.start_E)
-        action_E = (logits_EA - noise_TEA[step]).masked_fill_(~carry.mask_EA, -torch.inf).argmax(-1)
-        played.action_TE[step], played.logits_TEA[step], played.value_TE[step] = action_E, logits_EA, value_E
+        params_EP, value_E, state_ES = policy(carry.obs_ED, carry.state_ES, carry.start_E)
+        action_E = policy.head.sample(params_EP, carry.mask_EA, noise[step])
+        played.action_TE[step], played.params_TEP[step], played.value_TE[step] = action_E, params_EP, value_E
         after = envs.step_arrays(action_E.cpu().numpy())
         reward_TE[step], terminated_TE[step] = after.reward, after.terminated
         np.logical_or(after.terminated, after.truncated, out=ended_TE[step])
@@ -137,8 +137,8 @@ def _buffers(policy: Policy, carry: Carry, steps: int) -> Rollout:
         mask_TEA=empty(carry.mask_EA),
         start_TE=empty(flag_E),
         state_ES=carry.state_ES,
-        action_TE=empty(flag_E).long(),
-        logits_TEA=carry.obs_ED.new_empty(steps, len(flag_E), policy.sizes.actions),
+        action_TE=flag_E.new_empty(steps, *flag_E.shape, *policy.head.shape, dtype=policy.head.dtype),
+        params_TEP=number_E.new_empty(steps, *number_E.shape, policy.head.parameters),
         value_TE=empty(number_E),
         bootstrap_value_TE=empty(number_E),
         reward_TE=empty(number_E),

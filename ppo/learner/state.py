@@ -46,12 +46,21 @@ class LearnerState:
 
     @classmethod
     def create(
-        cls, envs: Environments, sizes: PolicySizes, config: PPOConfig, *, seed: int, device: str = "cpu"
+        cls,
+        envs: Environments,
+        sizes: PolicySizes,
+        config: PPOConfig,
+        *,
+        seed: int,
+        device: str = "cpu",
+        weights: dict[str, Tensor] | None = None,
     ) -> LearnerState:
-        """A learner before its first step; weights and actions come from streams of `seed`."""
+        """A learner before its first step, with these weights or fresh ones; chance comes from streams of `seed`."""
         # drawn on the CPU: the same weights on every device
-        weights = torch.Generator().manual_seed(integer(seed, "weights"))
-        policy = Policy(sizes, weights).to(device)
+        policy = Policy(sizes, torch.Generator().manual_seed(integer(seed, "weights")))
+        if weights is not None:
+            policy.load_state_dict(weights)
+        policy.to(device)
         optimizer = make_optimizer(policy, config)
         generator = torch.Generator(device).manual_seed(integer(seed, "actions"))
         return cls(policy, optimizer, generator, envs, first_carry(policy, envs, torch.device(device)))

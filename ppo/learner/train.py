@@ -5,16 +5,19 @@ Between two rollouts the whole learner is in its `LearnerState`; the caller may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from configs.schema import Config, PPOConfig
+from torch import Tensor
+
+from configs.schema import Config, LstmPPOConfig, PPOConfig
+from ppo.evaluate import Agent, Spans
 from ppo.learner.policy import Policy, PolicySizes
-from ppo.learner.rollout import collect
+from ppo.learner.rollout import Environments, collect
 from ppo.learner.state import LearnerState
 from ppo.learner.update import learning_rate, rollout_figures, samples_of, update
-from ppo.learner.validate import Validator, collapse_reasons
+from ppo.learner.validate import Validation, Validator, collapse_reasons
 from ppo.rules import ACTIONS, observation_size
 from ppo.tape import Tape
 from ppo.vec_env import TradingVecEnv
@@ -27,34 +30,53 @@ Row = dict[str, Any]
 `collapse` (the reasons, empty when there are none)."""
 
 
+Validate = Callable[[Agent], Validation]
+"""Plays an agent on what it is selected by."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """What to train: the same for every backend."""
+    """What to train: the same for every kind of environment and every backend."""
 
-    tape: Tape
-    train_spans: Sequence[tuple[int, int]]
-    validation_spans: Sequence[tuple[int, int]]
+    environments: Callable[[], Environments]
+    """Makes the training environments."""
+    validator: Callable[[], Validate]
+    sizes: PolicySizes
+    ppo: PPOConfig
     config: Config
+    """Device and thresholds of the collapse alarm."""
     seed: int
     """Root of this agent's own streams."""
+    start: dict[str, Tensor] | None = None
+    """Weights to start from, of a policy of the same sizes; None draws fresh ones."""
 
-    def environments(self) -> TradingVecEnv:
-        """The training environments."""
-        config = self.config
-        seed = integer(self.seed, "episodes")
-        bars_per_year = config.market.bars_per_year
-        return TradingVecEnv(
-            self.tape, self.train_spans, config.env, config.costs, bars_per_year, config.ppo.num_envs, seed
-        )
 
-    def sizes(self) -> PolicySizes:
-        """Sizes of the policy that fits the environments."""
-        observation = observation_size(self.config.env, self.tape.observation.shape[1])
-        return PolicySizes(observation=observation, actions=ACTIONS, hidden=self.config.ppo.hidden)
+def single_asset_job(
+    tape: Tape,
+    train_spans: Spans,
+    validation_spans: Spans,
+    config: Config,
+    seed: int,
+    ppo: PPOConfig | None = None,
+    start: dict[str, Tensor] | None = None,
+) -> Job:
+    """One account on one tape with nine actions; `ppo` defaults to the section of that name."""
+    ppo = ppo or config.ppo
+    sizes = PolicySizes(
+        observation=observation_size(config.env, tape.observation.shape[1]),
+        actions=ACTIONS,
+        hidden=ppo.hidden,
+        memory=ppo.memory_units if isinstance(ppo, LstmPPOConfig) else 0,
+    )
 
-    def validator(self) -> Validator:
-        """Plays policies on the validation slices."""
-        return Validator(self.tape, self.validation_spans, self.config)
+    def environments() -> TradingVecEnv:
+        bars_per_year, episodes = config.market.bars_per_year, integer(seed, "episodes")
+        return TradingVecEnv(tape, train_spans, config.env, config.costs, bars_per_year, ppo.num_envs, episodes)
+
+    def validator() -> Validator:
+        return Validator(tape, validation_spans, config, ppo.eval_slices)
+
+    return Job(environments, validator, sizes, ppo, config, seed, start)
 
 
 @dataclass(frozen=True)
@@ -66,6 +88,8 @@ class TrainResult:
     """Mean log return per bar over the validation slices."""
     best_steps: int
     history: list[Row]
+    validation: Validation
+    """Of the best policy."""
 
     @property
     def collapse(self) -> list[str]:
@@ -75,8 +99,8 @@ class TrainResult:
 
 def start(job: Job) -> LearnerState:
     """A learner for `job` before its first step."""
-    config = job.config
-    return LearnerState.create(job.environments(), job.sizes(), config.ppo, seed=job.seed, device=config.compute.device)
+    device = job.config.compute.device
+    return LearnerState.create(job.environments(), job.sizes, job.ppo, seed=job.seed, device=device, weights=job.start)
 
 
 def train(
@@ -101,21 +125,20 @@ def train(
         OutOfMemoryError: the minibatch did not fit.
     """
     state = state or start(job)
-    ppo, validate = job.config.ppo, job.validator()
+    ppo, validate = job.ppo, job.validator()
     what = f"an update of {ppo.minibatch_size >> batch_halvings} samples at once"
     while state.steps < ppo.timesteps:
         with naming_out_of_memory(what):
             row = advance(state, ppo, batch_halvings)
         _require_finite(state)
         if evaluation_due(ppo, state.steps):
-            validation = validate(state.policy.decide)
+            validation = validate(state.policy)
             state.consider(validation.score)
-            row["validation"] = validation.to_json()
-            row["collapse"] = collapse_reasons(validation, row["entropy"], job.config.judging)
+            row |= validated_row(job, validation, row["entropy"])
         state.history.append(row)
         if on_rollout is not None:
             on_rollout(state, row)
-    return result(state)
+    return result(state, validate)
 
 
 def advance(state: LearnerState, ppo: PPOConfig, batch_halvings: int = 0) -> Row:
@@ -126,9 +149,9 @@ def advance(state: LearnerState, ppo: PPOConfig, batch_halvings: int = 0) -> Row
     rate = learning_rate(ppo, state.steps)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    samples = samples_of(rollout, ppo)
+    samples = samples_of(state.policy, rollout, ppo)
     figures = update(state.policy, state.optimizer, samples, ppo, state.generator, batch_halvings)
-    return {"step": state.steps, "learning_rate": rate} | figures | rollout_figures(rollout, samples)
+    return {"step": state.steps, "learning_rate": rate} | figures | rollout_figures(state.policy, rollout, samples)
 
 
 def evaluation_due(ppo: PPOConfig, steps: int) -> bool:
@@ -137,12 +160,18 @@ def evaluation_due(ppo: PPOConfig, steps: int) -> bool:
     return steps // ppo.eval_every_steps > before // ppo.eval_every_steps or steps >= ppo.timesteps
 
 
-def result(state: LearnerState) -> TrainResult:
+def validated_row(job: Job, validation: Validation, entropy: float) -> Row:
+    """What a validation adds to a row of the history."""
+    reasons = collapse_reasons(validation, entropy, job.sizes.head.least_entropy, job.config.judging)
+    return {"validation": validation.to_json(), "collapse": reasons}
+
+
+def result(state: LearnerState, validate: Validate) -> TrainResult:
     """The result of a finished learner."""
     assert state.best is not None, "the last rollout is always validated"
     policy = Policy(state.policy.sizes)
     policy.load_state_dict({name: value.cpu() for name, value in state.best.weights.items()})
-    return TrainResult(policy.eval(), state.best.score, state.best.steps, state.history)
+    return TrainResult(policy.eval(), state.best.score, state.best.steps, state.history, validate(policy))
 
 
 def _require_finite(state: LearnerState) -> None:

@@ -6,13 +6,14 @@ No number leaves the device inside the loop, except for `target_kl`, which asks 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from configs.schema import PPOConfig
 from ppo.learner.advantage import advantages, explained_variance
-from ppo.learner.loss import Loss, Samples, masked_log_probs, normalized, ppo_loss
+from ppo.learner.loss import Loss, Samples, normalized, ppo_loss
 from ppo.learner.policy import Policy
 from ppo.learner.rollout import Rollout
 
@@ -32,8 +33,8 @@ def learning_rate(config: PPOConfig, steps: int) -> float:
 
 
 @torch.no_grad()
-def samples_of(rollout: Rollout, config: PPOConfig) -> Samples:
-    """Flatten a rollout for a memoryless core; a core with memory would keep whole sequences instead."""
+def samples_of(policy: Policy, rollout: Rollout, config: PPOConfig) -> Samples:
+    """What the update draws from: single samples, or whole sequences for a core with memory."""
     advantage_TE = advantages(
         rollout.reward_TE,
         rollout.value_TE,
@@ -42,19 +43,20 @@ def samples_of(rollout: Rollout, config: PPOConfig) -> Samples:
         discount=config.discount,
         gae_lambda=config.gae_lambda,
     )
-    log_probs_TEA = masked_log_probs(rollout.logits_TEA, rollout.mask_TEA)
-    log_prob_TE = log_probs_TEA.gather(-1, rollout.action_TE.unsqueeze(-1)).squeeze(-1)
-    columns = (
-        rollout.obs_TED,
-        rollout.state_ES.expand(len(log_prob_TE), -1, -1),
-        rollout.start_TE,
-        rollout.mask_TEA,
-        rollout.action_TE,
-        log_prob_TE,
-        advantage_TE,
-        advantage_TE + rollout.value_TE,
-    )
-    return Samples(*(column.flatten(0, 1) for column in columns))
+    columns = {
+        "obs_BD": rollout.obs_TED,
+        "start_B": rollout.start_TE,
+        "mask_BA": rollout.mask_TEA,
+        "action_B": rollout.action_TE,
+        "log_prob_B": policy.head.log_prob(rollout.params_TEP, rollout.mask_TEA, rollout.action_TE),
+        "advantage_B": advantage_TE,
+        "return_B": advantage_TE + rollout.value_TE,
+    }
+    if policy.sizes.memory:
+        sequences = {name: column.transpose(0, 1) for name, column in columns.items()}
+        return Samples(**sequences, state_BS=rollout.state_ES)
+    columns["state_BS"] = rollout.state_ES.expand(config.rollout_steps, -1, -1)
+    return Samples(**{name: column.flatten(0, 1) for name, column in columns.items()})
 
 
 def update(
@@ -67,7 +69,7 @@ def update(
 ) -> dict[str, float]:
     """Take the gradient steps of `config.epochs` passes; return the mean of each figure over the minibatches.
 
-    `batch_halvings` halves the samples that go through the nets at once; the steps stay the same, up to rounding.
+    `batch_halvings` halves what goes through the nets at once; the steps stay the same, up to rounding.
     """
     parameters = list(policy.parameters())
     figures = []
@@ -107,37 +109,26 @@ def _backward(policy: Policy, batch: Samples, config: PPOConfig, halvings: int) 
 
 
 def _part_loss(policy: Policy, batch: Samples, config: PPOConfig) -> Loss:
-    logits, value, _ = policy(batch.obs_BD, batch.state_BS, batch.start_B)
-    return ppo_loss(
-        logits,
-        value,
-        batch,
-        clip_range=config.clip_range,
-        entropy_coef=config.entropy_coef,
-        value_coef=config.value_coef,
-    )
+    if policy.sizes.memory:
+        batch = batch.time_major()
+    params, value, _ = policy(batch.obs_BD, batch.state_BS, batch.start_B)
+    return ppo_loss(policy.head, params, value, batch, config)
 
 
-def rollout_figures(rollout: Rollout, samples: Samples) -> dict[str, float | list[float]]:
-    """Explained variance, mean reward, action shares and position changes of one rollout, in one transfer."""
-    actions = rollout.action_TE.flatten()
-    shares = torch.bincount(actions, minlength=rollout.logits_TEA.shape[-1]) / len(actions)
-    explained = explained_variance(rollout.value_TE.flatten(), samples.return_B)
+def rollout_figures(policy: Policy, rollout: Rollout, samples: Samples) -> dict[str, Any]:
+    """Explained variance, mean reward and what the actions were, of one rollout, in one transfer."""
+    head = policy.head
+    value = rollout.value_TE.T if policy.sizes.memory else rollout.value_TE
+    explained = explained_variance(value.flatten(), samples.return_B.flatten())
     scalars = torch.stack([explained, rollout.reward_TE.mean()])
-    explained_var, reward, *action_shares = torch.cat([scalars, shares]).tolist()
-    return {
-        "explained_variance": explained_var,
-        "reward_mean": reward,
-        "action_shares": action_shares,
-        "position_change_frac": 1 - action_shares[0],
-    }
+    explained_var, reward, *actions = torch.cat([scalars, head.figures(rollout.action_TE)]).tolist()
+    return {"explained_variance": explained_var, "reward_mean": reward} | head.row(actions)
 
 
 def _minibatches(samples: Samples, config: PPOConfig, generator: torch.Generator) -> Iterator[Samples]:
     count, device = len(samples.obs_BD), samples.obs_BD.device
+    size = config.minibatch_size * count // samples.return_B.numel()
     for _ in range(config.epochs):
         order = torch.randperm(count, generator=generator, device=device)
         shuffled = [column.index_select(0, order) for column in samples]
-        yield from (
-            Samples(*columns) for columns in zip(*(c.split(config.minibatch_size) for c in shuffled), strict=True)
-        )
+        yield from (Samples(*columns) for columns in zip(*(c.split(size) for c in shuffled), strict=True))

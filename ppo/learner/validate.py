@@ -5,24 +5,24 @@ The slices are played side by side, so a batch of observations is decided at onc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from configs.schema import Config, JudgingConfig
-from ppo.learner.policy import Decide
+from ppo.evaluate import Agent, Spans
+from ppo.metrics import finite
 from ppo.rules import HOLD
+from ppo.statistics import max_drawdown, moments, sharpe_standard_error
 from ppo.tape import Tape
 from ppo.vec_env import TradingVecEnv
 
-Spans = Sequence[tuple[int, int]]
-MIN_ENTROPY = 0.01
-"""Mean policy entropy (nats) below which exploration has ended."""
 WEIGHT_STEP = 0.01
 """Weights are one weight when they round to the same multiple of this."""
+TWO_SIDED_95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -30,51 +30,110 @@ class Validation:
     """Greedy play of one policy on the validation slices."""
 
     score: float
-    """Mean over the slices of the log return per bar."""
+    """Mean over the slices of the log return per bar: what selects."""
     slice_scores: tuple[float, ...]
     position_changes: int
     """Orders filled, in all slices."""
     commonest_weight_frac: float
     """Share of bars that end with the commonest weight."""
+    performance: dict[str, float | None] = field(default_factory=dict)
+    """What `performance` gives."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self) | {"slice_scores": list(self.slice_scores)}
+        own = {name: value for name, value in vars(self).items() if name != "performance"}
+        return own | {"slice_scores": list(self.slice_scores)} | self.performance
 
 
 class Validator:
     """Plays policies on fixed slices; each starts flat."""
 
-    def __init__(self, tape: Tape, spans: Spans, config: Config) -> None:
-        """Cut `spans` in `config.ppo.eval_slices` slices."""
-        pieces = slice_spans(spans, config.ppo.eval_slices)
+    def __init__(self, tape: Tape, spans: Spans, config: Config, slices: int) -> None:
+        """Cut `spans` in `slices` slices."""
+        pieces = slice_spans(spans, slices)
         self._slice = np.array([number for number, _ in pieces])
         self._length = np.array([stop - 1 - first for _, (first, stop) in pieces])
         self._weight_column = tape.observation.shape[1]
         env = config.env.model_copy(update={"episode_bars": int(self._length.max())})
-        bars_per_year = config.market.bars_per_year
-        self._envs = TradingVecEnv(tape, [piece for _, piece in pieces], env, config.costs, bars_per_year, len(pieces))
+        self._bars_per_year = config.market.bars_per_year
+        parts = [piece for _, piece in pieces]
+        self._envs = TradingVecEnv(tape, parts, env, config.costs, self._bars_per_year, len(pieces))
 
-    def __call__(self, decide: Decide) -> Validation:
-        """Let `decide` play every slice once."""
-        starts = np.r_[0, np.cumsum(self._length)[:-1]]
-        obs, mask = self._envs.start_arrays(starts)
-        playing = np.ones(len(starts), bool)
-        log_return, changes, weights = np.zeros(len(starts)), 0, []
-        while playing.any():
-            actions = decide(obs, mask)
+    def __call__(self, agent: Agent) -> Validation:
+        """Let `agent` play every slice once."""
+        count = len(self._length)
+        obs, mask = self._envs.start_arrays(np.r_[0, np.cumsum(self._length)[:-1]])
+        play, start, playing = agent.player(count), np.ones(count, bool), np.ones(count, bool)
+        log_return_TE = np.zeros((self._length.max(), count))
+        positions, changes, weights = _Positions(count), 0, []
+        for row in log_return_TE:
+            actions = play(obs, mask, start)
             step = self._envs.step_arrays(actions)
-            ended = step.terminated | step.truncated
-            log_return += np.where(playing, step.log_return, 0)
+            start = step.terminated | step.truncated
+            row[:] = np.where(playing, step.log_return, 0)
             changes += int((playing & (actions != HOLD)).sum())
-            closing = np.where(ended, step.final_obs[:, self._weight_column], step.obs[:, self._weight_column])
+            closing = np.where(start, step.final_obs[:, self._weight_column], step.obs[:, self._weight_column])
+            positions.book(row, np.where(playing, closing, 0), playing & start)
             weights.append(closing[playing])
-            playing &= ~ended
+            playing &= ~start
             obs, mask = step.obs, step.mask
-        per_bar = np.bincount(self._slice, log_return) / np.bincount(self._slice, self._length)
+            if not playing.any():
+                break
+        per_bar = np.bincount(self._slice, log_return_TE.sum(0)) / np.bincount(self._slice, self._length)
         _, counts = np.unique(np.round(np.concatenate(weights) / WEIGHT_STEP), return_counts=True)
-        slice_scores = tuple(per_bar.tolist())
-        return Validation(float(per_bar.mean()), slice_scores, changes, float(counts.max() / counts.sum()))
+        # after a liquidation a slice stays in cash
+        returns = np.concatenate([np.expm1(log_return_TE[:bars, env]) for env, bars in enumerate(self._length)])
+        return Validation(
+            score=float(per_bar.mean()),
+            slice_scores=tuple(per_bar.tolist()),
+            position_changes=changes,
+            commonest_weight_frac=float(counts.max() / counts.sum()),
+            performance=performance(returns, positions.hit_rate(), self._bars_per_year),
+        )
+
+
+class _Positions:
+    """Gains of positions from cash to cash; a bar in which one is reversed counts to the one it ends."""
+
+    def __init__(self, envs: int) -> None:
+        self._gain, self._side = np.zeros(envs), np.zeros(envs)
+        self._ended = self._won = 0
+
+    def book(self, log_return: np.ndarray, weight: np.ndarray, last: np.ndarray) -> None:
+        """One bar of every environment, the weight at its close, and whether nothing follows."""
+        side = np.sign(weight)
+        self._gain += log_return
+        opened_before = self._side != 0
+        # also a position that was opened and closed within its first bar
+        ended = (opened_before & (side != self._side)) | (last & ((side != 0) | (log_return != 0)))
+        self._ended += int(ended.sum())
+        self._won += int((ended & (self._gain > 0)).sum())
+        self._gain[ended | (side == 0)] = 0
+        self._side = np.where(last, 0, side)
+
+    def hit_rate(self) -> float | None:
+        """Share of positions that gained, None where there was none."""
+        return self._won / self._ended if self._ended else None
+
+
+def performance(returns: np.ndarray, hit_rate: float | None, bars_per_year: float) -> dict[str, float | None]:
+    """The metrics "validation" of an agent, finite or None.
+
+    Args:
+        returns: simple returns per bar, with costs, in order.
+        hit_rate: share of positions that gained.
+        bars_per_year: annualises.
+    """
+    year, series = math.sqrt(bars_per_year), moments(returns)
+    sharpe, error = series.sharpe * year, finite(sharpe_standard_error(series) * year)
+    return {
+        "sharpe": sharpe,
+        "standard_error": error,
+        "lower": None if error is None else sharpe - TWO_SIDED_95 * error,
+        "upper": None if error is None else sharpe + TWO_SIDED_95 * error,
+        "max_drawdown": max_drawdown(np.cumprod(np.r_[1.0, 1.0 + returns])),
+        "hit_rate": hit_rate,
+    }
 
 
 def slice_spans(spans: Spans, count: int) -> list[tuple[int, tuple[int, int]]]:
@@ -93,13 +152,13 @@ def slice_spans(spans: Spans, count: int) -> list[tuple[int, tuple[int, int]]]:
     return pieces
 
 
-def collapse_reasons(validation: Validation, entropy: float, judging: JudgingConfig) -> list[str]:
+def collapse_reasons(validation: Validation, entropy: float, least_entropy: float, judging: JudgingConfig) -> list[str]:
     """Why the policy counts as collapsed; empty when it does not."""
     reasons = []
     if validation.position_changes < judging.collapse_position_changes:
         reasons.append(f"{validation.position_changes} position changes on the validation part")
     if validation.commonest_weight_frac >= judging.collapse_weight_frac:
         reasons.append(f"one weight on {validation.commonest_weight_frac:.1%} of bars")
-    if entropy < MIN_ENTROPY:
+    if entropy < least_entropy:
         reasons.append(f"policy entropy {entropy:.4f} nats")
     return reasons

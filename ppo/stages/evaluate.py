@@ -76,9 +76,9 @@ from configs.run_dir import RunDir
 from configs.schema import Config
 from configs.unit import Unit, run_stage
 from configs.verdicts import FAMILIES, leading
-from ppo.evaluate import Decide
+from ppo.evaluate import Agent
 from ppo.judge import score, summary
-from ppo.learner.policy import load_policy
+from ppo.learner.policy import read_policy
 from ppo.scoring import Played, SingleAsset, dataset_facts, enter, judge, write_evaluation
 from ppo.tape import build_tape, spans
 from training.crossfit import score_predictions
@@ -152,13 +152,13 @@ def summary_of(evaluations: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return primary | {"verdict": verdict, "families": families}
 
 
-def load_agents(run: RunDir, unit_ids: Sequence[str]) -> list[Decide]:
+def load_agents(run: RunDir, unit_ids: Sequence[str]) -> list[Agent]:
     """The greedy agents that these units trained.
 
     Raises:
         BadDataError: a unit has no readable policy.
     """
-    return [load_policy(run.unit_dir(unit_id)) for unit_id in unit_ids]
+    return [read_policy(run.unit_dir(unit_id)) for unit_id in unit_ids]
 
 
 def load_scaler(run: RunDir, unit_id: str) -> Scaler:

@@ -16,11 +16,13 @@ real game on the same bars.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
 
+from ppo.evaluate import Player
 from ppo.rules import ACTIONS, CLOSE_POSITION, HOLD, REVERSE
 from ppo.tape import Tape
 from tests.ppo.worlds import make_tape
@@ -144,17 +146,22 @@ def _table(grid: np.ndarray, points: np.ndarray, mass: np.ndarray) -> np.ndarray
 
 
 class Optimal:
-    """The optimum as a decision-maker; it is asked once per bar, from bar `first` on."""
+    """The optimum as an agent that plays from bar `first` on."""
 
     def __init__(self, law: Law, tape: Tape, first: int) -> None:
         self._actions = law.best_actions()
         self._belief = _nearest(LOG_ODDS, law.log_odds(tape.observation[:, 0].astype(float)))
-        self._bar = first
+        self._first = first
 
-    def __call__(self, obs: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        actions = self._actions[self._belief[self._bar], _nearest(WEIGHTS, obs[:, COLUMNS])]
-        self._bar += 1
-        return np.where(mask[np.arange(len(obs)), actions], actions, HOLD)
+    def player(self, count: int) -> Player:
+        """It counts the bars itself."""
+        bars = itertools.count(self._first)
+
+        def play(obs: np.ndarray, mask: np.ndarray, start: np.ndarray) -> np.ndarray:
+            actions = self._actions[self._belief[next(bars)], _nearest(WEIGHTS, obs[:, COLUMNS])]
+            return np.where(mask[np.arange(len(obs)), actions], actions, HOLD)
+
+        return play
 
 
 def _nearest(grid: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 
 from configs.files import read_json
 from configs.load import resolve
-from ppo.learner.train import Job, start, train
+from ppo.learner.train import Job, single_asset_job, start, train
 from tests.ppo.worlds import COSTS, planted_tape
 from training.checkpoint import FORMAT, MIGRATIONS, newest, save
 
@@ -24,7 +24,7 @@ SETTINGS = (
 def make_job() -> Job:
     """The job of the fixtures: they were saved at step 48."""
     config = resolve("ADA-EUR_1H", "quick", settings=SETTINGS).config.model_copy(update={"costs": COSTS})
-    return Job(planted_tape(120, 2, columns=2), [(0, 80)], [(80, 120)], config, seed=5)
+    return single_asset_job(planted_tape(120, 2, columns=2), [(0, 80)], [(80, 120)], config, seed=5)
 
 
 def saved_by(version: int, directory: Path):

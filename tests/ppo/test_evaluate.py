@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import BadDataError
-from ppo.evaluate import follow, rollout
+from ppo.evaluate import follow, rollout, stateless
 from ppo.rules import F_CASH, F_FEE, F_POSITION, F_PRICE, F_QUANTITY, F_REASON, LIQUIDATION, SEGMENT_END
 from ppo.tape import spans
 from ppo.vec_env import TradingVecEnv
@@ -22,12 +22,12 @@ def priced(config, costs, **env):
 
 def script(actions):
     remaining = iter(actions)
-    return lambda obs, mask: np.array([next(remaining)])
+    return stateless(lambda obs, mask: np.array([next(remaining)]))
 
 
 def at_random(seed, *, legal=True):
     rng = np.random.default_rng(seed)
-    return lambda obs, mask: np.array([rng.choice(np.flatnonzero(mask[0])) if legal else rng.integers(9)])
+    return stateless(lambda obs, mask: np.array([rng.choice(np.flatnonzero(mask[0])) if legal else rng.integers(9)]))
 
 
 def flat_prices(count):
@@ -101,7 +101,7 @@ def test_the_observation_shown_is_the_one_agents_train_on(quick_config):
         shown.append((obs[0].copy(), mask[0].copy()))
         return np.array([rng.choice(np.flatnonzero(mask[0]))])
 
-    track = rollout(tape, config, [(0, 80)], decide)
+    track = rollout(tape, config, [(0, 80)], stateless(decide))
     env = TradingVecEnv(tape, [(0, 80)], config.env, config.costs, BARS_PER_YEAR, num_envs=1, seed=1)
     obs, mask = first_full_episode(env, tape)
     for bar in range(79):

@@ -6,7 +6,7 @@ import torch
 from configs.load import resolve
 from ppo.learner.loss import Samples
 from ppo.learner.policy import Policy, PolicySizes
-from ppo.learner.train import Job, start, train
+from ppo.learner.train import single_asset_job, start, train
 from ppo.learner.update import batch_loss
 from tests.ppo.worlds import COSTS, planted_tape
 from training.determinism import set_up_torch
@@ -21,7 +21,7 @@ SETTINGS = ["ppo.num_envs=16", "ppo.rollout_steps=64", "ppo.timesteps=8192", "pp
 def trained() -> dict[str, bytes]:
     config = resolve("ADA-EUR_1H", "quick", gpus=1, settings=[*SETTINGS, "compute.device=cuda"]).config
     config = config.model_copy(update={"costs": COSTS})
-    job = Job(planted_tape(1_200, 2), [(0, 800)], [(800, 1_200)], config, seed=5)
+    job = single_asset_job(planted_tape(1_200, 2), [(0, 800)], [(800, 1_200)], config, seed=5)
     state = start(job)
     train(job, state)
     arrays, _ = state.to_arrays()

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ppo.evaluate import follow, rollout
+from ppo.evaluate import follow, rollout, stateless
 from ppo.judge import COLLAPSED, EDGE, NO_EVIDENCE, best_baseline, decide, judgement, score, summary
 from ppo.metrics import mean_track, track_metrics, trading_metrics
 from ppo.statistics import moments, probabilistic_sharpe
@@ -18,7 +18,7 @@ BEST = {"name": "buy_and_hold", "sharpe": 1.0}
 
 def script(actions):
     remaining = iter(actions)
-    return lambda obs, mask: np.array([next(remaining, HOLD)])
+    return stateless(lambda obs, mask: np.array([next(remaining, HOLD)]))
 
 
 def seeds(*collapsed):
@@ -105,7 +105,8 @@ def test_what_was_paid_is_what_is_missing(quick_config):
     tape = make_tape([100.0] * 60, [100.0] * 60, [100.0] * 60)
     config = quick_config.model_copy(update={"costs": COSTS})
     rng = np.random.default_rng(0)
-    track = rollout(tape, config, [(0, 60)], lambda obs, mask: np.array([rng.choice(np.flatnonzero(mask[0]))]))
+    anything = stateless(lambda obs, mask: np.array([rng.choice(np.flatnonzero(mask[0]))]))
+    track = rollout(tape, config, [(0, 60)], anything)
     found = trading_metrics(track, config)
     assert found["borrow_paid"] > 0
     paid = found["fees_paid"] + found["slippage_paid"] + found["borrow_paid"]
@@ -148,7 +149,8 @@ def test_a_short_is_exposure_with_a_negative_weight(quick_config):
 def test_slow_buying_of_one_position_is_collapse(quick_config):
     # 25 % of the cash until none is left: many position changes, one weight
     tape = random_tape(4_000, 0)
-    track = rollout(tape, quick_config, [(0, 4_000)], lambda obs, mask: np.array([BUY_25 if mask[0, 1] else HOLD]))
+    buyer = stateless(lambda obs, mask: np.array([BUY_25 if mask[0, 1] else HOLD]))
+    track = rollout(tape, quick_config, [(0, 4_000)], buyer)
     found = trading_metrics(track, quick_config)
     assert found["position_changes"] > 10
     assert found["collapsed"]
@@ -178,12 +180,12 @@ def informed(obs, mask):
 
 def blind(seed):
     rng = np.random.default_rng(seed)
-    return lambda obs, mask: np.array([rng.choice(np.flatnonzero(mask[0])) if rng.random() < 0.05 else HOLD])
+    return stateless(lambda obs, mask: np.array([rng.choice(np.flatnonzero(mask[0])) if rng.random() < 0.05 else HOLD]))
 
 
 def test_knowledge_of_the_market_is_an_edge(quick_config):
     config = small(quick_config).model_copy(update={"costs": FREE})
-    found = judged(config, planted_tape(2_000, 0, regime_bars=24), [informed, informed, informed])
+    found = judged(config, planted_tape(2_000, 0, regime_bars=24), [stateless(informed)] * 3)
     assert found["verdict"] == EDGE
     assert found["mean"]["sharpe_lower_bound"] > found["best_baseline"]["sharpe"]
     assert found["baselines"]["random"]["share_at_least_agents"] == 0
@@ -236,7 +238,7 @@ def informed_by_time():
         wanted = (CLOSE if mask[0, CLOSE] else BUY_ALL) if obs[0, 0] > 1.5 else HOLD
         return np.array([wanted])
 
-    return decide
+    return stateless(decide)
 
 
 def test_metrics_name_everything_that_is_promised(quick_config):

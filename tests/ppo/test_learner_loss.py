@@ -8,9 +8,9 @@ from stable_baselines3.common.logger import configure
 
 from configs.schema import Config, PPOConfig
 from ppo.export import sb3_model, to_sb3
-from ppo.learner.loss import entropy, masked_log_probs
+from ppo.learner.actions import MaskedCategorical, masked_log_probs
 from ppo.learner.rollout import collect
-from ppo.learner.train import Job, start
+from ppo.learner.train import Job, single_asset_job, start
 from ppo.learner.update import batch_loss, samples_of, update
 from tests.ppo.worlds import COSTS, planted_tape
 
@@ -27,7 +27,7 @@ def job(quick_config) -> Job:
     )  # fmt: skip
     env = quick_config.env.model_copy(update={"episode_bars": 11})
     config: Config = quick_config.model_copy(update={"ppo": ppo, "env": env, "costs": COSTS})
-    return Job(planted_tape(600, 5), [(0, 400)], [(400, 600)], config, seed=3)
+    return single_asset_job(planted_tape(600, 5), [(0, 400)], [(400, 600)], config, seed=3)
 
 
 def played(job):
@@ -35,7 +35,13 @@ def played(job):
     state = start(job)
     for _ in range(2):
         rollout, state.carry = collect(state.policy, state.envs, state.carry, STEPS, state.generator)
-        update(state.policy, state.optimizer, samples_of(rollout, job.config.ppo), job.config.ppo, state.generator)
+        update(
+            state.policy,
+            state.optimizer,
+            samples_of(state.policy, rollout, job.config.ppo),
+            job.config.ppo,
+            state.generator,
+        )
     rollout, state.carry = collect(state.policy, state.envs, state.carry, STEPS, state.generator)
     return state, rollout
 
@@ -44,7 +50,7 @@ def oracle(job, state, rollout):
     """MaskablePPO with our weights and our rollout in its buffer."""
     model = sb3_model(state.policy, job.config.ppo, job.config.env, "maskable")
     model.set_logger(configure(None, []))
-    old_log_probs = masked_log_probs(rollout.logits_TEA, rollout.mask_TEA)
+    old_log_probs = state.policy.head.log_prob(rollout.params_TEP, rollout.mask_TEA, rollout.action_TE)
     discount = job.config.ppo.discount
     ended, reward = rollout.ended_TE.numpy(), rollout.reward_TE.numpy()
     for step in range(STEPS):
@@ -57,7 +63,7 @@ def oracle(job, state, rollout):
             rewards,
             rollout.start_TE[step].numpy(),
             rollout.value_TE[step],
-            old_log_probs[step].gather(-1, action[:, None]).squeeze(-1),
+            old_log_probs[step],
             action_masks=rollout.mask_TEA[step].numpy(),
         )
     model.rollout_buffer.compute_returns_and_advantage(rollout.bootstrap_value_TE[-1], ended[-1])
@@ -78,7 +84,7 @@ def test_full_batch_losses_and_gradients_equal_maskable_ppo(job):
     model = oracle(job, state, rollout)
     nudge(model, state.policy)
     state.optimizer.zero_grad()
-    loss = batch_loss(state.policy, samples_of(rollout, job.config.ppo), job.config.ppo)
+    loss = batch_loss(state.policy, samples_of(state.policy, rollout, job.config.ppo), job.config.ppo)
     loss.total.backward()
     model.train()
 
@@ -98,7 +104,13 @@ def test_one_whole_batch_update_moves_the_weights_as_maskable_ppo(job):
     state, rollout = played(job)
     model = oracle(job, state, rollout)
     state.optimizer.state.clear()
-    update(state.policy, state.optimizer, samples_of(rollout, job.config.ppo), job.config.ppo, state.generator)
+    update(
+        state.policy,
+        state.optimizer,
+        samples_of(state.policy, rollout, job.config.ppo),
+        job.config.ppo,
+        state.generator,
+    )
     model.train()
     for name, value in to_sb3(state.policy.state_dict()).items():
         assert torch.allclose(value, model.policy.state_dict()[name], rtol=0, atol=1e-6), name
@@ -111,7 +123,9 @@ def test_a_halved_batch_takes_the_same_steps_up_to_rounding(job, halvings, targe
     ends = []
     for count in (0, halvings):
         state, rollout = played(job)
-        figures = update(state.policy, state.optimizer, samples_of(rollout, ppo), ppo, state.generator, count)
+        figures = update(
+            state.policy, state.optimizer, samples_of(state.policy, rollout, ppo), ppo, state.generator, count
+        )
         ends.append((figures, torch.cat([weight.detach().flatten() for weight in state.policy.parameters()])))
     (whole, expected), (parts, weights) = ends
     assert parts == pytest.approx(whole, rel=1e-3, abs=1e-5)
@@ -122,7 +136,7 @@ def test_a_halved_batch_takes_the_same_steps_up_to_rounding(job, halvings, targe
 def test_gradients_are_clipped_to_the_norm_of_the_settings(job):
     state, rollout = played(job)
     ppo = job.config.ppo.model_copy(update={"max_grad_norm": 1e-3})
-    update(state.policy, state.optimizer, samples_of(rollout, ppo), ppo, state.generator)
+    update(state.policy, state.optimizer, samples_of(state.policy, rollout, ppo), ppo, state.generator)
     norm = torch.cat([parameter.grad.flatten() for parameter in state.policy.parameters()]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
@@ -130,7 +144,7 @@ def test_gradients_are_clipped_to_the_norm_of_the_settings(job):
 def test_a_target_kl_ends_the_epochs_early(job):
     state, rollout = played(job)
     ppo = job.config.ppo.model_copy(update={"epochs": 50, "target_kl": 1e-3})
-    figures = update(state.policy, state.optimizer, samples_of(rollout, ppo), ppo, state.generator)
+    figures = update(state.policy, state.optimizer, samples_of(state.policy, rollout, ppo), ppo, state.generator)
     assert 1 <= figures["gradient_steps"] < 50
 
 
@@ -144,12 +158,13 @@ def test_masking_is_the_softmax_over_the_legal_actions_alone(row, mask):
     legal = torch.log_softmax(row[mask], -1)
     assert torch.allclose(log_probs[mask], legal, atol=1e-5)
     assert (log_probs.exp()[~mask] == 0).all()
-    assert torch.allclose(entropy(log_probs), -(legal.exp() * legal).sum(), atol=1e-5)
+    entropy = MaskedCategorical(9).log_prob_and_entropy(row, mask, torch.tensor([0]))[1]
+    assert torch.allclose(entropy, -(legal.exp() * legal).sum(), atol=1e-5)
 
 
 @given(logits, masks)
 def test_an_illegal_action_gets_no_gradient(row, mask):
     row = row.clone().requires_grad_()
-    log_probs = masked_log_probs(row, mask)
-    (log_probs[:, 0].sum() + entropy(log_probs).sum()).backward()
+    log_prob, entropy = MaskedCategorical(9).log_prob_and_entropy(row, mask, torch.tensor([0]))
+    (log_prob.sum() + entropy.sum()).backward()
     assert (row.grad[~mask] == 0).all()

@@ -9,7 +9,7 @@ from scipy import stats
 
 from ppo.learner.policy import Policy, PolicySizes
 from ppo.learner.rollout import collect, first_carry
-from ppo.learner.train import Job, start
+from ppo.learner.train import Job, single_asset_job, start
 from tests.ppo.worlds import COSTS, random_tape
 
 ENVS, ACTIONS = 3, 4
@@ -106,7 +106,7 @@ def job(quick_config) -> Job:
     ppo = quick_config.ppo.model_copy(update={"num_envs": 16, "rollout_steps": 64, "minibatch_size": 256})
     env = quick_config.env.model_copy(update={"episode_bars": 50})
     config = quick_config.model_copy(update={"ppo": ppo, "env": env, "costs": COSTS})
-    return Job(random_tape(900, 4, segments=3), [(0, 300), (300, 600)], [(600, 900)], config, seed=1)
+    return single_asset_job(random_tape(900, 4, segments=3), [(0, 300), (300, 600)], [(600, 900)], config, seed=1)
 
 
 def test_an_agent_never_plays_an_illegal_action(job):

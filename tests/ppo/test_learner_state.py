@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from configs.load import resolve
-from ppo.learner.train import Job, advance, start, train
+from ppo.learner.train import Job, advance, single_asset_job, start, train
 from tests.ppo.worlds import COSTS, planted_tape
 from training.checkpoint import newest, save
 
@@ -25,7 +25,7 @@ SETTINGS = [
 
 def make_job() -> Job:
     config = resolve("ADA-EUR_1H", "quick", settings=SETTINGS).config.model_copy(update={"costs": COSTS})
-    return Job(planted_tape(700, 2), [(0, 500)], [(500, 700)], config, seed=5)
+    return single_asset_job(planted_tape(700, 2), [(0, 500)], [(500, 700)], config, seed=5)
 
 
 def continue_from(directory: str) -> dict[str, str]:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import JudgingConfig
-from ppo.learner.train import Job, TrainResult, evaluation_due, start, train
+from ppo.evaluate import stateless
+from ppo.learner.train import Job, TrainResult, evaluation_due, single_asset_job, start, train
 from ppo.learner.update import learning_rate
 from ppo.learner.validate import Validation, Validator, collapse_reasons, slice_spans
 from ppo.rules import HOLD
@@ -27,7 +28,7 @@ def config(quick_config):
 
 def always(action):
     """A decision-maker that takes `action` where it is legal."""
-    return lambda obs, mask: np.where(mask[:, action], action, HOLD)
+    return stateless(lambda obs, mask: np.where(mask[:, action], action, HOLD))
 
 
 def test_the_learning_rate_falls_linearly_to_its_final_value(quick_config):
@@ -44,7 +45,9 @@ def test_validation_happens_when_a_multiple_is_passed_and_at_the_end(config):
 
 def test_a_policy_that_stopped_being_finite_is_an_error_and_never_the_best(config):
     ppo = config.ppo.model_copy(update={"learning_rate": 1e38, "learning_rate_final": 1e38})
-    job = Job(planted_tape(600, 0), [(0, 400)], [(400, 600)], config.model_copy(update={"ppo": ppo}), seed=0)
+    job = single_asset_job(
+        planted_tape(600, 0), [(0, 400)], [(400, 600)], config.model_copy(update={"ppo": ppo}), seed=0
+    )
     with pytest.raises(TrainingDivergedError, match=r"after 128 steps; choose a smaller ppo\.learning_rate"):
         train(job)
 
@@ -78,7 +81,7 @@ def test_holding_scores_zero_and_buying_scores_the_price_change_less_costs(confi
     closes = 100 * 1.01 ** np.arange(60)
     opens = np.r_[100, closes[:-1]]
     tape = make_tape(opens, np.maximum(opens, closes), closes, observation=np.zeros((60, 1)))
-    validate = Validator(tape, [(0, 60)], config)
+    validate = Validator(tape, [(0, 60)], config, 3)
     held, bought = validate(always(HOLD)), validate(always(3))
     assert held.score == 0 and held.position_changes == 0 and held.commonest_weight_frac == 1
     per_slice = 19 * np.log(1.01) - np.log((1 + COSTS.slippage_frac) * (1 + COSTS.fee_frac))
@@ -92,7 +95,7 @@ def test_a_score_is_the_mean_over_slices_not_over_bars(config):
     closes = 100 * np.exp(np.cumsum(rng.normal(0, 0.01, 30)))
     tape = make_tape(closes, closes, closes, observation=np.zeros((30, 1)), segment=np.arange(30) >= 5)
     free = config.model_copy(update={"costs": FREE})
-    got = Validator(tape, [(0, 5), (5, 30)], free)(always(3))
+    got = Validator(tape, [(0, 5), (5, 30)], free, 3)(always(3))
     move = lambda first, last: np.log(closes[last] / closes[first])  # noqa: E731
     # filled at the next open, which here is the next close: the first bar of each piece earns nothing
     slices = [(move(1, 4) + move(6, 9)) / 8, move(11, 19) / 9, move(21, 29) / 9]
@@ -108,12 +111,8 @@ def test_validation_equals_one_account_played_slice_by_slice(config):
         wish = np.where(obs[:, 0] > 0.5, 3, np.where(obs[:, 1] > 0.5, 8, HOLD))
         return np.where(mask[np.arange(len(obs)), wish], wish, HOLD)
 
-    whole = Validator(tape, [(0, 200)], config)(decide)
-    ppo = config.ppo.model_copy(update={"eval_slices": 1})
-    alone = [
-        Validator(tape, [span], config.model_copy(update={"ppo": ppo}))(decide)
-        for _, span in slice_spans([(0, 200)], 3)
-    ]
+    whole = Validator(tape, [(0, 200)], config, 3)(stateless(decide))
+    alone = [Validator(tape, [span], config, 1)(stateless(decide)) for _, span in slice_spans([(0, 200)], 3)]
     assert whole.slice_scores == pytest.approx([each.score for each in alone])
     assert whole.position_changes == sum(each.position_changes for each in alone)
 
@@ -124,12 +123,12 @@ def test_validation_equals_one_account_played_slice_by_slice(config):
 )
 def test_the_collapse_alarm_names_each_reason(changes, weight_frac, entropy, reasons):
     validation = Validation(0.0, (0.0,), changes, weight_frac)
-    assert len(collapse_reasons(validation, entropy, JudgingConfig())) == reasons
+    assert len(collapse_reasons(validation, entropy, 0.01, JudgingConfig())) == reasons
 
 
 @pytest.fixture(scope="module")
 def trained(config) -> tuple[Job, TrainResult]:
-    job = Job(planted_tape(500, 1), [(0, 300)], [(300, 500)], config, seed=2)
+    job = single_asset_job(planted_tape(500, 1), [(0, 300)], [(300, 500)], config, seed=2)
     return job, train(job)
 
 
@@ -139,7 +138,7 @@ def test_the_best_policy_is_the_earliest_of_the_highest_scores(trained):
     assert len(scores) == 3
     assert result.best_score == max(scores.values())
     assert result.best_steps == min(step for step, score in scores.items() if score == result.best_score)
-    assert job.validator()(result.policy.decide).score == result.best_score
+    assert job.validator()(result.policy).score == result.best_score
 
 
 def test_equal_scores_keep_the_earliest_policy(trained):
@@ -175,6 +174,6 @@ def test_training_never_reads_a_bar_after_its_spans(config):
         for prices in (tape.open, tape.high, tape.low, tape.close):
             prices[500:] *= poison
         tape.observation[500:] *= poison
-        result = train(Job(tape, [(0, 300)], [(300, 500)], config, seed=2))
+        result = train(single_asset_job(tape, [(0, 300)], [(300, 500)], config, seed=2))
         ends.append([value.numpy().tobytes() for value in result.policy.state_dict().values()])
     assert ends[0] == ends[1]

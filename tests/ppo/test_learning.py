@@ -16,9 +16,11 @@ import pytest
 
 from configs.schema import Config, CostsConfig
 from ppo import backend_sb3
-from ppo.learner.train import Job, train
+from ppo.evaluate import stateless
+from ppo.learner.train import Job, single_asset_job, train
 from ppo.learner.validate import Validation, Validator
 from ppo.rules import HOLD, REVERSE
+from ppo.tape import Tape
 from tests.ppo.planted import BUY_ALL, LOG_ODDS, WEIGHTS, Law, Optimal, follow
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("torch_of_a_unit")]
@@ -33,13 +35,13 @@ IN_FULL = os.environ.get("LEARNING") == "all"
 SEEDS = range(5 if IN_FULL else 2)
 
 
-def market(quick_config: Config, law: Law, seed: int) -> tuple[Job, Validator]:
-    """The training job and the players' arena of unseen bars."""
+def market(quick_config: Config, law: Law, seed: int) -> tuple[Job, Tape, Validator]:
+    """The training job, its tape and the players' arena of unseen bars."""
     costs = CostsConfig(fee_frac=law.fee_frac, slippage_frac=0, borrow_frac_per_year=0)
     config = quick_config.model_copy(update={"costs": costs})
     tape = law.tape(UNSEEN[1], 100 + seed)
-    one_slice = config.model_copy(update={"ppo": config.ppo.model_copy(update={"eval_slices": 1})})
-    return Job(tape, [TRAIN], [SELECT], config, seed), Validator(tape, [UNSEEN], one_slice)
+    job = single_asset_job(tape, [TRAIN], [SELECT], config, seed)
+    return job, tape, Validator(tape, [UNSEEN], config, slices=1)
 
 
 def total(validation: Validation) -> float:
@@ -51,16 +53,16 @@ def total(validation: Validation) -> float:
 @pytest.mark.parametrize("name", LAWS)
 def test_quick_ppo_gets_most_of_the_optimum_on_unseen_bars(quick_config, name, seed):
     law = LAWS[name]
-    job, play = market(quick_config, law, seed)
-    optimum = total(play(Optimal(law, job.tape, UNSEEN[0])))
+    job, tape, play = market(quick_config, law, seed)
+    optimum = total(play(Optimal(law, tape, UNSEEN[0])))
     before_s = time.process_time()
     result = train(job)
     cpu_s = time.process_time() - before_s
-    agent = play(result.policy.decide)
+    agent = play(result.policy)
     print(
         f"\n{name} seed {seed}: optimum {optimum:.2f}, agent {total(agent) / optimum:.0%} "
         f"({agent.position_changes} orders, {cpu_s:.0f} s CPU), "
-        f"blindly following the feature {total(play(follow)) / optimum:.0%}"
+        f"blindly following the feature {total(play(stateless(follow))) / optimum:.0%}"
     )
     assert total(agent) >= LEAST_SHARE * optimum
     assert result.collapse == []
@@ -70,15 +72,15 @@ def test_quick_ppo_gets_most_of_the_optimum_on_unseen_bars(quick_config, name, s
 def test_the_optimum_is_above_every_simple_rule(quick_config, name):
     """Following, waiting for a clearer sign, buying and holding do not beat the yardstick beyond luck."""
     law = LAWS[name]
-    job, play = market(quick_config, law, 0)
-    optimum = total(play(Optimal(law, job.tape, UNSEEN[0])))
+    job, tape, play = market(quick_config, law, 0)
+    optimum = total(play(Optimal(law, tape, UNSEEN[0])))
     rules = [
         follow,
         lambda obs, mask: follow(obs * (abs(obs[:, :1]) > 1), mask),
         lambda obs, mask: mask[:, BUY_ALL] * BUY_ALL,
     ]
     assert optimum > 0
-    assert all(total(play(rule)) < 1.02 * optimum for rule in rules)
+    assert all(total(play(stateless(rule))) < 1.02 * optimum for rule in rules)
 
 
 def test_the_optimum_stays_out_where_no_move_pays_the_fee():
@@ -99,7 +101,7 @@ def test_learning_curves_agree_with_maskable_ppo_over_seeds(quick_config):
     """Three seeds each: the mean final validation scores differ by less than 10 %."""
     ours, theirs = [], []
     for seed in range(3):
-        job, _ = market(quick_config, LAWS["iid"], seed)
+        job, _, _ = market(quick_config, LAWS["iid"], seed)
         ours.append(curve(train(job)))
         theirs.append(curve(backend_sb3.train(job)))
     for point in (2, 5, 9):

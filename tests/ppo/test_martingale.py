@@ -6,8 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from ppo.evaluate import stateless
 from ppo.judge import COLLAPSED, EDGE, judgement, score
-from ppo.learner.train import Job, train
+from ppo.learner.train import single_asset_job, train
 from ppo.metrics import mean_track
 from ppo.statistics import moments
 from ppo.tape import Tape, spans
@@ -76,7 +77,8 @@ def momentum(obs, mask):
 def test_rules_that_know_nothing_have_no_edge(quick_config, costs, kind):
     config, verdicts = config_for(quick_config, costs), Counter()
     for seed in range(WORLDS):
-        agents = [persistent(3 * seed + i) for i in range(3)] if kind == "persistent" else [momentum] * 3
+        rules = [persistent(3 * seed + i) for i in range(3)] if kind == "persistent" else [momentum] * 3
+        agents = [stateless(rule) for rule in rules]
         verdicts[verdict_of(martingale(800, seed), config, [(0, 800)], agents)] += 1
     assert verdicts[EDGE] <= MOST_EDGES
     assert verdicts[COLLAPSED] == 0
@@ -91,8 +93,8 @@ def test_trained_agents_have_no_edge(quick_config):
     set_up_torch(config.compute.threads_per_unit)
     for seed in range(WORLDS):
         tape = martingale(6_000, 1_000 + seed)
-        job = Job(tape, spans(tape, 0, 3_600), spans(tape, 3_600, 4_800), config, seed)
-        agent = train(job).policy.decide
+        job = single_asset_job(tape, spans(tape, 0, 3_600), spans(tape, 3_600, 4_800), config, seed)
+        agent = train(job).policy
         verdicts[verdict_of(tape, config, spans(tape, 4_800, 6_000), [agent] * 3)] += 1
     print(f"\n{steps:,} steps in each of {WORLDS} worlds: {dict(verdicts)}")
     assert verdicts[EDGE] <= MOST_EDGES, verdicts

@@ -22,8 +22,9 @@ from configs.files import read_json, write_json
 from configs.load import resolve
 from configs.run_dir import Request, RunDir
 from configs.unit import Unit, thread_environment
-from ppo.learner.policy import load_policy
+from ppo.learner.policy import read_policy
 from ppo.stages import ppo as stage
+from ppo.stages.agent import load_market
 from training.demo import demo_bars
 from training.features import FEATURE_NAMES, compute
 from training.scaling import Scaler
@@ -126,16 +127,17 @@ def test_the_scaler_is_fitted_on_the_training_rows_alone(finished):
 
 
 def test_training_and_validation_spans_keep_to_their_parts(finished):
-    job, _ = stage.load_job(finished, finished.load_config(), 1)
+    market = load_market(finished, finished.load_config())
     parts = load_prepared(finished).split
-    assert job.train_spans[0][0] >= BARS // 5  # bars without a prediction are left out
-    assert job.train_spans[-1][1] <= parts.train[1]
-    assert parts.validation[0] <= job.validation_spans[0][0] and job.validation_spans[-1][1] <= parts.validation[1]
+    assert market.train[0][0] >= BARS // 5  # bars without a prediction are left out
+    assert market.train[-1][1] <= parts.train[1]
+    assert parts.validation[0] <= market.validation[0][0] and market.validation[-1][1] <= parts.validation[1]
 
 
 def test_seeds_train_on_streams_of_their_own(finished):
-    config = finished.load_config()
-    assert stage.load_job(finished, config, 0)[0].seed != stage.load_job(finished, config, 1)[0].seed
+    finished.save_request(Request(unit="ppo/seed-0", cache_key="key", inputs={}))
+    first, second = (stage.load_job(unit_of(finished, f"ppo/seed-{seed}"))[0] for seed in (0, 1))
+    assert first.seed != second.seed
 
 
 def test_metrics_history_and_events_tell_the_same_story(finished):
@@ -161,7 +163,8 @@ def test_the_saved_policy_and_the_export_take_the_same_actions(finished):
     obs = np.random.default_rng(0).normal(size=(300, size)).astype(np.float32)
     everything = np.ones((300, 9), bool)
     theirs, _ = PPO.load(directory / "export.zip", device="cpu").predict(obs, deterministic=True)
-    assert np.array_equal(load_policy(directory)(obs, everything), theirs)
+    play = read_policy(directory).player(300)
+    assert np.array_equal(play(obs, everything, everything[:, 0]), theirs)
 
 
 def test_the_same_unit_twice_gives_the_same_bytes(finished, run):
