@@ -77,7 +77,7 @@ def fit_stop_row(bars: Bars, config: Config) -> int:
 def fit_parameters(bars: Bars, stop_row: int, config: Config) -> Parameters:
     """Parameters fitted to the bars before `stop_row`; no later bar is read."""
     preset, seen = preset_parameters(config), bars.slice(0, stop_row)
-    sample = _sample(seen)
+    sample = sample_of(seen)
     if sample is None:
         reason = f"preset: fewer than {MIN_RETURNS} returns before row {stop_row}, or a constant price"
         return replace(preset, source=dict.fromkeys(preset.source, reason))
@@ -88,7 +88,8 @@ def fit_parameters(bars: Bars, stop_row: int, config: Config) -> Parameters:
     return _fit_volume(parameters, seen)
 
 
-def _sample(bars: Bars) -> Sample | None:
+def sample_of(bars: Bars) -> Sample | None:
+    """What the estimators read; None with too few returns, or none that differs from 0."""
     inside = np.flatnonzero(np.diff(bars.segment) == 0)
     returns, segment = np.log(bars.close[inside + 1] / bars.close[inside]), bars.segment[inside + 1]
     if returns.size < MIN_RETURNS or not np.any(returns):
