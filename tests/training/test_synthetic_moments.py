@@ -8,6 +8,7 @@ from arch import arch_model
 
 from tests.training.feature_samples import config_of, flat, random_walk
 from training.synthetic import PRESET, REGIMES, fit_parameters, fit_stop_row, generate, worlds_tape_inputs
+from training.synthetic.kernel import filtered_regimes, local_deviation
 from training.synthetic.moments import JUMPS, expected, measured, of_worlds
 from training.synthetic.parameters import CRASH, RANGE
 
@@ -151,7 +152,11 @@ def test_odd_bars_give_usable_parameters():
     silent = replace(random_walk(6_000), volume=np.zeros(6_000))
     stale = random_walk(6_000)
     stale = replace(stale, close=np.repeat(stale.close[::50], 50))
-    for bars in (broken, jumpy, silent, stale):
+    false_ticks = random_walk(6_000)
+    false_ticks.close[::100] *= 1e6
+    rocket = random_walk(6_000, sigma=1e-4)
+    rocket = replace(rocket, close=rocket.close * np.exp(0.1 * np.arange(6_000)))
+    for bars in (broken, jumpy, silent, stale, false_ticks, rocket):
         found = fit_parameters(bars, 6_000, LONG)
         worlds = generate(found, LONG.synthetic, 0, "train", 0, 2)
         assert np.isfinite(worlds.close).all() and (worlds.low > 0).all() and np.isfinite(worlds.volume).all()
@@ -167,3 +172,44 @@ def test_the_fit_ends_before_the_test_part_of_every_stage():
     late = early.model_copy(update={"first_test_month": "1970-08"})
     stops = [fit_stop_row(bars, config.model_copy(update={"walk_forward": part})) for part in (none, early, late)]
     assert stops == [3_600, 59 * 24, 3_600]
+
+
+def labels_of(returns, segment):
+    labels = np.empty(returns.size, np.int8)
+    filtered_regimes(returns, segment, 0.01, (40, 8), (1.0, 0.5, -3.0, -1.0), labels)
+    return labels
+
+
+def test_a_regime_is_known_before_its_bar():
+    returns, segment = np.random.default_rng(2).normal(0, 0.015, 900), np.repeat([0, 1, 2], 300)
+    labels = labels_of(returns, segment)
+    assert set(labels.tolist()) == {-1, *range(len(REGIMES))}
+    for row in (50, 299, 300, 555):
+        changed = returns.copy()
+        changed[row:] *= -3
+        np.testing.assert_array_equal(labels_of(changed, segment)[: row + 1], labels[: row + 1])
+
+
+def test_a_regime_follows_the_score_of_its_trailing_window_alone():
+    returns = np.random.default_rng(2).normal(0, 0.01, 600)
+    labels = labels_of(returns, np.zeros(600, np.int32))
+    assert (labels[:40] == -1).all()
+    for row in range(40, 600):
+        score = returns[row - 40 : row].sum() / (0.01 * np.sqrt(40))
+        fall = returns[row - 8 : row].sum() / (0.01 * np.sqrt(8))
+        if fall < -3:
+            assert labels[row] == CRASH
+        elif fall > -1 and abs(score) > 1:
+            assert REGIMES[labels[row]] == ("bull" if score > 1 else "bear")
+        elif fall > -1 and abs(score) < 0.5:
+            assert labels[row] == RANGE
+
+
+def test_the_local_deviation_is_bipower_variation_of_the_returns_before_the_bar():
+    returns, segment = np.random.default_rng(4).normal(0, 0.01, 300), np.repeat([0, 1], 150)
+    found = np.empty(300)
+    local_deviation(returns, segment, 30, found)
+    for row in (30, 149, 180, 299):
+        before = np.abs(returns[row - 30 : row])
+        assert found[row] == pytest.approx(np.sqrt(np.pi / 2 * np.sum(before[1:] * before[:-1]) / 29))
+    assert np.isnan(found[:30]).all() and np.isnan(found[150:180]).all() and np.isfinite(found[30:150]).all()

@@ -41,6 +41,10 @@ PRIOR_BARS = 100.0
 GARCH_BARS = 50_000
 """Newest bars that the GARCH is fitted to: enough for standard errors of 0.01, a second of work."""
 MOST_PERSISTENCE = 0.995
+MOST_RETURN = 0.5
+"""A bar's log return counts as no larger: a false tick must not become the size of all jumps."""
+MOST_DRIFT = 0.5
+"""In deviations per bar."""
 VOLATILITY_LIMITS = (1e-6, 0.1)
 MULTIPLE_LIMITS = (0.2, 6.0)
 MIN_TRADED_FRAC = 0.5
@@ -92,6 +96,7 @@ def sample_of(bars: Bars) -> Sample | None:
     """What the estimators read; None with too few returns, or none that differs from 0."""
     inside = np.flatnonzero(np.diff(bars.segment) == 0)
     returns, segment = np.log(bars.close[inside + 1] / bars.close[inside]), bars.segment[inside + 1]
+    returns = np.clip(returns, -MOST_RETURN, MOST_RETURN)
     if returns.size < MIN_RETURNS or not np.any(returns):
         return None
     local = np.empty(returns.size)
@@ -121,15 +126,18 @@ def _fit_garch(parameters: Parameters, x: np.ndarray) -> Parameters:
 
     volatility, error = _limited_deviation(x)
     found = _with(parameters, {"volatility": "fitted"}, {"volatility": error}, volatility=volatility)
-    newest = x[-GARCH_BARS:] / x[-GARCH_BARS:].std()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            result = arch_model(newest, mean="Zero", vol="GARCH", p=1, q=1, rescale=False).fit(disp="off")
-        alpha, beta = (float(result.params[name]) for name in ("alpha[1]", "beta[1]"))
-        errors = {name: float(result.std_err[f"{name}[1]"]) for name in ("alpha", "beta")}
-    except (Warning, ValueError, np.linalg.LinAlgError) as error:
-        return _with(found, {"garch": f"preset: arch found no optimum ({type(error).__name__})"}, {})
+    newest = x[-GARCH_BARS:]
+    if not newest.std():
+        return _with(found, {"garch": f"preset: no return in the last {newest.size:,} bars"}, {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whether it converged is asked below
+        model = arch_model(newest / newest.std(), mean="Zero", vol="GARCH", p=1, q=1, rescale=False)
+        result = model.fit(disp="off", show_warning=False)
+    alpha, beta = (float(result.params[name]) for name in ("alpha[1]", "beta[1]"))
+    if result.convergence_flag != 0 or not math.isfinite(alpha + beta):
+        return _with(found, {"garch": f"preset: arch did not converge (flag {result.convergence_flag})"}, {})
+    errors = {name: float(result.std_err[f"{name}[1]"]) for name in ("alpha", "beta")}
+    errors = {name: value for name, value in errors.items() if math.isfinite(value)}
     source = "fitted"
     if alpha + beta > MOST_PERSISTENCE:
         shrink = MOST_PERSISTENCE / (alpha + beta)
@@ -157,7 +165,7 @@ def _fit_regimes(parameters: Parameters, sample: Sample, multiples: list[float])
             regimes.append(preset)
             continue
         returns = sample.returns[rows] / parameters.volatility
-        drift = float(returns.mean() + parameters.volatility * returns.var() / 2)
+        drift = float(np.clip(returns.mean() + parameters.volatility * returns.var() / 2, -MOST_DRIFT, MOST_DRIFT))
         error = float(returns.std() / np.sqrt(count))
         sources[name], errors[f"{name}.drift"] = f"fitted to {count:,} bars", error
         if place != RANGE and drift * preset.drift > 0 and abs(drift) > error:

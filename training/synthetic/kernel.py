@@ -29,9 +29,8 @@ MOST_JUMPS = 20
 RANGE_FLOOR = 0.02
 """A bar's range counts for its volume as at least this share of the typical one."""
 UNIFORMS = 3
-"""Per bar: next regime, jump count, jump's place inside the bar."""
 EXTRA_NORMALS = 2
-"""Per bar beside the P moves: jump size, volume."""
+"""Draws per bar beside its P normal moves, see `play`."""
 
 compiled = njit(cache=True)
 
@@ -82,14 +81,44 @@ def _poisson(u, intensity, none):
 
 
 @compiled
+def _move(log_price, drift, scale, jump, jump_step, draws):
+    """Walk through one bar: last, highest and lowest log price, and the sum of its standardised moves."""
+    steps = draws.shape[0] - EXTRA_NORMALS
+    per_step = 1.0 / math.sqrt(steps)
+    top, bottom, total = log_price, log_price, 0.0
+    for step in range(steps):
+        draw = draws[step] * per_step
+        total += draw
+        log_price += drift / steps + scale * draw
+        if step == jump_step:
+            log_price += jump
+        top, bottom = max(top, log_price), min(bottom, log_price)
+    return log_price, top, bottom, total
+
+
+@compiled
+def _write_bar(numbers, opened, path, noise, bar):
+    """Write open, high, low, close, volume; the extremes include both ends also where exp rounds."""
+    last, top, bottom = path
+    close = math.exp(last)
+    bar[0] = opened
+    bar[1] = max(math.exp(top), opened, close)
+    bar[2] = min(math.exp(bottom), opened, close)
+    bar[3] = close
+    width = max((top - bottom) / numbers[TYPICAL_RANGE], RANGE_FLOOR)
+    bar[4] = numbers[VOLUME] * math.exp(numbers[ELASTICITY] * math.log(width) + numbers[NOISE] * noise)
+    return close
+
+
+@compiled
 def play(world, stages, normals, uniforms, prices, regimes):
     """Write one scenario.
 
     Args:
         world: from `world_tables`.
-        stages: (G, 5) stages of the crash script in time order, not overlapping; (0, 5) for none.
-        normals: (T, P + 2) standard normal draws.
-        uniforms: (T, 3) draws in [0, 1).
+        stages: (G, 5) stages of the crash script, each beginning where the one before ends; (0, 5) for none.
+        normals: (T, P + 2) standard normal draws: moves, jump size, volume.
+        uniforms: (T, 3) draws in [0, 1): next regime, jump count, the jump's place inside the bar.
         prices: (5, T) receives open, high, low, close, volume.
         regimes: (T,) int8 receives the regime of each bar.
 
@@ -97,20 +126,15 @@ def play(world, stages, normals, uniforms, prices, regimes):
         Number of jumps.
     """
     numbers, table, arrivals = world
-    bars, steps = normals.shape[0], normals.shape[1] - EXTRA_NORMALS
-    per_step = 1.0 / math.sqrt(steps)
     alpha, beta = numbers[ALPHA], numbers[BETA]
-    h, log_price, jumps, stage = 1.0, FIRST_LOG_PRICE, 0, 0
-    close, goal = math.exp(log_price), 0.0
-    regime = len(REGIMES)
+    bars, steps = normals.shape[0], normals.shape[1] - EXTRA_NORMALS
+    log_price, h, regime, jumps, stage, goal = FIRST_LOG_PRICE, 1.0, len(REGIMES), 0, 0, 0.0
+    close = math.exp(log_price)
     for t in range(bars):
         regime = _first_above(arrivals[regime], uniforms[t, 0])
         regimes[t] = regime
         row = table[regime]
-        scale = row[SCALE] * math.sqrt(h)
-        drift = row[DRIFT]
-        if stage < stages.shape[0] and t >= stages[stage, END_BAR]:
-            stage += 1
+        scale, drift = row[SCALE] * math.sqrt(h), row[DRIFT]
         if stage < stages.shape[0] and t >= stages[stage, FIRST_BAR]:
             if t == stages[stage, FIRST_BAR]:
                 log_price += stages[stage, GAP]
@@ -120,30 +144,16 @@ def play(world, stages, normals, uniforms, prices, regimes):
             if not math.isnan(goal):
                 # pulled so that the stage ends at its goal, but for the noise of its last bar
                 drift = (goal - log_price) / (stages[stage, END_BAR] - t) + 0.5 * scale * scale
-        drift = (drift - 0.5 * scale * scale) / steps
-        jump, jump_step, count = 0.0, -1, 0
-        if uniforms[t, 1] >= row[NO_JUMP]:
-            count = _poisson(uniforms[t, 1], row[INTENSITY], row[NO_JUMP])
-            jump = count * row[JUMP_MEAN] + math.sqrt(count) * row[JUMP_DEVIATION] * normals[t, steps]
-            jump_step = int(uniforms[t, 2] * steps)
-            jumps += count
-        top, bottom, total = log_price, log_price, 0.0
-        for step in range(steps):
-            draw = normals[t, step] * per_step
-            total += draw
-            log_price += drift + scale * draw
-            if step == jump_step:
-                log_price += jump
-            top, bottom = max(top, log_price), min(bottom, log_price)
-        prices[0, t] = close
-        close = math.exp(log_price)
-        # the extremes include both ends also where exp rounds
-        prices[1, t] = max(math.exp(top), prices[0, t], close)
-        prices[2, t] = min(math.exp(bottom), prices[0, t], close)
-        prices[3, t] = close
-        width = max((top - bottom) / numbers[TYPICAL_RANGE], RANGE_FLOOR)
-        noise = numbers[NOISE] * normals[t, steps + 1]
-        prices[4, t] = numbers[VOLUME] * math.exp(numbers[ELASTICITY] * math.log(width) + noise)
+            if t == stages[stage, END_BAR] - 1:
+                stage += 1
+        count = _poisson(uniforms[t, 1], row[INTENSITY], row[NO_JUMP])
+        jumps += count
+        jump = count * row[JUMP_MEAN] + math.sqrt(count) * row[JUMP_DEVIATION] * normals[t, steps]
+        jump_step = int(uniforms[t, 2] * steps)
+        log_price, top, bottom, total = _move(
+            log_price, drift - 0.5 * scale * scale, scale, jump, jump_step, normals[t]
+        )
+        close = _write_bar(numbers, close, (log_price, top, bottom), normals[t, steps + 1], prices[:, t])
         h = min((1.0 - alpha - beta) + (alpha * total * total + beta) * h, VARIANCE_CAP)
     return jumps
 
