@@ -181,7 +181,7 @@ def labels_of(returns, segment):
 
 
 def test_a_regime_is_known_before_its_bar():
-    returns, segment = np.random.default_rng(2).normal(0, 0.015, 900), np.repeat([0, 1, 2], 300)
+    returns, segment = np.random.default_rng(2).normal(0, 0.015, 900), np.repeat(np.arange(3, dtype=np.int32), 300)
     labels = labels_of(returns, segment)
     assert set(labels.tolist()) == {-1, *range(len(REGIMES))}
     for row in (50, 299, 300, 555):
@@ -206,7 +206,7 @@ def test_a_regime_follows_the_score_of_its_trailing_window_alone():
 
 
 def test_the_local_deviation_is_bipower_variation_of_the_returns_before_the_bar():
-    returns, segment = np.random.default_rng(4).normal(0, 0.01, 300), np.repeat([0, 1], 150)
+    returns, segment = np.random.default_rng(4).normal(0, 0.01, 300), np.repeat(np.arange(2, dtype=np.int32), 150)
     found = np.empty(300)
     local_deviation(returns, segment, 30, found)
     for row in (30, 149, 180, 299):

@@ -94,7 +94,7 @@ def calibrate(config: Config, budget_s: float) -> dict[str, float]:
     count, made, began = 1, 0, time.perf_counter()
     while not made or time.perf_counter() - began < budget_s / 3:
         worlds = generate(parameters, settings, config.seed, "train", 0, count)
-        made, count = made + count, 2 * count
+        made, count = made + count, min(2 * count, settings.scenarios)
     rates = {"synthetic bars generated": made * settings.bars / (time.perf_counter() - began)}
     bars, _ = worlds_tape_inputs(worlds, config)
     fit_parameters(bars, 2_000, config)  # compiles and imports
