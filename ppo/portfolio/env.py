@@ -46,7 +46,7 @@ class PortfolioEnvs:
         self._clock[:, rules.EPISODE] = -1
         self._seed = np.array([seed & SEED_MASK], np.int64)
         self._order = np.zeros((rules.ORDER_FIELDS, assets))
-        self._fills = np.zeros((2 * assets, rules.FILL_FIELDS))
+        self._fills = np.zeros((rules.FILLS_PER_ASSET * assets, rules.FILL_FIELDS))
         self._actions = np.zeros((num_envs, assets), np.float32)
         self.orders = np.zeros(num_envs, np.int64)
         """(E,) legs that the last step wanted to trade."""

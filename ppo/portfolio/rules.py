@@ -77,9 +77,12 @@ ACCOUNT_OBSERVATION = 3
 
 REASONS = ("order", "liquidation", "segment-end")
 BY_ORDER, LIQUIDATION, SEGMENT_END = range(3)
-F_ASSET, F_REASON, F_QUANTITY, F_PRICE, F_NOTIONAL, F_FEE, F_BORROW, F_CASH, F_POSITION = range(9)
-"""Columns of a fill, float64: quantity is signed (buys positive), the last two are after the fill."""
-FILL_FIELDS = 9
+F_ASSET, F_REASON, F_QUANTITY, F_PRICE, F_NOTIONAL, F_FEE, F_BORROW, F_CASH, F_POSITION, F_FLOW = range(10)
+"""Columns of a fill, float64: quantity is signed (buys positive), the last three are after the fill. A change of side
+is two fills, through 0."""
+FILL_FIELDS = 10
+FILLS_PER_ASSET = 3
+"""Most fills of one leg in one row: a change of side (2), then liquidation or segment end."""
 
 compiled = njit(cache=True, _nrt=False)  # type: ignore[call-overload]
 """As in `ppo.rules`: nothing compiled here allocates."""
@@ -197,7 +200,7 @@ def advance(account, legs, order, bar, flags, ends, terms, fills):
         flags: (K,) of that row.
         ends: close every position at this row's closes.
         terms: from `terms_of`.
-        fills: (2 K, FILL_FIELDS) array that receives the row's fills in order.
+        fills: (3 K, FILL_FIELDS) array that receives the row's fills in order.
 
     Returns:
         (log return of equity, terminated, number of fills).
@@ -247,6 +250,9 @@ def _trade(account, legs, order, bar, terms, fills):
             if quantity != 0.0:
                 side = 1.0 if quantity > 0.0 else -1.0
                 fill_price = price * (1.0 + side * terms[SLIPPAGE])
+                if held * (held + quantity) < 0.0:
+                    count = _book(account, legs, k, -held, fill_price, BY_ORDER, terms, fills, count)
+                    quantity += held
                 count = _book(account, legs, k, quantity, fill_price, BY_ORDER, terms, fills, count)
     return count
 
@@ -315,7 +321,7 @@ def _book(account, legs, k, quantity, price, reason, terms, fills, count):
     fee = terms[FEE] * notional
     held = legs[k, QUANTITY]
     after = held + quantity
-    if held * after <= 0.0:
+    if held == 0.0:
         legs[k, ENTRY] = price
     elif held * quantity > 0.0:
         legs[k, ENTRY] = (held * legs[k, ENTRY] + quantity * price) / after
@@ -332,6 +338,7 @@ def _book(account, legs, k, quantity, price, reason, terms, fills, count):
     fill[F_BORROW] = account[BORROW]
     fill[F_CASH] = account[CASH]
     fill[F_POSITION] = after
+    fill[F_FLOW] = legs[k, FLOW]
     account[BORROW] = 0.0
     return count + 1
 

@@ -119,20 +119,23 @@ def load_predictions(run: RunDir, member: str) -> pd.DataFrame:
     return pd.read_parquet(run.require_output(f"classifiers/{member}", "predictions.parquet"))
 
 
-def read_bars(run: RunDir, config: Config) -> tuple[Bars, dict]:
-    """The run's bars, cut into segments by the run's own longest gap, and the report on them.
+def read_bars(run: RunDir, config: Config, name: str = "") -> tuple[Bars, dict]:
+    """Bars of a dataset of the run, its own by default, cut into segments by its longest gap, and the report on them.
 
     Raises:
         BadDataError: the dataset breaks the market rules, or is no longer the one the run was made for.
     """
-    identity = read_json(run.run_json)
-    data_dirs = [Path(name) for name in identity["data_dirs"]]
-    path = Path(identity["data_path"]) if identity["data_path"] else None
-    bars, report = load_dataset(config.dataset.name, data_dirs, options=config.dataset, path=path)
-    if report.digest != identity["dataset_digest"]:
+    identity, name = read_json(run.run_json), name or config.dataset.name
+    digests = {asset["name"]: asset["digest"] for asset in identity.get("assets", ())}
+    digests[config.dataset.name] = identity["dataset_digest"]
+    data_dirs = [Path(place) for place in identity["data_dirs"]]
+    given = name == config.dataset.name and identity["data_path"]
+    path = Path(identity["data_path"]) if given else None
+    bars, report = load_dataset(name, data_dirs, options=config.dataset, path=path)
+    if report.digest != digests[name]:
         raise BadDataError(
             f"{report.path or report.name} has digest {report.digest[:12]}, but this run was made for "
-            f"{identity['dataset_digest'][:12]}: the data have changed; restore them or start a new run with --fresh"
+            f"{digests[name][:12]}: the data have changed; restore them or start a new run with --fresh"
         )
     segmented = replace(bars, segment=assign_segments(bars.t, config.market.max_gap_s))
     # The same bytes wherever the file lies: the directory stays in run.json.

@@ -30,7 +30,7 @@ class Player:
         self.terms, self.assets = terms_for(*settings), assets
         self.account, self.legs = np.zeros(rules.ACCOUNT_FIELDS), np.zeros((assets, rules.LEG_FIELDS))
         rules.open_account(self.account, self.legs, 10_000.0)
-        self.order, self.fills = np.zeros((3, assets)), np.zeros((2 * assets, rules.FILL_FIELDS))
+        self.order, self.fills = np.zeros((3, assets)), np.zeros((3 * assets, rules.FILL_FIELDS))
         self.last = None
 
     def play(self, action, opens, *, closes=None, highs=None, lows=None, ready=None, present=None, ends=False):
