@@ -24,7 +24,7 @@ from runner.commands.data import data
 from runner.commands.evaluate import evaluate
 from runner.commands.inspect import compare, logs, report, status, stop
 from runner.commands.publish import publish
-from runner.commands.run import plan, preflight, run
+from runner.commands.run import ablate, plan, preflight, run
 from runner.commands.store import store
 from runner.guard import Terminated
 
@@ -51,7 +51,11 @@ def cli() -> None:
     """
 
 
-for each in (run, preflight, plan, status, logs, stop, report, compare, evaluate, publish, store, data, config, chaos):
+COMMANDS = (
+    *(run, ablate, preflight, plan, status, logs, stop, report, compare, evaluate, publish, store, data, config),
+    chaos,
+)
+for each in COMMANDS:
     cli.add_command(each)
 
 

@@ -172,6 +172,9 @@ STAGES = (
 )
 
 
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+
+
 def expand(config: Config, asked: Collection[str] = (), stages: Sequence[Stage] = STAGES) -> list[Unit]:
     """All units of a run, each after the units it reads; of the stages on demand, those in `asked`."""
     units = [
@@ -209,13 +212,12 @@ def chosen_stages(stages: Collection[str] = (), until: str = "") -> list[str]:
     Raises:
         ConfigError: a stage does not exist.
     """
-    names = [stage.name for stage in STAGES]
     default = [stage.name for stage in STAGES if not stage.on_demand]
     for name in [*stages, *([until] if until else [])]:
-        if name not in names:
-            raise ConfigError(f"unknown stage {name!r}; expected one of {', '.join(names)}")
-    last = names.index(until) if until else len(names)
-    return [name for place, name in enumerate(names) if name in (stages or default) and place <= last]
+        if name not in STAGE_NAMES:
+            raise ConfigError(f"unknown stage {name!r}; expected one of {', '.join(STAGE_NAMES)}")
+    last = STAGE_NAMES.index(until) if until else len(STAGE_NAMES)
+    return [name for place, name in enumerate(STAGE_NAMES) if name in (stages or default) and place <= last]
 
 
 def with_inputs(units: Sequence[Unit], chosen: Sequence[Unit], wanted: bool = False) -> list[Unit]:

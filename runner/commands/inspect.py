@@ -58,7 +58,8 @@ def _show_status(run: RunDir, running: str, kept: dict[str, Any], as_json: bool)
     summary = run_object(run, view.exit_code)
     if as_json:
         units = {unit.id: {"state": unit.state, "share": unit.share, "note": unit.note} for unit in view.units.values()}
-        answer = summary | {"state": state, "units": units, "exit_record": record or None}
+        answer = summary | {"state": state, "units": units, "gates": view.gates, "windows": _windows_of(run)}
+        answer |= {"exit_record": record or None}
         # what was fetched lies in a place that is gone when this is read
         click.echo(json.dumps(answer | ({"store": kept, "run_dir": None, "report": None} if kept else {})))
         return ExitCode.DONE
@@ -68,6 +69,14 @@ def _show_status(run: RunDir, running: str, kept: dict[str, Any], as_json: bool)
     for line in (*kept.get("says", ()), *(_record_lines(record) if not running else ())):
         click.echo(line)
     return ExitCode.DONE
+
+
+def _windows_of(run: RunDir) -> dict[str, Any]:
+    """The walk-forward windows that fit the data of the run."""
+    if not run.config_yaml.exists():
+        return {}
+    walk_forward = run.load_config().walk_forward
+    return {"count": walk_forward.windows, "first_test_month": walk_forward.first_test_month}
 
 
 def _record_lines(record: dict[str, Any]) -> list[str]:

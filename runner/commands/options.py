@@ -106,6 +106,34 @@ def ask_options(command: Command) -> Command:
     return command
 
 
+def start_options(command: Command) -> Command:
+    """How a run is started or gone on with, whatever part of it."""
+    for option in reversed(
+        (
+            click.option("--run-id", default="", help="Name of the run instead of <dataset>-<profile>-<8 hex>."),
+            click.option("--fresh", is_flag=True, help="Start another run beside the existing one, reusing nothing."),
+            click.option("--resume", default="", metavar="RUN_ID", help="Take configuration and state from that run."),
+            click.option(
+                "--skip-preflight",
+                "--skip-validation",
+                "skip_preflight",
+                is_flag=True,
+                help="Do not check the machine.",
+            ),
+            click.option("--require-gpu", is_flag=True, help="Fail pre-flight where no GPU is found."),
+            click.option(
+                "--take-over", is_flag=True, help="Take the run from its owner at once; that one can commit no more."
+            ),
+            click.option("--no-push", is_flag=True, help="Do not publish the results, even where a repository is set."),
+            click.option("--verbose", is_flag=True, help="Show more: every check, progress more often."),
+            click.option("--dry-run", is_flag=True, help="Print what would be run and skipped; do nothing."),
+            json_option,
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def ask_of(options: dict[str, Any]) -> Ask:
     """The shared options as one value.
 

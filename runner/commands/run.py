@@ -1,4 +1,4 @@
-"""`run`, `plan` and `preflight`."""
+"""`run`, `ablate`, `plan` and `preflight`."""
 
 from __future__ import annotations
 
@@ -13,35 +13,44 @@ from click.core import ParameterSource
 
 from configs.errors import ExitCode
 from configs.load import is_operational
-from runner.commands.options import ask_of, ask_options, json_option
+from runner.commands.options import ask_of, ask_options, json_option, start_options
+from runner.graph import STAGE_NAMES
+
+STAGES = ", ".join(STAGE_NAMES)
 
 
 @click.command()
 @ask_options
-@click.option("--run-id", default="", help="Name of the run instead of <dataset>-<profile>-<8 hex>.")
-@click.option("--fresh", is_flag=True, help="Start another run beside the existing one, reusing nothing.")
-@click.option("--resume", default="", metavar="RUN_ID", help="Take configuration and state from that run.")
-@click.option("--stages", default="", metavar="A,B", help="Only these stages; what they need must be done.")
+@click.option("--stages", default="", metavar="A,B", help=f"Only these of {STAGES}; what they need must be done.")
 @click.option("--until", default="", metavar="STAGE", help="Stages up to and including this one.")
-@click.option("--skip-preflight", "--skip-validation", "skip_preflight", is_flag=True, help="Do not check the machine.")
-@click.option("--require-gpu", is_flag=True, help="Fail pre-flight where no GPU is found.")
-@click.option("--take-over", is_flag=True, help="Take the run from its owner at once; that one can commit no more.")
-@click.option("--no-push", is_flag=True, help="Do not publish the results, even where a repository is set.")
-@click.option("--verbose", is_flag=True, help="Show more: every check, progress more often.")
-@click.option("--dry-run", is_flag=True, help="Print what would be run and skipped; do nothing.")
-@json_option
-def run(**options: Any) -> ExitCode:
+@start_options
+def run(stages: str, until: str, **options: Any) -> ExitCode:
     """Run the whole job on a dataset (the default command)."""
+    names = tuple(name.strip() for name in stages.split(",") if name.strip())
+    return _start(options, {"stages": names, "until": until})
+
+
+@click.command()
+@ask_options
+@click.option("--seeds", type=int, metavar="N", help="Pairs of agents per window.  [default: 5]")
+@start_options
+def ablate(seeds: int | None, **options: Any) -> ExitCode:
+    """Measure agents with against without pre-training, and what that needs; the run stays the one of `run`."""
+    if seeds is not None:
+        options["settings"] = (*options["settings"], f"ablation.seeds={seeds}")
+    return _start(options, {"stages": ("ablation",), "with_needs": True})
+
+
+def _start(options: dict[str, Any], which: dict[str, Any]) -> ExitCode:
+    """Start or go on with a run; `which` says how much of it."""
     from runner.job import Choice, Job, run_job
     from runner.summary import next_steps, run_object
 
     if options["resume"]:
         _refuse_beside_resume(options)
     ask = ask_of(options)
-    stages = tuple(name.strip() for name in options["stages"].split(",") if name.strip())
     choice = Choice(
-        stages,
-        options["until"],
+        **which,
         skip_preflight=options["skip_preflight"],
         require_gpu=options["require_gpu"],
         verbose=options["verbose"],
