@@ -44,6 +44,8 @@ SETTINGS = (
     "agent.seeds=2",
     "judging.random_shifts=100",
     "judging.bootstrap_samples=200",
+    "synthetic.scenarios=4",
+    "synthetic.bars=600",
     # operational: save and upload often enough for a run of seconds to be caught at it
     "runtime.mean_time_between_failures_s=1",
     "store.min_interval_s=0.2",

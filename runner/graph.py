@@ -84,6 +84,10 @@ def _prepare_units(_config: Config) -> Units:
     return {"prepare": Inputs()}
 
 
+def _synthetic_units(_config: Config) -> Units:
+    return {"synthetic": Inputs(("prepare",))}
+
+
 def _member_units(config: Config) -> Units:
     return {f"classifiers/{name}": Inputs(("prepare",)) for name in config.classifiers.members}
 
@@ -109,6 +113,7 @@ LENGTH_SETTINGS = (
     "ppo.eval_slices",
 )
 """What decides how many bars the plan needs."""
+WINDOW_SETTINGS = ("walk_forward.windows", "walk_forward.first_test_month")
 STAGES = (
     Stage(
         name="prepare",
@@ -119,6 +124,17 @@ STAGES = (
                 units=_prepare_units,
                 settings=("dataset", "market", "features", "splits", *LENGTH_SETTINGS),
                 datasets=lambda config: (config.dataset.name,),
+            ),
+        ),
+    ),
+    Stage(
+        name="synthetic",
+        module="training.stages.synthetic",
+        packages=TRAINING,
+        kinds=(
+            Kind(
+                units=_synthetic_units,
+                settings=("dataset.name", "synthetic", "splits", "market", *WINDOW_SETTINGS),
             ),
         ),
     ),

@@ -22,8 +22,12 @@ TINY = [
     "judging.bootstrap_samples=200",
     "costs.fee_frac=0.0002",
     "costs.slippage_frac=0.0001",
+    "synthetic.scenarios=4",
+    "synthetic.bars=600",
 ]
 """Settings that visit every stage in seconds."""
+BASE = ("--stages", "prepare,classifiers,ppo,evaluate")
+"""The shortest way to a verdict, for tests of what is no stage's own."""
 
 
 def cli(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

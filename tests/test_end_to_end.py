@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.cli import cli, run_json, settings
+from tests.cli import BASE, cli, run_json, settings
 from training.demo import demo_bars
 from training.market import Bars
 
@@ -46,7 +46,7 @@ def perturbed(frame: pd.DataFrame, first_bar: int) -> pd.DataFrame:
 
 def run(directory: Path, frame: pd.DataFrame, *extra: str) -> Path:
     data_dir, runs_dir = write_csv(directory / "data", frame), directory / "runs"
-    result = run_json("--dataset", NAME, "--data-dir", data_dir, "--runs-dir", runs_dir, *settings(), *extra)
+    result = run_json("--dataset", NAME, "--data-dir", data_dir, "--runs-dir", runs_dir, *BASE, *settings(), *extra)
     return runs_dir / result["run_id"]
 
 
@@ -123,7 +123,7 @@ def test_a_finished_run_does_no_work_again(reference):
     started = sorted((reference / "events").iterdir())
     sizes = {path.name: path.stat().st_size for path in started if path.name != "supervisor.jsonl"}
     data_dir, runs_dir = reference.parents[1] / "data", reference.parent
-    result = run_json("--dataset", NAME, "--data-dir", data_dir, "--runs-dir", runs_dir, *settings())
+    result = run_json("--dataset", NAME, "--data-dir", data_dir, "--runs-dir", runs_dir, *BASE, *settings())
     assert result["run_id"] == reference.name
     after = {path.name: path.stat().st_size for path in (reference / "events").iterdir()}
     assert {name: after[name] for name in sizes} == sizes
@@ -131,7 +131,7 @@ def test_a_finished_run_does_no_work_again(reference):
 
 def test_the_result_object_names_every_agent_and_baseline(reference):
     data_dir, runs_dir = reference.parents[1] / "data", reference.parent
-    result = run_json("--dataset", NAME, "--data-dir", data_dir, "--runs-dir", runs_dir, *settings())
+    result = run_json("--dataset", NAME, "--data-dir", data_dir, "--runs-dir", runs_dir, *BASE, *settings())
     assert result["exit_code"] == 0
     assert result["verdict"] in {"edge", "collapsed", "no evidence of an edge"}
     assert Path(result["report"]).is_file()
@@ -159,7 +159,8 @@ def test_a_bad_file_is_refused_with_its_code_and_no_traceback(case, tmp_path):
 
 def test_too_few_bars_says_how_many_are_needed(tmp_path):
     write_csv(tmp_path, market().iloc[:200])
-    done = cli("--dataset", NAME, "--data-dir", tmp_path, "--runs-dir", tmp_path / "runs", "--skip-preflight")
+    options = ("--data-dir", tmp_path, "--runs-dir", tmp_path / "runs", "--skip-preflight", *BASE)
+    done = cli("--dataset", NAME, *options)
     assert_refused(done, 65, r"200.*\d{3,}|\d{3,}.*200")
 
 
@@ -186,7 +187,8 @@ def test_a_wrong_request_is_refused_with_its_code_and_no_traceback(arguments, co
 def test_an_unwritable_runs_directory_is_exit_code_73(tmp_path):
     write_csv(tmp_path, market())
     (tmp_path / "file").write_text("")
-    done = cli("--dataset", NAME, "--data-dir", tmp_path, "--runs-dir", tmp_path / "file" / "runs", "--skip-preflight")
+    options = ("--data-dir", tmp_path, "--runs-dir", tmp_path / "file" / "runs", "--skip-preflight", *BASE)
+    done = cli("--dataset", NAME, *options)
     assert_refused(done, 73, "file")
 
 
@@ -199,6 +201,7 @@ def test_a_run_id_that_exists_with_another_configuration_names_the_keys(referenc
         data_dir,
         "--runs-dir",
         runs_dir,
+        *BASE,
         *settings("seed=4"),
         "--run-id",
         reference.name,

@@ -17,13 +17,13 @@ import pytest
 from configs.events import read_events
 from configs.files import sha256_file
 from configs.run_dir import RunDir
-from tests.cli import cli, settings
+from tests.cli import BASE, cli, settings
 from tests.runner.fixture_stages.world import wait_for
 from tests.servers import Server, gcs_emulator, seaweed
 
 pytestmark = pytest.mark.slow
 
-DEMO = ("--dataset", "DEMO-USD_1H_20230101-20230630", "--offline", "--skip-preflight")
+DEMO = ("--dataset", "DEMO-USD_1H_20230101-20230630", "--offline", "--skip-preflight", *BASE)
 OFTEN = ("store.min_interval_s=0.2",)
 
 
@@ -154,7 +154,7 @@ def test_a_run_whose_machine_is_gone_goes_on_from_the_store_to_the_same_bytes(pl
     shutil.rmtree(tmp_path / "lost")
     shown = cli("status", "--store", url, "--json", **environment)
     assert json.loads(shown.stdout)["state"].startswith("running"), "the lease is not released by a kill"
-    resume = ("--resume", run_id, "--store", url, "--runs-dir", tmp_path / "new", "--skip-preflight", "--json")
+    resume = ("--resume", run_id, "--store", url, "--runs-dir", tmp_path / "new", "--skip-preflight", "--json", *BASE)
     done = cli("run", *resume, **environment)
     assert done.returncode == 0, done.stderr
     assert "restored snapshot" in done.stderr
@@ -247,7 +247,7 @@ def test_a_run_goes_on_without_its_store_and_what_is_missing_there_follows(serve
         code, said = start.ended()
     assert code == 0, said
     assert "trouble" in said and outputs(run) == outputs(reference)
-    again = ("--resume", run.run_id, "--store", url, "--runs-dir", tmp_path / "other")
+    again = ("--resume", run.run_id, "--store", url, "--runs-dir", tmp_path / "other", *BASE)
     kept = cli("run", *again, **server.environment)
     assert kept.returncode == 0 and "nothing to do" in kept.stderr
     assert outputs(RunDir(tmp_path / "other" / run.run_id)) == outputs(reference)
@@ -271,7 +271,7 @@ def test_a_store_that_is_gone_for_good_is_74_at_the_end_and_a_later_start_sends_
     done = cli(*arguments, **server.environment)
     assert done.returncode == 0, done.stderr
     assert len(list(run.events.glob("evaluate.jsonl"))) == 1 and not list(runs_dir.glob(".superseded/*"))
-    elsewhere = ("--resume", run.run_id, "--store", url, "--runs-dir", tmp_path / "other")
+    elsewhere = ("--resume", run.run_id, "--store", url, "--runs-dir", tmp_path / "other", *BASE)
     assert cli("run", *elsewhere, **server.environment).returncode == 0
     assert outputs(RunDir(tmp_path / "other" / run.run_id)) == outputs(reference)
 

@@ -56,7 +56,7 @@ class Case:
     settings: tuple[str, ...] = ()
     """Beside SETTINGS."""
     environment: dict[str, str] = field(default_factory=dict)
-    until: str = "ppo"
+    stages: str = "prepare,classifiers,ppo"
     log_to: Path | None = None
     """Where the newest start's words go: where the disk of the runs directory is to be full, another one."""
 
@@ -65,7 +65,7 @@ class Case:
         settings = [part for setting in (*SETTINGS, *self.settings) for part in ("--set", setting)]
         return [
             *(sys.executable, "-m", "runner.cli", "run", "--skip-preflight", "--offline"),
-            *("--dataset", DATASET, "--runs-dir", str(self.runs_dir), "--until", self.until, *settings),
+            *("--dataset", DATASET, "--runs-dir", str(self.runs_dir), "--stages", self.stages, *settings),
             *(("--store", self.store) if self.store else ()),
             *extra,
         ]

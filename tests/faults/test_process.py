@@ -53,16 +53,16 @@ def run_inside(group: ControlGroup, case: Case) -> int:
 
 
 def test_a_stage_that_the_kernel_kills_for_its_memory_goes_on_with_half_the_batch(long_one, tmp_path, row):
-    whole = Case(tmp_path / "whole", settings=HUNGRY, until="classifiers")
+    whole = Case(tmp_path / "whole", settings=HUNGRY, stages="prepare,classifiers")
     told = (*HUNGRY, f'runtime.batch_halvings={{"{MEMBER}": 1}}')
-    halved = Case(tmp_path / "halved", settings=told, until="classifiers")
+    halved = Case(tmp_path / "halved", settings=told, stages="prepare,classifiers")
     peaks_bytes = []
     for case in (whole, halved):
         with control_group(case.runs_dir.name) as group:
             assert run_inside(group, case) == 0, case.said
             peaks_bytes.append(group.peak_bytes())
     assert peaks_bytes[0] > 1.2 * peaks_bytes[1], "the batch decides what is needed"
-    starved = Case(tmp_path / "starved", settings=HUNGRY, until="classifiers")
+    starved = Case(tmp_path / "starved", settings=HUNGRY, stages="prepare,classifiers")
     with control_group("starved") as group:
         group.limit(sum(peaks_bytes) // 2)
         code = run_inside(group, starved)

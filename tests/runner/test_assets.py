@@ -97,7 +97,7 @@ def test_a_run_records_its_assets_and_goes_on_without_their_files_where_nothing_
     write_bars(data, "ETH-USDT", scale=3.0)
     changed = call("--resume", run.run_id, *where, *CHOICE)
     assert changed.returncode == 65 and "ETH-USDT" in changed.stderr
-    renamed = call(*asked(data, "BTC-USDT,ETH-USDT", "--run-id", run.run_id))
+    renamed = call(*asked(data, "BTC-USDT,ETH-USDT", "--run-id", run.run_id, "--until", "classifiers"))
     assert renamed.returncode == 78 and "digest of the data ETH-USDT_1H" in renamed.stderr
 
 

@@ -19,8 +19,8 @@ def unit_of(config, unit_id: str):
 def test_the_configuration_decides_which_units_exist():
     config = configured("agent.seeds=2", "classifiers.members=[gru, dlstm]", "ensemble.members=[gru]")
     assert [unit.id for unit in expand(config)] == [
-        "prepare", "classifiers/gru", "classifiers/dlstm", "classifiers/ensemble", "ppo/seed-0", "ppo/seed-1",
-        "evaluate",
+        "prepare", "synthetic", "classifiers/gru", "classifiers/dlstm", "classifiers/ensemble",
+        "ppo/seed-0", "ppo/seed-1", "evaluate",
     ]  # fmt: skip
 
 
@@ -40,8 +40,8 @@ def test_every_stage_module_and_package_exists():
 @pytest.mark.parametrize(
     ("chosen", "until", "expected"),
     [
-        ((), "", {"prepare", "classifiers", "ppo", "evaluate"}),
-        ((), "classifiers", {"prepare", "classifiers"}),
+        ((), "", {stage.name for stage in STAGES if not stage.on_demand}),
+        ((), "classifiers", {"prepare", "synthetic", "classifiers"}),
         (("ppo", "prepare"), "", {"prepare", "ppo"}),
         (("ppo", "prepare"), "classifiers", {"prepare"}),
     ],
@@ -51,7 +51,7 @@ def test_stages_and_until_choose_whole_stages(chosen, until, expected):
 
 
 def test_an_unknown_stage_is_refused_and_the_known_ones_are_named():
-    with pytest.raises(ConfigError, match="'train'.*prepare, classifiers, ppo, evaluate"):
+    with pytest.raises(ConfigError, match="'train'.*prepare, .*classifiers, ppo, .*evaluate"):
         chosen_stages(("train",))
 
 
@@ -85,7 +85,8 @@ def test_nobody_wants_a_unit_that_is_left_out():
         ("ensemble.members=[gru]", {"classifiers/ensemble", "ppo/seed-0"}, {"classifiers/gru"}),
         ("agent.seeds=5", set(), {"ppo/seed-0", "classifiers/gru"}),
         ("classifiers.members=[dlstm, bilstm]", {"classifiers/ensemble", "evaluate"}, {"classifiers/dlstm"}),
-        ("seed=7", {"prepare", "classifiers/gru", "ppo/seed-0", "evaluate"}, set()),
+        ("synthetic.bars=900", {"synthetic"}, {"prepare", "classifiers/gru"}),
+        ("seed=7", {"prepare", "synthetic", "classifiers/gru", "ppo/seed-0", "evaluate"}, set()),
         ("runtime.workers=1", set(), {"prepare", "classifiers/gru", "ppo/seed-0", "evaluate"}),
     ],
 )

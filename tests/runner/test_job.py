@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import resolve
 from configs.run_dir import RunDir
-from runner.graph import expand
-from tests.cli import TINY, cli, settings
+from runner.graph import STAGES, expand
+from tests.cli import cli, settings
 
 pytestmark = pytest.mark.slow
 
@@ -43,10 +42,10 @@ def declared(unit, setting: str) -> bool:
     return setting not in unit.ignored and (section in unit.settings or setting in unit.settings)
 
 
-def test_units_read_only_the_settings_that_enter_their_cache_key(recorded):
+def test_units_read_only_the_settings_that_enter_their_cache_key(recorded, run):
     """Cache keys are sound only if a unit reads no setting that its stage does not declare."""
     undeclared = {}
-    for unit in expand(resolve("DEMO-USD_1H", "quick", settings=TINY).config):
+    for unit in expand(run.load_config()):
         read = json.loads((recorded / f"{unit.id.replace('/', '.')}.json").read_text())
         assert read, "nothing was recorded"
         undeclared[unit.id] = [setting for setting in read if not declared(unit, setting)]
@@ -73,7 +72,7 @@ def test_any_unit_can_be_run_again_by_hand_with_the_line_the_supervisor_uses(run
 def test_plan_names_every_stage_with_time_and_memory(recorded):
     done = cli("plan", *DEMO, "--runs-dir", recorded / "runs", "--json", *settings())
     plan = json.loads(done.stdout)
-    assert [stage["name"] for stage in plan["stages"]] == ["prepare", "classifiers", "ppo", "evaluate"]
+    assert [stage["name"] for stage in plan["stages"]] == [stage.name for stage in STAGES if not stage.on_demand]
     assert all(stage["work_s"] > 0 and stage["memory_bytes"] > 1e8 for stage in plan["stages"])
     assert plan["bars_found"] == 17_520 > plan["bars_needed"] > 0
 
