@@ -10,7 +10,6 @@ and it forgets there.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from configs.errors import BadDataError
 from configs.files import read_json, write_atomic, write_json
 from ppo.evaluate import Player
 from ppo.learner.actions import ActionHead, DiagonalGaussian, MaskedCategorical
+from ppo.learner.cores import LstmCore, MlpCore
 
 WEIGHTS = "policy.safetensors"
 SIZES = "policy.json"
@@ -51,21 +51,6 @@ class PolicySizes(BaseModel):
         return DiagonalGaussian(self.actions) if self.continuous else MaskedCategorical(self.actions)
 
 
-class MlpCore(nn.Module):
-    """Two memoryless stacks of tanh layers, one for the actor and one for the critic."""
-
-    state_size = 0
-
-    def __init__(self, sizes: PolicySizes) -> None:
-        super().__init__()
-        self.actor = tanh_layers(sizes.observation, sizes.hidden)
-        self.critic = tanh_layers(sizes.observation, sizes.hidden)
-
-    def forward(self, obs: Tensor, state: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden units of the actor and of the critic, and the state unchanged."""
-        return self.actor(obs), self.critic(obs), state
-
-
 class Policy(nn.Module):
     """Parameters of the action head and value from two separate nets of equal size."""
 
@@ -74,8 +59,10 @@ class Policy(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.head = sizes.head
-        width = (sizes.observation, *sizes.hidden)[-1]
-        self.core = MlpCore(sizes)
+        width = (sizes.observation + sizes.memory, *sizes.hidden)[-1]
+        self.core: MlpCore | LstmCore = MlpCore(sizes.observation, sizes.hidden)
+        if sizes.memory:
+            self.core = LstmCore(sizes.observation, sizes.memory, sizes.hidden)
         # of the logits, or of the means: the name is that of every checkpoint and policy file
         self.logits_head = skip_init(nn.Linear, width, sizes.actions)
         self.value_head = skip_init(nn.Linear, width, 1)
@@ -85,6 +72,8 @@ class Policy(nn.Module):
             for layer in (module for module in part.modules() if isinstance(module, nn.Linear)):
                 nn.init.orthogonal_(layer.weight, gain, generator=generator)
                 nn.init.zeros_(layer.bias)
+        if isinstance(self.core, LstmCore):
+            self.core.draw_memory(generator)
 
     def forward(self, obs: Tensor, state: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Parameters of the action head (..., P), value (...) and the state after the last step.
@@ -137,9 +126,3 @@ def read_policy(directory: Path, device: str = "cpu") -> Policy:
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise BadDataError(f"{directory} holds no readable policy ({error}); train it again") from error
     return policy.to(device).eval()
-
-
-def tanh_layers(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers with tanh after each; their weights are drawn by `Policy`."""
-    widths = pairwise((inputs, *hidden))
-    return nn.Sequential(*(layer for pair in widths for layer in (skip_init(nn.Linear, *pair), nn.Tanh())))

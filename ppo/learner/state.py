@@ -72,7 +72,7 @@ class LearnerState:
         tensors |= {f"optimizer/{name}": value for name, value in slots.items()}
         tensors |= {f"carry/{name}": value for name, value in vars(self.carry).items()}
         tensors["generator"] = self.generator.get_state()
-        scalars: dict[str, Any] = {"steps": self.steps, "rollouts": self.rollouts, "history": self.history}
+        scalars: dict[str, Any] = {"steps": self.steps, "rollouts": self.rollouts, "history": list(self.history)}
         if self.best is not None:
             scalars["best"] = {"score": self.best.score, "steps": self.best.steps}
             tensors |= {f"best/{name}": value for name, value in self.best.weights.items()}
