@@ -24,7 +24,7 @@ import pandas as pd
 from configs.schema import Config
 from configs.verdicts import COLLAPSED, EDGE, NO_EVIDENCE
 from ppo.baselines import Shifts, rule_tracks, shifted
-from ppo.evaluate import Agent, Spans, Track, rollout
+from ppo.evaluate import Agent, Spans, Track, rollouts
 from ppo.metrics import finite, mean_over_seeds, mean_track, return_metrics, track_metrics
 from ppo.statistics import deflated_sharpe, detectable_sharpe, moments, trial_variance
 from ppo.tape import Tape
@@ -60,19 +60,13 @@ def score(
     Raises:
         BadDataError: there is nothing to play on.
     """
-    levels = cost_levels(config)
-    done, total = 0, (1 + len(levels)) * len(agents)
-
-    def play(level: Config) -> list[Track]:
-        nonlocal done
-        tracks = []
-        for agent in agents:
-            tracks.append(rollout(tape, level, spans, agent))
-            done += 1
-            report(done, total)
-        return tracks
-
-    return compare(tape, config, spans, play(config), [play(level) for _, level in levels], predictions)
+    configs = [config, *(level for _, level in cost_levels(config))]
+    played = []
+    for number, agent in enumerate(agents, start=1):
+        played.append(rollouts(tape, configs, spans, agent))
+        report(number, len(agents))
+    tracks, *sweep = map(list, zip(*played, strict=True))
+    return compare(tape, config, spans, tracks, sweep, predictions)
 
 
 def compare(

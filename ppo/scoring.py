@@ -35,6 +35,10 @@ class Played(Protocol):
     def trials(self) -> list[Trial]:
         """What the ledger is told of it."""
 
+    @property
+    def returns(self) -> np.ndarray:
+        """(T,) mean over the seeds of the return of each bar."""
+
     def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
         """`evaluation.json`, given the per-bar Sharpe ratio of every trial that touches its bars."""
 
@@ -57,9 +61,14 @@ class SingleAsset:
     """Key of what was scored."""
 
     @property
+    def returns(self) -> np.ndarray:
+        """(T,) mean over the seeds of the return of each bar."""
+        return mean_track(self.scored.agents)[0]
+
+    @property
     def trials(self) -> list[Trial]:
         """One: the mean of the seeds."""
-        sharpe = moments(mean_track(self.scored.agents)[0]).sharpe
+        sharpe = moments(self.returns).sharpe
         return [Trial(self.dataset["digest"], *self.bounds, cache_key=self.cache_key, sharpe=sharpe)]
 
     def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:

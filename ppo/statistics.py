@@ -8,6 +8,7 @@ is 0. A series without any variation (an account that never traded) has ratio 0.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -111,19 +112,44 @@ def optimal_block_bars(returns: np.ndarray) -> float:
 
 def bootstrap_sharpes(returns: np.ndarray, mean_block: float, samples: int, rng: np.random.Generator) -> np.ndarray:
     """Sharpe ratios (samples,) of stationary-bootstrap resamples (Politis & Romano 1994)."""
-    n = len(returns)
-    if n < 2 or np.ptp(returns) == 0.0:
+    if len(returns) < 2 or np.ptp(returns) == 0.0:
         return np.zeros(samples)
-    ratios = np.empty(samples)
+    return np.concatenate([_sharpes(returns[rows]) for rows in _resamples(len(returns), mean_block, samples, rng)])
+
+
+def bootstrap_sharpe_differences(
+    returns: np.ndarray, others: np.ndarray, mean_block: float, samples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Sharpe ratio of `returns` less that of `others`, (samples,), where the same bars of both are resampled."""
+    if len(returns) < 2:
+        return np.zeros(samples)
+    drawn = _resamples(len(returns), mean_block, samples, rng)
+    return np.concatenate([_sharpes(returns[rows]) - _sharpes(others[rows]) for rows in drawn])
+
+
+def bootstrap_drawdowns(returns: np.ndarray, mean_block: float, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Largest drawdowns (samples,) of stationary-bootstrap resamples."""
+    if not len(returns):
+        return np.zeros(samples)
+    falls = []
+    for rows in _resamples(len(returns), mean_block, samples, rng):
+        equity = np.cumprod(1 + returns[rows], axis=1)
+        peak = np.maximum(np.maximum.accumulate(equity, axis=1), 1.0)
+        falls.append(np.max(1 - equity / peak, axis=1))
+    return np.maximum(np.concatenate(falls), 0.0)
+
+
+def _resamples(n: int, mean_block: float, samples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Row numbers (some, n) of resamples, as many at once as memory should hold."""
     at_once = max(1, BOOTSTRAP_CELLS // n)
     for start in range(0, samples, at_once):
-        count = min(at_once, samples - start)
-        drawn = returns[stationary_bootstrap_indices(n, mean_block, count, rng)]
-        deviation = drawn.std(axis=1, ddof=1)
-        ratios[start : start + count] = np.divide(
-            drawn.mean(axis=1), deviation, out=np.zeros(count), where=deviation > 0
-        )
-    return ratios
+        yield stationary_bootstrap_indices(n, mean_block, min(at_once, samples - start), rng)
+
+
+def _sharpes(drawn: np.ndarray) -> np.ndarray:
+    """Sharpe ratio of each row; 0 where nothing varies."""
+    deviation = drawn.std(axis=1, ddof=1)
+    return np.divide(drawn.mean(axis=1), deviation, out=np.zeros(len(drawn)), where=deviation > 0)
 
 
 def detectable_sharpe(n: int, confidence: float, power: float) -> float:

@@ -55,6 +55,8 @@ Beside the families, for the run as a whole:
 
 `classifiers.json` -- {member or "ensemble": test scores as `training.crossfit.score_predictions` gives them}.
 
+`targets.json` -- what the plan hoped for beside what was measured, as `ppo.targets` describes it.
+
 `trials.json` -- {"trials": [...]}: every entry of the ledger (`ppo.trials`) that touches bars scored here.
 
 The unit's metrics (in `result.json`) are those of the primary family, the first there is, as `ppo.judge.summary` gives
@@ -64,6 +66,7 @@ evidence of an edge" where any has that, else "collapsed".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -81,6 +84,7 @@ from ppo.judge import score, summary
 from ppo.learner.policy import read_policy
 from ppo.scoring import Played, SingleAsset, dataset_facts, enter, judge, write_evaluation
 from ppo.tape import build_tape, spans
+from ppo.targets import targets
 from training.crossfit import score_predictions
 from training.determinism import set_up_torch
 from training.scaling import Scaler
@@ -93,6 +97,8 @@ BYTES_PER_BAR = 2_000
 """Tape, tracks of all agents, baselines and cost levels; rounded up."""
 NOMINAL_TEST_BARS = 3_500
 """A fifth of two years of hourly bars."""
+AGENT_UNIT = re.compile(r"\w+/(seed-\d+|\d{4}-\d\d)")
+"""Units that trained agents: a seed, or all seeds of a test month."""
 DECISIONS_PER_S = 5_000.0
 """Greedy decisions of a small policy, one at a time, on one core."""
 
@@ -113,6 +119,8 @@ def work(unit: Unit) -> dict[str, Any]:
     evaluations = {name: judge(family, trials) for name, family in played.items()}
     for name, family in played.items():
         write_evaluation(unit.dir / name, family, evaluations[name])
+    found = targets(evaluations, {name: family.returns for name, family in played.items()}, _pretraining(unit), config)
+    write_json(unit.dir / "targets.json", {"targets": found})
     write_json(unit.dir / "trials.json", {"trials": [asdict(trial) for trial in trials]})
     write_json(unit.dir / "classifiers.json", _classifier_scores(run, prepared, config))
     return summary_of(evaluations)
@@ -134,8 +142,8 @@ def families_of(run: RunDir, unit_id: str) -> list[str]:
     Raises:
         BadDataError: there is none.
     """
-    stages = {name.partition("/")[0] for name in run.request(unit_id).inputs}
-    found = [name for name in FAMILIES if name in stages]
+    agents = [name.partition("/")[0] for name in run.request(unit_id).inputs if AGENT_UNIT.fullmatch(name)]
+    found = [name for name in FAMILIES if name in agents]
     if not found:
         raise BadDataError(
             f"run {run.run_id!r} has no agents to score: it needs units of {', '.join(FAMILIES[:-1])} or "
@@ -185,6 +193,13 @@ PLAYERS: dict[str, Callable[[str, Unit, Prepared], Played]] = {
     "lstm_ppo": _play_single_asset,
 }
 """How each family's agents are played."""
+
+
+def _pretraining(unit: Unit) -> list[dict[str, float]]:
+    """`validation` of the pre-trained agents among the unit's inputs."""
+    units = [name for name in unit.run.request(unit.id).inputs if name.startswith("pretrain/")]
+    results = [unit.run.result(name) for name in units]
+    return [result.metrics["validation"] for result in results if result and "validation" in result.metrics]
 
 
 def _classifier_scores(run: RunDir, prepared: Prepared, config: Config) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def _forest(evaluation: dict[str, Any]) -> Figure:
         "yaxis": {"autorange": "reversed", "type": "category"},
         "showlegend": False,
         "hovermode": "closest",
-        "shapes": [_vertical(x, dash, colour) for x, dash, colour in lines if numbers.is_number(x)],
+        "shapes": [vertical(x, dash, colour) for x, dash, colour in lines if numbers.is_number(x)],
     }
     caption = f"Dotted: the smallest true Sharpe ratio that this many bars would show ({numbers.ratio(detectable)})."
     label = "Sharpe ratios of agents and baselines with their confidence intervals"
@@ -84,7 +84,8 @@ def _reach(traces: list[Trace], detectable: Any) -> list[float]:
     return [min(ends) - room, max(ends) + room]
 
 
-def _vertical(x: Any, dash: str, colour: str) -> dict[str, Any]:
+def vertical(x: Any, dash: str, colour: str) -> dict[str, Any]:
+    """A line over the whole height of a figure."""
     stroke = {"color": colour, "width": 1.5, "dash": dash}
     return {"type": "line", "xref": "x", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": stroke}
 
@@ -99,7 +100,7 @@ def _shifts(evaluation: dict[str, Any], random: dict[str, Any]) -> Figure:
         "marker": {"color": "@random"},
         "hovertemplate": "Sharpe %{x}: %{y}",
     }
-    shapes = [_vertical(own, "solid", "@mean")] if numbers.is_number(own) else []
+    shapes = [vertical(own, "solid", "@mean")] if numbers.is_number(own) else []
     layout = {
         "xaxis": {"title": {"text": "annual Sharpe ratio"}, "zeroline": False},
         "yaxis": {"title": {"text": "shifts"}},

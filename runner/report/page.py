@@ -10,7 +10,7 @@ from string import Template
 from configs.files import write_atomic
 from configs.run_dir import RunDir
 from configs.secrets import redact_values
-from runner.report import background, certainty, learning, performance
+from runner.report import agents, background, certainty, learning, performance, planned, stress, windows
 from runner.report.facts import Facts, read_facts
 from runner.report.markup import Html, escape, join, json_script, tag
 from runner.report.section import Builder, Section
@@ -18,16 +18,23 @@ from runner.report.wording import words_of
 
 SECTIONS = (
     Builder("verdict", "Verdict", performance.verdict, "evaluate"),
+    Builder("agents", "Agents side by side", agents.agents, "evaluate"),
+    Builder("targets", "Targets", agents.targets, "evaluate"),
     Builder("equity", "Equity on the test part", performance.equity, "evaluate"),
     Builder("comparison", "Agents against baselines", performance.comparison, "evaluate"),
     Builder("certainty", "How sure is that?", certainty.certainty, "evaluate"),
     Builder("positions", "Positions over price", performance.positions, "evaluate"),
     Builder("actions", "What the agents did", performance.actions, "evaluate"),
     Builder("costs", "What trading costs would change", performance.costs, "evaluate"),
+    Builder("windows", "Walk-forward", windows.windows, "walk_forward"),
+    Builder("pretraining", "Pre-training ablation", stress.pretraining, "ablation"),
+    Builder("stress", "Stress gallery", stress.stress, "synthetic"),
     Builder("classifiers", "Classifiers", learning.classifiers, "classifiers"),
-    Builder("training", "Training curves", learning.training, "classifiers and ppo"),
+    Builder("training", "Training curves", learning.training, "classifiers"),
     Builder("data", "Data", background.data, "prepare"),
-    Builder("resources", "Time and resources", background.resources, "any unit"),
+    Builder("gates", "Gates", planned.gates, ""),
+    Builder("prediction", "Predicted against actual", planned.prediction, ""),
+    Builder("resources", "Time and resources", background.resources, ""),
     Builder("preflight", "Pre-flight", background.preflight, ""),
     Builder("configuration", "Configuration", background.configuration, ""),
     Builder("identity", "Identity", background.identity, ""),
@@ -110,12 +117,12 @@ def _contents(sections: Sequence[Section]) -> Html:
 
 
 def _notices(facts: Facts, sections: Sequence[Section]) -> Html:
-    """What is missing or damaged."""
-    waits = {builder.id: builder.waits_for for builder in SECTIONS}
+    """What is missing although this run has its stage, or damaged."""
+    stages = {unit.partition("/")[0] for unit in facts.units}
     missing = [
-        f"{section.title}{f' (comes from: {waits[section.id]})' if waits[section.id] else ''}"
-        for section in sections
-        if not section.parts
+        f"{section.title} (comes from: {builder.waits_for})"
+        for builder, section in zip(SECTIONS, sections, strict=True)
+        if builder.waits_for and not section.parts and (not stages or builder.waits_for in stages)
     ]
     notices = [tag("p", tag("strong", "Not in this run yet: "), "; ".join(missing), ".")] if missing else []
     notices += [tag("p", tag("strong", "Damaged: "), fault) for fault in facts.damaged]

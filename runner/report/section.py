@@ -55,7 +55,7 @@ class Builder:
     title: str
     build: Callable[[Facts], Section | None]
     waits_for: str
-    """The stage whose files it shows, named when they are missing from a run that has it; empty: the runner's own."""
+    """The stage whose files it shows, named when they are missing from a run that has it; empty where no stage is."""
 
 
 def note(text: str) -> Html:

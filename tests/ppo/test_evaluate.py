@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import BadDataError
-from ppo.evaluate import follow, rollout, stateless
+from ppo.evaluate import follow, rollout, rollouts, stateless
+from ppo.learner.policy import Policy, PolicySizes
 from ppo.rules import F_CASH, F_FEE, F_POSITION, F_PRICE, F_QUANTITY, F_REASON, LIQUIDATION, SEGMENT_END
 from ppo.tape import spans
 from ppo.vec_env import TradingVecEnv
@@ -148,3 +150,53 @@ def test_spans_of_a_tape_can_be_played_as_they_come(quick_config):
 def test_without_a_span_the_error_says_so(quick_config):
     with pytest.raises(BadDataError, match="no run of two bars"):
         rollout(flat_prices(3), quick_config, [], at_random(0))
+
+
+class Forgetful:
+    """Draws legal actions from what each account has seen since its span began."""
+
+    def player(self, count):
+        seen = np.zeros(count)
+
+        def play(obs, mask, start):
+            seen[:] = np.where(start, 0, seen) + obs.sum(axis=1, dtype=float)
+            draws = (np.abs(seen) * 1e4).astype(int)
+            return np.array(
+                [np.flatnonzero(legal)[draw % legal.sum()] for legal, draw in zip(mask, draws, strict=True)]
+            )
+
+        return play
+
+
+def test_accounts_side_by_side_are_what_each_is_alone(quick_config):
+    tape, played = random_tape(90, 3, segments=3), [(0, 30), (30, 60), (60, 90)]
+    levels = [priced(quick_config, COSTS.model_copy(update={"fee_frac": fee})) for fee in (0.0, 0.002, 0.09)]
+    together = rollouts(tape, levels, played, Forgetful())
+    assert len({track.action.tobytes() for track in together}) == 3, "costs changed what was seen"
+    for level, track in zip(levels, together, strict=True):
+        alone = rollout(tape, level, played, Forgetful())
+        for name, value in vars(alone).items():
+            np.testing.assert_array_equal(value, getattr(track, name), err_msg=name)
+
+
+def test_a_policys_accounts_side_by_side_are_what_each_is_alone(quick_config):
+    tape = random_tape(300, 4)
+    sizes = PolicySizes(observation=tape.observation.shape[1] + 4, actions=9, hidden=(32, 32))
+    policy = Policy(sizes, torch.Generator().manual_seed(1))
+    levels = [priced(quick_config, COSTS.model_copy(update={"fee_frac": fee})) for fee in (0.0, 0.001, 0.01, 0.05)]
+    for level, track in zip(levels, rollouts(tape, levels, [(0, 300)], policy), strict=True):
+        alone = rollout(tape, level, [(0, 300)], policy)
+        np.testing.assert_array_equal(alone.action, track.action)
+        np.testing.assert_array_equal(alone.equity, track.equity)
+
+
+def test_a_liquidated_account_does_not_stop_the_others(quick_config):
+    tape = make_tape([100.0] * 4 + [300.0] * 6, [100.0] * 4 + [300.0] * 6, [100.0] * 4 + [300.0] * 6)
+    levels = [priced(quick_config, FREE), priced(quick_config, COSTS)]
+    shorter = stateless(lambda obs, mask: np.array([REVERSE if weight > 0 else BUY_ALL for weight in obs[:, -4]]))
+    dead, _ = rollouts(tape, levels, [(0, 10)], shorter)
+    assert dead.liquidated and (dead.action[5:] == -1).all()
+    longer = stateless(lambda obs, mask: np.array([REVERSE if obs[0, -4] > 0 else BUY_ALL, BUY_ALL]))
+    dead, alive = rollouts(tape, levels, [(0, 10)], longer)
+    assert dead.liquidated and not alive.liquidated
+    assert (alive.action[:9] == BUY_ALL).all() and alive.equity[-1] > 2.5 * alive.equity[0]

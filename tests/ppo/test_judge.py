@@ -18,7 +18,7 @@ BEST = {"name": "buy_and_hold", "sharpe": 1.0}
 
 def script(actions):
     remaining = iter(actions)
-    return stateless(lambda obs, mask: np.array([next(remaining, HOLD)]))
+    return stateless(lambda obs, mask: np.full(len(mask), next(remaining, HOLD)))
 
 
 def seeds(*collapsed):
@@ -174,13 +174,18 @@ def judged(config, tape, agents, trials=()):
 
 def informed(obs, mask):
     """Long while the planted column says up."""
-    wanted = BUY_ALL if obs[0, 0] > 0 else CLOSE
-    return np.array([wanted if mask[0, wanted] else HOLD])
+    wanted = np.where(obs[:, 0] > 0, BUY_ALL, CLOSE)
+    return np.where(mask[np.arange(len(mask)), wanted], wanted, HOLD)
 
 
 def blind(seed):
     rng = np.random.default_rng(seed)
-    return stateless(lambda obs, mask: np.array([rng.choice(np.flatnonzero(mask[0])) if rng.random() < 0.05 else HOLD]))
+
+    def decide(obs, mask):
+        change = rng.random() < 0.05
+        return np.array([rng.choice(np.flatnonzero(legal)) if change else HOLD for legal in mask])
+
+    return stateless(decide)
 
 
 def test_knowledge_of_the_market_is_an_edge(quick_config):
@@ -235,8 +240,7 @@ def informed_by_time():
     """Turns its position whenever the first observed number is high; the same at every cost."""
 
     def decide(obs, mask):
-        wanted = (CLOSE if mask[0, CLOSE] else BUY_ALL) if obs[0, 0] > 1.5 else HOLD
-        return np.array([wanted])
+        return np.where(obs[:, 0] > 1.5, np.where(mask[:, CLOSE], CLOSE, BUY_ALL), HOLD)
 
     return stateless(decide)
 

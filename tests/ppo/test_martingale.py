@@ -61,15 +61,15 @@ def persistent(seed: int):
 
     def decide(obs, mask):
         change = rng.random() < 0.05
-        return np.array([(7 if mask[0, 7] else 3) if change else 0])
+        return np.where(mask[:, 7], 7, 3) if change else np.zeros(len(mask), int)
 
     return decide
 
 
 def momentum(obs, mask):
     """Long after rises, in cash after falls."""
-    wanted = 3 if obs[0, :5].sum() > 0 else 7
-    return np.array([wanted if mask[0, wanted] else 0])
+    wanted = np.where(obs[:, :5].sum(axis=1) > 0, 3, 7)
+    return np.where(mask[np.arange(len(mask)), wanted], wanted, 0)
 
 
 @pytest.mark.parametrize("costs", [FREE, CHEAP], ids=["free", "cheap"])

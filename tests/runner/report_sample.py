@@ -12,6 +12,7 @@ from configs.events import EventLog
 from configs.files import write_json
 from configs.load import resolve
 from configs.run_dir import RunDir
+from tests.runner import plan_sample
 
 FIRST_T = 1_750_000_400 // 3_600 * 3_600
 SEEDS = 3
@@ -48,12 +49,19 @@ def make_run(
         run.unit_dir("prepare") / "splits.json", {"train": [0, 3600], "validation": [3600, 4800], "test": [4800, 6000]}
     )
     frame = equity_frame(rng, bars)
-    path = run.unit_dir("evaluate") / "ppo" / "equity.parquet"
-    path.parent.mkdir(parents=True)
-    frame.to_parquet(path, index=False)
-    write_json(path.parent / "evaluation.json", evaluation(rng, frame, facts, verdict))
+    judged = evaluation(rng, frame, facts, verdict)
+    plan_sample.write_family(run, "ppo", judged, frame)
+    frame = equity_frame(rng, bars)
+    plan_sample.write_family(run, "lstm_ppo", evaluation(rng, frame, facts, verdict), frame)
+    frame = equity_frame(rng, bars)
+    joined = evaluation(rng, frame, facts, verdict) | plan_sample.walk_forward(rng, SEEDS)
+    plan_sample.write_family(run, "walk_forward", joined, frame)
+    plan_sample.write_targets(run)
+    plan_sample.write_stress(run, rng)
+    plan_sample.write_ablation(run)
+    plan_sample.write_plan(run, {"prepare": 22.0, "classifiers": 120.0, "ppo": 70.0, "evaluate": 20.0})
     scored = {name: scores(rng) for name in ("lstm", "gru", "bilstm", "dlstm", "ensemble")}
-    write_json(path.parents[1] / "classifiers.json", scored)
+    write_json(run.unit_dir("evaluate") / "classifiers.json", scored)
     histories(rng, run)
     for unit in UNITS:
         result = {"unit": unit, "cache_key": "0" * 64, "outputs": {}, "metrics": {}}
@@ -368,6 +376,8 @@ def events(rng: np.random.Generator, run: RunDir) -> None:
             log.at(t + second, "resources", "run", **sample(rng, unit))
         t += 25
         log.at(t, "unit_finished", unit, state="done", reason="finished", says="")
+    for gate in plan_sample.GATES:
+        log.at(t, "gate", "run", **gate)
     log.at(t + 1, "run_finished", "run", exit_code=0)
     log.write()
 

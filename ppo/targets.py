@@ -1,0 +1,174 @@
+"""The plan's reference targets beside what was measured: met, missed, or not to be decided by so few bars.
+
+They decide nothing: the verdict rests on the rules of `ppo.judge` alone. A target is met or missed where the whole
+two-sided interval of the measured value lies on one side of it, else undecided.
+
+`targets.json` -- {"targets": [...]}, one entry per target:
+
+    name, stage         "base_sharpe", ...; the stage whose agents it is about
+    text                what is measured, in words
+    wanted, below       the target; whether less than it is wanted, not more
+    share               whether the values are shares
+    measured            null where the run has no such agents
+    standard_error      null where the value has none
+    interval            [low, high], two-sided at `judging.confidence`; null where nothing was measured
+    state               "met" | "missed" | "undecided" | "not measured"
+    says                why
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from configs.schema import Config
+from ppo.statistics import bootstrap_drawdowns, bootstrap_sharpe_differences
+from training.streams import stream
+
+BASE, LSTM = "ppo", "lstm_ppo"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One figure that the plan hoped for."""
+
+    name: str
+    stage: str
+    text: str
+    wanted: float
+    below: bool = False
+    share: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One figure and how sure it is."""
+
+    value: float
+    standard_error: float | None
+    interval: tuple[float, float]
+    of: str
+    """What it was measured on, for example `8,759 bars`."""
+
+
+TARGETS = (
+    Target("pretrain_sharpe", "pretrain", "Pre-training: Sharpe ratio on validation worlds", 0.5),
+    Target("base_sharpe", BASE, "Base PPO: Sharpe ratio on the test part", 1.0),
+    Target("base_drawdown", BASE, "Base PPO: largest drawdown", 0.25, below=True, share=True),
+    Target("base_win_rate", BASE, "Base PPO: closed round trips that won", 0.5, share=True),
+    Target("lstm_sharpe", LSTM, "LSTM-PPO: Sharpe ratio on the test part", 1.2),
+    Target("lstm_less_base", LSTM, "LSTM-PPO: its Sharpe ratio less that of base PPO", 0.0),
+    Target("multi_asset_sharpe", "multi_asset", "Multi-asset PPO: Sharpe ratio on the test part", 1.4),
+    Target("walk_forward_sharpe", "walk_forward", "Walk-forward PPO: Sharpe ratio of the joined test months", 0.8),
+)
+"""Reference figures of issue 4, part 6."""
+
+
+def targets(
+    evaluations: Mapping[str, dict[str, Any]],
+    returns: Mapping[str, np.ndarray],
+    pretraining: Sequence[dict[str, float]],
+    config: Config,
+) -> list[dict[str, Any]]:
+    """Every target with its state.
+
+    Args:
+        evaluations: family -> `evaluation.json`.
+        returns: family -> (T,) mean return of the seeds per bar; of the base and the LSTM agents are read.
+        pretraining: `validation` of each pre-trained agent's metrics.
+        config: sections judging and seed are read.
+    """
+    measured = _of_pretraining(pretraining, config)
+    for target in TARGETS:
+        if target.name.endswith("_sharpe") and target.stage in evaluations:
+            measured[target.name] = _sharpe(evaluations[target.stage])
+    if BASE in evaluations:
+        measured |= {"base_win_rate": found} if (found := _win_rate(evaluations[BASE], config)) else {}
+        measured["base_drawdown"] = _drawdown(evaluations[BASE], returns[BASE], config)
+    if BASE in returns and LSTM in returns and len(returns[BASE]) == len(returns[LSTM]):
+        measured["lstm_less_base"] = _difference(evaluations, returns, config)
+    return [decided(target, measured.get(target.name)) for target in TARGETS]
+
+
+def decided(target: Target, found: Measured | None) -> dict[str, Any]:
+    """The entry of one target."""
+    if found is None:
+        says = f"nothing to measure: this run has no such result of stage {target.stage}"
+        return _entry(target, "not measured", says, None, None, None)
+    low, high = found.interval
+    if low <= target.wanted <= high:
+        state, says = "undecided", f"cannot be decided: {found.of} are too few, the interval holds the target"
+    else:
+        state = "met" if (found.value < target.wanted) == target.below else "missed"
+        says = f"on {found.of}, the whole interval is {'below' if high < target.wanted else 'above'} the target"
+    return _entry(target, state, says, found.value, found.standard_error, [low, high])
+
+
+def _entry(
+    target: Target, state: str, says: str, measured: float | None, error: float | None, interval: list[float] | None
+) -> dict[str, Any]:
+    values = {"measured": measured, "standard_error": error, "interval": interval}
+    return asdict(target) | values | {"state": state, "says": says}
+
+
+def _sharpe(evaluation: dict[str, Any]) -> Measured:
+    mean = evaluation["mean"]
+    low, high = mean["sharpe_interval"]
+    return Measured(mean["sharpe"], mean["sharpe_standard_error"], (low, high), f"{mean['returns']:,} bars")
+
+
+def _of_pretraining(pretraining: Sequence[dict[str, float]], config: Config) -> dict[str, Measured]:
+    """Mean over the seeds; all played the same worlds, so the standard error is the mean of theirs."""
+    if not pretraining:
+        return {}
+    value, error = (float(np.mean([part[key] for part in pretraining])) for key in ("sharpe", "standard_error"))
+    half = _quantile(config) * error
+    return {"pretrain_sharpe": Measured(value, error, (value - half, value + half), "these worlds")}
+
+
+def _win_rate(evaluation: dict[str, Any], config: Config) -> Measured | None:
+    """Wilson's interval (1927), for the trades of one seed: seeds share their bars, so more seeds are no more proof."""
+    share, trades = evaluation["mean"]["hit_rate"], evaluation["mean"]["trades"]
+    if share is None or not trades:
+        return None
+    z = _quantile(config)
+    middle = (share + z**2 / (2 * trades)) / (1 + z**2 / trades)
+    half = z / (1 + z**2 / trades) * math.sqrt(share * (1 - share) / trades + z**2 / (4 * trades**2))
+    error = math.sqrt(share * (1 - share) / trades)
+    return Measured(share, error, (middle - half, middle + half), f"{trades:,.0f} trades a seed")
+
+
+def _drawdown(evaluation: dict[str, Any], returns: np.ndarray, config: Config) -> Measured:
+    """Interval of the drawdowns of resampled series: what luck with the order of the bars alone could have made."""
+    judging, block = config.judging, evaluation["mean"]["mean_block_bars"]
+    drawn = bootstrap_drawdowns(returns, block, judging.bootstrap_samples, stream(config.seed, "judge", "drawdowns"))
+    interval = _interval(drawn, config)
+    return Measured(evaluation["mean"]["max_drawdown"], float(drawn.std()), interval, f"{len(returns):,} bars")
+
+
+def _difference(
+    evaluations: Mapping[str, dict[str, Any]], returns: Mapping[str, np.ndarray], config: Config
+) -> Measured:
+    """Difference of two Sharpe ratios on the same bars, resampled together."""
+    year = math.sqrt(config.market.bars_per_year)
+    block = max(evaluations[name]["mean"]["mean_block_bars"] for name in (BASE, LSTM))
+    rng = stream(config.seed, "judge", "difference")
+    drawn = bootstrap_sharpe_differences(returns[LSTM], returns[BASE], block, config.judging.bootstrap_samples, rng)
+    value = evaluations[LSTM]["mean"]["sharpe"] - evaluations[BASE]["mean"]["sharpe"]
+    of = f"{len(returns[BASE]):,} bars"
+    return Measured(value, float(drawn.std()) * year, _interval(drawn * year, config), of)
+
+
+def _interval(drawn: np.ndarray, config: Config) -> tuple[float, float]:
+    tail = (1 - config.judging.confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _quantile(config: Config) -> float:
+    return NormalDist().inv_cdf((1 + config.judging.confidence) / 2)

@@ -1,0 +1,116 @@
+"""Sections on all kinds of agents together: side by side, and beside the targets that were set for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner.report import numbers
+from runner.report.facts import Facts, Family
+from runner.report.figure import Figure, Trace, time_line
+from runner.report.markup import Html, table
+from runner.report.section import Section, badge, note
+from runner.report.wording import baseline_name
+from runner.summary import family_title
+
+COLOURS = {
+    "ppo": "@mean",
+    "lstm_ppo": "@follow_classifier",
+    "multi_asset": "@moving_average",
+    "walk_forward": "@buy_and_hold",
+}
+VERDICT_TONES = {"edge": "good", "collapsed": "bad"}
+STATE_TONES = {"met": "good", "missed": "bad", "undecided": "warn"}
+HEAD = (
+    "", "Verdict", "Sharpe", "95\u00a0% interval", "Best baseline", "Total return", "Max drawdown", "Trades",
+    "Deflated Sharpe", "N", "Seeds", "Test bars",
+)  # fmt: skip
+
+
+def agents(facts: Facts) -> Section | None:
+    """Every kind of agent in a row, and their equity in one figure."""
+    if not facts.families:
+        return None
+    rows = [_row(name, family.evaluation) for name, family in facts.families.items()]
+    parts: list[Html | Figure] = [table(HEAD, rows, label="Agents side by side", align="llr")]
+    parts.append(
+        note(
+            "Each row is the mean return of one kind of agent's seeds, after costs, judged by the same rules. Trades "
+            "are means over the seeds. N counts the scorings of these bars that the deflated Sharpe ratio corrects for."
+        )
+    )
+    traces = [trace for name, family in facts.families.items() if (trace := _growth(name, family))]
+    if traces:
+        parts.append(_figure(traces))
+    return Section("agents", "Agents side by side", parts)
+
+
+def targets(facts: Facts) -> Section | None:
+    """What the plan hoped for, beside what was measured and whether that decides it."""
+    if not facts.targets:
+        return None
+    rows = [
+        [
+            target["text"],
+            _value(target, target["wanted"]),
+            _value(target, target["measured"]),
+            _value(target, target["standard_error"]),
+            _interval(target),
+            badge(target["state"], STATE_TONES.get(target["state"], "quiet")),
+            target["says"],
+        ]
+        for target in facts.targets
+    ]
+    head = ("Target", "Wanted", "Measured", "Standard error", "95\u00a0% interval", "State", "")
+    lead = (
+        "Reference figures of the plan, not conditions of the verdict. A target whose 95\u00a0% interval lies on both "
+        "sides of it cannot be decided by so few bars."
+    )
+    return Section("targets", "Targets", [table(head, rows, label="Targets", align="lrrrrll")], lead)
+
+
+def _row(name: str, evaluation: dict[str, Any]) -> list[object]:
+    mean, best = evaluation.get("mean") or {}, evaluation.get("best_baseline") or {}
+    verdict = str(evaluation.get("verdict") or "not judged")
+    return [
+        family_title(name),
+        badge(verdict, VERDICT_TONES.get(verdict, "warn")),
+        numbers.ratio(mean.get("sharpe")),
+        numbers.interval(mean.get("sharpe_interval")),
+        f"{numbers.ratio(best.get('sharpe'))} ({baseline_name(best.get('name'))})",
+        numbers.signed_percent(mean.get("total_return")),
+        numbers.percent(mean.get("max_drawdown")),
+        numbers.count(mean.get("trades")),
+        numbers.ratio(mean.get("dsr")),
+        numbers.count((evaluation.get("trials") or {}).get("count")),
+        numbers.count(len(evaluation.get("agents") or ())),
+        numbers.count((evaluation.get("test_range") or {}).get("bars")),
+    ]
+
+
+def _growth(name: str, family: Family) -> Trace | None:
+    """Equity of the seeds' mean over its first value, less 1."""
+    equity = family.equity.get("equity_mean")
+    if not equity:
+        return None
+    growth = [value / equity[0] - 1 for value in equity]
+    return time_line(family.equity["t"], growth, family_title(name), COLOURS.get(name, "@muted"), width=2)
+
+
+def _figure(traces: list[Trace]) -> Figure:
+    layout = {"xaxis": {"type": "date"}, "yaxis": {"tickformat": "+.0%", "zeroline": True}}
+    label = "Total return over time of each kind of agent, mean of its seeds"
+    caption = "Return since each one's first test bar. Walk-forward joins many test months, so it may begin earlier."
+    return Figure("figure-agents-equity", traces, layout, 380, label, caption)
+
+
+def _value(target: dict[str, Any], value: Any) -> str:
+    return numbers.percent(value) if target.get("share") else numbers.ratio(value)
+
+
+def _interval(target: dict[str, Any]) -> str:
+    ends = target.get("interval")
+    if not ends:
+        return numbers.NONE
+    if target.get("share"):
+        return f"[{numbers.percent(ends[0])}, {numbers.percent(ends[1])}]"
+    return numbers.interval(ends)

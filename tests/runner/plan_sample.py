@@ -1,0 +1,156 @@
+"""What the stages beyond the base agents leave in a run directory, with made-up numbers of the documented form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from configs.files import write_json
+from configs.run_dir import RunDir
+
+MONTHS = [f"2024-{month:02d}" for month in range(1, 13)]
+REGIMES = ("bull", "bear", "range", "crash")
+SCRIPTS = ("none", "none", "none", "flash_crash", "slow_bleed", "gap_open", "volatility_spike", "crash_80")
+
+
+def write_family(run: RunDir, name: str, evaluation: dict[str, Any], equity: pd.DataFrame) -> None:
+    directory = run.unit_dir("evaluate") / name
+    directory.mkdir(parents=True)
+    equity.to_parquet(directory / "equity.parquet", index=False)
+    write_json(directory / "evaluation.json", evaluation)
+
+
+def walk_forward(rng: np.random.Generator, seeds: int) -> dict[str, Any]:
+    """The keys of this family beside those of all."""
+
+    def window(month: str) -> dict[str, Any]:
+        own = rng.normal(0.005, 0.05, seeds)
+        agents = [
+            {"seed": seed, "start": "pretrained", "total_return": float(own[seed]), "sharpe": float(20 * own[seed])}
+            | {"validation_sharpe": 1.2}
+            for seed in range(seeds)
+        ]
+        return {
+            "month": month,
+            "bars": 744,
+            "total_return": float(own.mean()),
+            "sharpe": float(20 * own.mean()),
+            "max_drawdown": 0.06,
+            "trades": 11.5,
+            "agents": agents,
+            "spread": {"min": float(own.min()), "max": float(own.max()), "sd": float(own.std())},
+            "baselines": {"flat": 0.0, "buy_and_hold": float(rng.normal(0, 0.1)), "moving_average": 0.01},
+        }
+
+    chosen = {"seed_0": 0.2, "seed_1": 0.5, "flat": 0.3}
+    pbo = {"probability": 0.44, "loss_probability": 0.5, "median_logit": 0.1, "blocks": 16, "combinations": 12_870}
+    return {"windows": [window(month) for month in MONTHS], "pbo": pbo | {"chosen_frac": chosen}}
+
+
+def write_targets(run: RunDir) -> None:
+    def target(text: str, wanted: float, measured: float | None, half: float, state: str, share: bool = False) -> dict:
+        found = None if measured is None else [measured - half, measured + half]
+        error = None if measured is None else half / 2
+        values = {"measured": measured, "standard_error": error, "interval": found}
+        says = {"undecided": "cannot be decided: 1,199 bars are too few", "not measured": "nothing to measure"}
+        said = says.get(state, "on 1,199 bars, the whole interval is below the target")
+        own = {"name": text, "stage": "ppo", "text": text, "wanted": wanted, "below": False, "share": share}
+        return own | values | {"state": state, "says": said}
+
+    targets = [
+        target("Pre-training: Sharpe ratio on validation worlds", 0.5, 1.1, 0.3, "met"),
+        target("Base PPO: Sharpe ratio on the test part", 1.0, 0.93, 4.3, "undecided"),
+        target("Base PPO: closed round trips that won", 0.5, 0.37, 0.05, "missed", share=True),
+        target("Multi-asset PPO: Sharpe ratio on the test part", 1.4, None, 0, "not measured"),
+    ]
+    write_json(run.unit_dir("evaluate") / "targets.json", {"targets": targets})
+
+
+def write_stress(run: RunDir, rng: np.random.Generator) -> None:
+    directory, candles = run.unit_dir("synthetic"), 120
+    directory.mkdir(parents=True)
+    rows = []
+    for index, script in enumerate(SCRIPTS):
+        regime = np.repeat(rng.choice(REGIMES, candles // 20), 20)
+        close = 100 * np.exp(np.cumsum(rng.normal(0, 0.03, candles) - 0.02 * (regime == "crash")))
+        if script == "crash_80":
+            close[60:] *= 0.2
+        world = {"index": index, "script": script, "bar": 40 * np.arange(candles), "regime": regime, "close": close}
+        rows.append(pd.DataFrame(world | {"open": close, "high": 1.01 * close, "low": 0.99 * close}))
+    pd.concat(rows).to_parquet(directory / "gallery.parquet", index=False)
+    scenarios = 64
+    shares = rng.dirichlet([4, 4, 6, 1], scenarios)
+    tags = {
+        "scenario": np.arange(scenarios),
+        "script": [SCRIPTS[index % len(SCRIPTS)] for index in range(scenarios)],
+        "log_return": rng.normal(0, 0.8, scenarios),
+        "largest_drawdown": rng.uniform(0.2, 0.9, scenarios),
+        "jumps": rng.integers(0, 40, scenarios),
+        "volatility": rng.uniform(0.01, 0.02, scenarios),
+    } | {f"{name}_share": shares[:, place] for place, name in enumerate(REGIMES)}
+    pd.DataFrame(tags).to_parquet(directory / "tags.parquet", index=False)
+    lags = np.arange(1, 51)
+    moments = {
+        name: {
+            "volatility": 0.0101,
+            "kurtosis": kurtosis,
+            "acf_squared": (scale * 0.95**lags).tolist(),
+            "jumps_per_10000_bars": 23.5,
+            "dwell_bars": {"bull": 210.0, "bear": 180.0, "range": 300.0, "crash": 24.0},
+        }
+        for name, kurtosis, scale in (("data", 14.2, 0.22), ("generated", 12.9, 0.2), ("expected", None, 0.19))
+    }
+    write_json(directory / "moments.json", moments | {"fit_rows": 3_600})
+
+
+def write_ablation(run: RunDir) -> None:
+    def row(where: str, metric: str, difference: float, says: str) -> dict[str, Any]:
+        arms = {"pretrained": 0.5 + difference, "scratch": 0.5, "difference": difference}
+        return (
+            {"where": where, "metric": metric}
+            | arms
+            | {"lower": difference - 0.2, "upper": difference + 0.2}
+            | {"says": says}
+        )
+
+    differences = [
+        row(where, metric, difference, says)
+        for where, difference, says in (
+            ("real", 0.05, "no difference shown"),
+            ("crash", 0.4, "pre-training helps"),
+            ("flash_crash", 0.3, "pre-training helps"),
+            ("slow_bleed", -0.3, "pre-training harms"),
+        )
+        for metric in ("log_return", "sharpe", "max_drawdown")
+    ]
+    write_json(
+        run.unit_dir("ablation/summary") / "ablation.json",
+        {"seeds": list(range(5)), "windows": MONTHS[::3], "confidence": 0.95, "differences": differences},
+    )
+
+
+def write_plan(run: RunDir, stages: dict[str, float]) -> None:
+    """`stages`: name -> expected seconds."""
+    predicted = [
+        {"name": name, "low_s": 0.6 * expected_s, "expected_s": expected_s, "high_s": 1.1 * expected_s}
+        for name, expected_s in stages.items()
+    ]
+    total_s = sum(stages.values())
+    wall = {"low": 0.6 * total_s, "expected": total_s, "high": 1.1 * total_s}
+    write_json(run.root / "plan.json", {"stages": predicted, "wall_s": wall, "price_usd_per_hour": 0.6})
+
+
+GATES = (
+    {
+        "stage": "lstm_ppo", "asked": "ppo", "metric": "validation_sharpe", "value": 0.6, "interval": [-0.9, 2.1],
+        "target": 1.0, "on_fail": "continue", "verdict": "open",
+        "says": "validation Sharpe of ppo is 0.60 (95 %: -0.90 to 2.10); whether it is at least 1 cannot be decided "
+        "with so little data: lstm_ppo may start",
+    },
+    {
+        "stage": "multi_asset", "asked": "lstm_ppo", "metric": "done", "value": 0.0, "interval": None, "target": None,
+        "on_fail": "skip", "verdict": "closed", "says": "lstm_ppo was left out: multi_asset is left out",
+    },
+)  # fmt: skip
