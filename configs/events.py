@@ -21,6 +21,7 @@ from configs.secrets import redact_values
 Kind = Literal[
     "run_started",
     "check",
+    "plan",
     "unit_started",
     "progress",
     "metric",

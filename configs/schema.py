@@ -419,6 +419,9 @@ class RuntimeConfig(Model):
     """Starts of a run in a row without any progress before it is given up."""
     mean_time_between_failures_s: Positive = 10_800
     """Expected life of the machine; with the measured cost of one checkpoint it decides how often to save."""
+    calibrate_s: Annotated[float, Field(ge=0)] = 2
+    """Seconds of measuring, per piece of work, before time and cost are predicted; two minutes at most in all. 0
+    measures nothing, and a run starts without a prediction unless it has a limit to keep."""
     batch_halvings: dict[str, Annotated[int, Field(ge=1, le=3)]] = {}
     """Unit -> how often its batch was halved after it ran out of memory; written by the supervisor, part of that
     unit's cache key."""

@@ -35,7 +35,7 @@ def spent(events_dir: Path) -> Spent:
     """What the event log of a run knows to be spent, over all starts."""
     wall_s = cost_usd = 0.0
     begun_t, start_s, price_usd_per_hour = math.inf, 0.0, 0.0
-    for event in _supervisor_events(events_dir):
+    for event in supervisor_events(events_dir):
         if event["kind"] == "run_started":
             wall_s += start_s + _number(event, "unseen_wall_s")
             cost_usd += cost_of(start_s, price_usd_per_hour) + _number(event, "unseen_cost_usd")
@@ -163,7 +163,8 @@ def _go_on(limits: BudgetConfig) -> str:
     return f"the same command with a larger {' or '.join(options)} goes on from here"
 
 
-def _supervisor_events(events_dir: Path) -> list[dict[str, Any]]:
+def supervisor_events(events_dir: Path) -> list[dict[str, Any]]:
+    """What the supervisor wrote, over all starts."""
     path = events_dir / "supervisor.jsonl"
     if not path.exists():
         return []

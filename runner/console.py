@@ -17,8 +17,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from runner.budget import figure
-from runner.plan import RunPlan
 from runner.preflight.check import human_bytes
 from runner.say import say
 from runner.summary import rows_of
@@ -188,25 +186,6 @@ def print_status(view: RunView, title: str, summary: dict[str, Any]) -> None:
     console.print(render_view(view, title, time.time()))
     if summary["verdict"]:
         console.print(render_final(summary, ()))
-
-
-def render_plan(plan: RunPlan, run_id: str) -> RenderableType:
-    """What a run would take: a row per stage, then the totals."""
-    table = Table(title=f"plan of run {run_id}", title_justify="left", box=None, pad_edge=False)
-    table.add_column("stage")
-    for name in ("units", "work", "wall clock", "memory of one", "bars needed"):
-        table.add_column(name, justify="right")
-    for stage in plan.stages:
-        memory, bars = human_bytes(stage.memory_bytes), f"{stage.bars_needed:,}"
-        table.add_row(stage.name, str(len(stage.units)), clock(stage.work_s), clock(stage.wall_s), memory, bars)
-    cost = f" and {figure(plan.cost_usd)} USD" if plan.cost_usd else ""
-    totals = [
-        f"about {clock(plan.wall_s)} of wall clock{cost}, by rates measured on two CPU cores or one GPU",
-        f"bars: {plan.bars_found:,} found, {plan.bars_needed:,} needed",
-        f"memory: {human_bytes(plan.memory_bytes)} for the units that run side by side",
-        f"disk: {human_bytes(plan.disk_bytes)} of {human_bytes(plan.disk_free_bytes)} free",
-    ]
-    return Group(table, *map(Text, totals))
 
 
 def print_comparison(found: dict[str, Any]) -> None:

@@ -87,7 +87,8 @@ class Gates:
     def lets_start(self, unit: Unit, results: Mapping[str, Result], gone: Collection[str]) -> bool:
         """Whether all that the unit waits for has ended: what it needs, what it wants, and verdicts on its stage."""
         is_held = not self._holds_nothing_back and any(
-            gate.on_fail != "continue" and self._concerns(stage, gate.on_fail, unit) for stage, gate in self._undecided
+            gate.on_fail != "continue" and concerns(stage, gate.on_fail, unit, self._stages)
+            for stage, gate in self._undecided
         )
         has_needs = all(need in results for need in unit.needs)
         return has_needs and not is_held and all(want in results or want in gone for want in unit.wants)
@@ -95,15 +96,9 @@ class Gates:
     def leaves_out(self, unit: Unit, gone: Collection[str]) -> str:
         """Why the unit is left out, if it is: its stage's gate is closed, or what it needs was left out."""
         for verdict in self._closed:
-            if self._concerns(verdict.stage, verdict.on_fail, unit):
+            if concerns(verdict.stage, verdict.on_fail, unit, self._stages):
                 return verdict.says
         return next((f"unit {need!r}, which it needs, was left out" for need in unit.needs if need in gone), "")
-
-    def _concerns(self, stage: str, on_fail: str, unit: Unit) -> bool:
-        """A gate concerns its own stage; one that stops, every later one but the evaluation too."""
-        if unit.stage == stage or on_fail != "stop":
-            return unit.stage == stage
-        return unit.stage != JUDGE and self._stages.index(unit.stage) > self._stages.index(stage)
 
     def _judge(self, stage: str, gate: GateConfig, results: Mapping[str, Result]) -> Verdict:
         asked = [results[unit] for unit in self._units_of[gate.stage] if unit in results]
@@ -126,6 +121,20 @@ class Gates:
             verdict=verdict,
             says=f"{found}: {follows[verdict]}",
         )
+
+
+def concerns(stage: str, on_fail: str, unit: Unit, stages: Sequence[str]) -> bool:
+    """Whether a gate of `stage` concerns a unit: its own stage's; one that stops, every later but the evaluation's.
+
+    Args:
+        stage: that waits.
+        on_fail: what the gate does when it closes.
+        unit: of one of the stages.
+        stages: all of the start, in order.
+    """
+    if unit.stage == stage or on_fail != "stop":
+        return unit.stage == stage
+    return unit.stage != JUDGE and stages.index(unit.stage) > stages.index(stage)
 
 
 Finding = tuple[bool, float | None, tuple[float, float] | None, str]

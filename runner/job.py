@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from configs.errors import ConfigError, ExitCode, ProjectError
@@ -21,11 +22,14 @@ from runner.console import watching
 from runner.epilogue import Epilogue
 from runner.executor import LocalExecutor
 from runner.exit_record import write_exit_record
+from runner.forecast import keep
 from runner.graph import Unit, chosen_stages, expand, with_inputs, without
 from runner.guard import Owner, Terminated
 from runner.identity import Keys
 from runner.notify import Notice, notify, occasion_of
-from runner.plan import bars_needed, make_plan
+from runner.plan import Answers, describe, measured_plan, most_bars
+from runner.plan_table import in_short
+from runner.preflight.budget import check_budget
 from runner.preflight.check import CheckResult, Context, Verdict
 from runner.preflight.checks import exit_code, run_checks
 from runner.restarts import refuse_fruitless
@@ -59,6 +63,8 @@ class Choice:
     """Take the run in the store from its owner, whoever that is."""
     push: bool = True
     """Publish the results where a repository is set."""
+    yes: bool = False
+    """Start although more is expected to be needed than the limits leave."""
 
 
 @dataclass(frozen=True)
@@ -228,10 +234,13 @@ class _Start:
             return Ending(ExitCode.DONE)
         if keeper:
             keeper.request("a start")
-        if not self.choice.skip_preflight:
-            ending = self._preflight(states)
-            if ending.exit_code != ExitCode.DONE:
-                return ending
+        answers = functools.cache(lambda: describe(self.job.plan.config, self.job.units))
+        ending = Ending(ExitCode.DONE) if self.choice.skip_preflight else self._preflight(answers)
+        if ending.exit_code == ExitCode.DONE:
+            ending = self._predict(states, answers)
+        return self._supervise(states, keeper) if ending.exit_code == ExitCode.DONE else ending
+
+    def _supervise(self, states: dict[str, str], keeper: Keeper | None) -> Ending:
         plan = self.job.plan
         supervisor = Supervisor(
             plan.run,
@@ -250,34 +259,57 @@ class _Start:
                 deadline_s = min(supervisor.deadline_s, ceiling_s)
                 self.signals.adopt(supervisor.stop_signal, supervisor.hurried, deadline_s)
 
-    def _preflight(self, states: dict[str, str]) -> Ending:
+    def _preflight(self, answers: Callable[[], Answers]) -> Ending:
         say("pre-flight: checking the machine, the data and what the stages need")
         plan = self.job.plan
-        to_run = [unit for unit in self.job.units if states[unit.id] == "to run"]
         config = plan.config if self.choice.push else plan.config.model_copy(update={"publish": PublishConfig()})
         results = preflight(
             config,
             self.ask,
             lambda: plan.facts,
+            answers,
             require_gpu=self.choice.require_gpu,
-            units=to_run,
-            spent=self.budget.spent,
             limit_s=self.budget.work_s(),
         )
-        for result in results:
-            self.events.emit("check", RUN, **result.to_json())
+        self._note(results)
         show_checks(results, everything=self.choice.verbose)
         return self.budget.verdict() or preflight_ending(results)
+
+    def _predict(self, states: dict[str, str], answers: Callable[[], Answers]) -> Ending:
+        """Predict time and cost of what is to run, and refuse what the limits do not leave room for."""
+        plan, limits = self.job.plan, self.job.plan.config.budget
+        to_run = [unit for unit in self.job.units if states[unit.id] == "to run"]
+        has_limit = bool(limits.max_hours or limits.max_cost_usd)
+        seconds = plan.config.runtime.calibrate_s
+        if not to_run or not (seconds or has_limit):
+            return Ending(ExitCode.DONE)
+        bars, runs_dir = plan.facts["rows"], plan.run.root.parent
+        planned = measured_plan(self.job.keys, to_run, answers(), bars, runs_dir, seconds=seconds, tell=say)
+        keep(plan.run, planned)
+        self.events.emit(
+            "plan", RUN, units=len(to_run), wall_s=asdict(planned.wall_s), cost_usd=asdict(planned.cost_usd)
+        )
+        say(f"expected: {in_short(planned)}")
+        if not has_limit:
+            return Ending(ExitCode.DONE)
+        result = check_budget(limits, self.budget.spent(), planned, accepted=self.choice.yes)
+        self._note([result])
+        if result.verdict == "warn":
+            say(f"{result.found}, {result.needed}; going on because of --yes")
+        return self.budget.verdict() or preflight_ending([result])
+
+    def _note(self, results: Sequence[CheckResult]) -> None:
+        for result in results:
+            self.events.emit("check", RUN, **result.to_json())
 
 
 def preflight(
     config: Config,
     ask: Ask,
     facts: Callable[[], dict[str, Any]],
+    answers: Callable[[], Answers],
     *,
     require_gpu: bool = False,
-    units: Sequence[Unit] | None = None,
-    spent: Callable[[], Spent] = Spent,
     limit_s: float = math.inf,
 ) -> list[CheckResult]:
     """Check the machine, and by `facts` (what `data check` says) the dataset.
@@ -286,22 +318,16 @@ def preflight(
         config: of the run.
         ask: the command.
         facts: asks what the dataset is.
+        answers: asks what the stages say about themselves.
         require_gpu: fail where there is none.
-        units: those that have work to do; all by default.
-        spent: asks what the run has used so far.
         limit_s: longest wait for the answers.
     """
-    every_unit = expand(config)
     context = Context(
         runs_dir=ask.runs_dir,
         offline=ask.offline,
         require_gpu=require_gpu,
-        bars_needed=lambda: bars_needed(config, every_unit),
+        bars_needed=lambda: most_bars(answers()),
         dataset=facts,
-        spent=spent,
-        work_left_s=lambda: (
-            make_plan(config, every_unit if units is None else units, facts()["rows"], ask.runs_dir).wall_s
-        ),
     )
     return run_checks(config, context, limit_s=limit_s)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,35 +82,74 @@ def ask(command: Sequence[str], heard: Callable[[str], None] = lambda _line: Non
     Raises:
         ProjectError: it failed; the error of its exit code with its own message.
     """
-    parent_pid = os.getpid()
-    with stops_wait():
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=stage_environment(threads),
-            text=True,
-            preexec_fn=lambda: die_with_parent(parent_pid),
-        )
-    said: list[str] = []
-    listener = threading.Thread(target=_listen, args=(process.stderr, said, heard), daemon=True)
-    with process:
+    return ask_together([command], heard, threads)[0]
+
+
+def ask_together(
+    commands: Sequence[Sequence[str]], heard: Callable[[str], None] = lambda _line: None, threads: int = 1
+) -> list[Any]:
+    """`ask` of several processes that run at the same time; their answers in order.
+
+    Raises:
+        ProjectError: one failed; the others have ended, too.
+    """
+    asked: list[_Asked] = []
+    with contextlib.ExitStack() as closing:
         try:
-            listener.start()
-            answer = process.stdout.read() if process.stdout else ""
+            for command in commands:
+                asked.append(_Asked.start(command, heard, threads))
+                closing.enter_context(asked[-1].process)
+                asked[-1].listener.start()  # not before an interruption would end it
+            texts = [one.wait() for one in asked]
         except KeyboardInterrupt:
-            process.kill()
+            for one in asked:
+                one.process.kill()
             raise
-        listener.join()
-    title = " ".join(command[1:4])
-    if process.returncode:
-        message = last_words("\n".join(said)) or f"{title} ended with status {process.returncode}"
-        raise _ERRORS.get(process.returncode, ProcessFailedError)(message)
-    try:
-        return json.loads(answer)
-    except ValueError as error:
-        raise ProcessFailedError(f"{title} answered no JSON but {answer[:200]!r}") from error
+    return [one.answer(text) for one, text in zip(asked, texts, strict=True)]
+
+
+@dataclass
+class _Asked:
+    """A process that was asked something."""
+
+    process: subprocess.Popen[str]
+    title: str
+    said: list[str]
+    listener: threading.Thread
+
+    @classmethod
+    def start(cls, command: Sequence[str], heard: Callable[[str], None], threads: int) -> _Asked:
+        parent_pid = os.getpid()
+        with stops_wait():
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=stage_environment(threads),
+                text=True,
+                preexec_fn=lambda: die_with_parent(parent_pid),
+            )
+        said: list[str] = []
+        listener = threading.Thread(target=_listen, args=(process.stderr, said, heard), daemon=True)
+        return cls(process, " ".join(command[1:4]), said, listener)
+
+    def wait(self) -> str:
+        """What it wrote on stdout, once it has ended."""
+        text = self.process.stdout.read() if self.process.stdout else ""
+        self.listener.join()
+        self.process.wait()
+        return text
+
+    def answer(self, text: str) -> Any:
+        """The JSON value that it wrote."""
+        if self.process.returncode:
+            message = last_words("\n".join(self.said)) or f"{self.title} ended with status {self.process.returncode}"
+            raise _ERRORS.get(self.process.returncode, ProcessFailedError)(message)
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ProcessFailedError(f"{self.title} answered no JSON but {text[:200]!r}") from error
 
 
 def _listen(stream: IO[str], said: list[str], heard: Callable[[str], None]) -> None:

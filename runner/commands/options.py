@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,12 @@ def store_option(command: Command) -> Command:
     )
 
 
+def _positive(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise click.BadParameter(f"{value:g} is no price; give what an hour costs in USD, or leave the option out")
+    return value
+
+
 def ask_options(command: Command) -> Command:
     """Everything that decides a run's configuration and data."""
     for option in reversed(
@@ -86,7 +93,9 @@ def ask_options(command: Command) -> Command:
             ),
             click.option("--max-cost", type=float, metavar="USD", help="Stop before the run has cost this much."),
             click.option("--max-hours", type=float, metavar="H", help="Stop before it has run this long, in all."),
-            click.option("--price", type=float, metavar="USD_PER_HOUR", help="What this machine costs."),
+            click.option(
+                "--price", type=float, callback=_positive, metavar="USD_PER_HOUR", help="What this machine costs."
+            ),
             click.option(
                 "--workers", type=int, metavar="N", help="Units side by side.  [default: one per GPU, else 2]"
             ),
@@ -123,6 +132,9 @@ def start_options(command: Command) -> Command:
             click.option("--require-gpu", is_flag=True, help="Fail pre-flight where no GPU is found."),
             click.option(
                 "--take-over", is_flag=True, help="Take the run from its owner at once; that one can commit no more."
+            ),
+            click.option(
+                "--yes", is_flag=True, help="Start although more is expected to be needed than the limits leave."
             ),
             click.option("--no-push", is_flag=True, help="Do not publish the results, even where a repository is set."),
             click.option("--verbose", is_flag=True, help="Show more: every check, progress more often."),

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -17,6 +17,10 @@ from runner.commands.options import ask_of, ask_options, json_option, start_opti
 from runner.graph import STAGE_NAMES
 
 STAGES = ", ".join(STAGE_NAMES)
+
+if TYPE_CHECKING:
+    from runner.plan import RunPlan
+    from runner.session import Ask, Plan
 
 
 @click.command()
@@ -56,6 +60,7 @@ def _start(options: dict[str, Any], which: dict[str, Any]) -> ExitCode:
         verbose=options["verbose"],
         take_over=options["take_over"],
         push=not options["no_push"],
+        yes=options["yes"],
     )
     job = Job.of(ask, choice)
     if options["dry_run"]:
@@ -80,13 +85,25 @@ def _start(options: dict[str, Any], which: dict[str, Any]) -> ExitCode:
 @json_option
 def preflight(**options: Any) -> ExitCode:
     """Check whether this machine can do the run."""
+    import functools
+
     from runner import job
+    from runner.budget import spent
+    from runner.graph import expand
+    from runner.plan import describe
+    from runner.preflight.budget import check_budget
     from runner.preflight.checks import to_json
     from runner.session import dataset_facts, resolve_config
 
     ask = ask_of(options)
     config = resolve_config(ask).config
-    results = job.preflight(config, ask, lambda: dataset_facts(ask, config), require_gpu=options["require_gpu"])
+    answers = functools.cache(lambda: describe(config, expand(config)))
+    results = job.preflight(
+        config, ask, lambda: dataset_facts(ask, config), answers, require_gpu=options["require_gpu"]
+    )
+    if (config.budget.max_hours or config.budget.max_cost_usd) and not job.preflight_ending(results).message:
+        resolved, planned = _planned(ask)
+        results.append(check_budget(config.budget, spent(resolved.run.events), planned))
     if options["as_json"]:
         click.echo(json.dumps(to_json(results)))
     else:
@@ -96,27 +113,41 @@ def preflight(**options: Any) -> ExitCode:
 
 @click.command()
 @ask_options
+@click.option("--seconds", type=click.FloatRange(min=0), help="Of measuring, per piece of work.  [default: 2]")
 @json_option
 def plan(**options: Any) -> ExitCode:
-    """Estimate time, memory, bars and disk of a run."""
-    from runner.graph import expand
-    from runner.plan import make_plan
-    from runner.session import resolve_ask
+    """Predict time, cost, memory and disk of a run, from what this machine is measured to do."""
+    from runner.calibration import FILE_NAME
 
     ask = ask_of(options)
-    resolved = resolve_ask(ask)
-    estimate = make_plan(resolved.config, expand(resolved.config), resolved.facts["rows"], ask.runs_dir)
+    resolved, planned = _planned(ask, options["seconds"])
     if options["as_json"]:
-        click.echo(json.dumps({"run_id": resolved.run.run_id, **estimate.to_json()}))
+        click.echo(json.dumps({"run_id": resolved.run.run_id, **planned.to_json()}))
         return ExitCode.DONE
     from rich.console import Console
 
-    from runner.console import render_plan
+    from runner.plan_table import render_plan
 
+    calibration = ask.runs_dir / FILE_NAME
     Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(
-        render_plan(estimate, resolved.run.run_id)
+        render_plan(
+            planned, resolved.run.run_id, resolved.config.budget, str(calibration) if calibration.exists() else ""
+        )
     )
     return ExitCode.DONE
+
+
+def _planned(ask: Ask, seconds: float | None = None) -> tuple[Plan, RunPlan]:
+    """What a command means, and what all of it takes; `seconds` of measuring instead of the configured."""
+    from runner.job import Choice, Job
+    from runner.plan import describe, measured_plan
+    from runner.say import say
+
+    job = Job.of(ask, Choice())
+    config, bars = job.plan.config, job.plan.facts["rows"]
+    seconds = config.runtime.calibrate_s if seconds is None else seconds
+    answers = describe(config, job.units)
+    return job.plan, measured_plan(job.keys, job.units, answers, bars, ask.runs_dir, seconds=seconds, tell=say)
 
 
 def _leave_threads_behind(code: ExitCode) -> None:

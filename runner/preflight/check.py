@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.errors import ExitCode
-from runner.store.layout import Spent
 
 Verdict = Literal["ok", "warn", "fail", "skipped"]
 
@@ -57,10 +56,6 @@ class Context:
     """Asks how many bars the plan needs, as the stages describe it; 0 when unknown."""
     dataset: Callable[[], dict[str, Any]] = dict
     """Asks for the answer of `runner.data.check`."""
-    spent: Callable[[], Spent] = Spent
-    """Asks what the run has used so far."""
-    work_left_s: Callable[[], float] = lambda: 0.0
-    """Asks for the upper estimate of the wall time of what is not done yet."""
     filesystem_root: Path = Path("/")
     """Where proc, sys and dev are read; another tree in tests."""
     lock_file: Path = PROJECT_ROOT / "requirements.lock"

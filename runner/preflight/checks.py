@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from configs.errors import ExitCode
 from configs.schema import Config
-from runner.preflight.budget import check_budget
 from runner.preflight.check import CheckResult, Context
 from runner.preflight.dataset import check_dataset
 from runner.preflight.environment import check_dependencies, check_writing
@@ -52,13 +51,6 @@ CHECKS: tuple[Check, ...] = (
     Check("gpu", check_gpu, lambda config: config.preflight.gpu_timeout_s + CHILD_GRACE_S),
     Check("shared memory", check_shared_memory, advisory=True),
     Check("store", check_store),
-    Check(
-        "budget",
-        check_budget,
-        lambda config: config.preflight.dataset_timeout_s + CHILD_GRACE_S,
-        advisory=True,
-        exit_code=ExitCode.BUDGET,
-    ),
     Check("dependencies", check_dependencies),
     Check("network", check_network, advisory=True),
     Check("clock", check_clock, advisory=True),

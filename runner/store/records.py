@@ -17,7 +17,7 @@ from runner.store.objects import ObjectStore
 
 LEDGER = "trials.jsonl"
 """Lies beside the run directory, shared by all runs there; in a snapshot under this name."""
-TOP_FILES = {"run.json", "config.yaml", "exit.json", LEDGER}
+TOP_FILES = {"run.json", "config.yaml", "exit.json", "plan.json", LEDGER}
 TOP_DIRECTORIES = {"events", "logs", "stages", "report"}
 MAX_PART_BYTES = 200
 MAX_PATH_BYTES = 1_000

@@ -1,6 +1,7 @@
 """The ledger of a run and the ceiling that it never passes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
@@ -10,8 +11,8 @@ from configs.errors import ExitCode
 from configs.load import resolve
 from configs.schema import BudgetConfig
 from runner.budget import Budget, BudgetError, figure, left_s, opening, spent
+from runner.plan import Facts, Range, make_plan
 from runner.preflight.budget import check_budget
-from runner.preflight.check import Context
 from runner.store.layout import Spent
 
 HOUR_S = 3600.0
@@ -173,22 +174,26 @@ def test_one_warning_in_the_life_of_a_run():
 # -- the check
 
 
-def check(used: Spent, work_s: float, *settings: str):
-    config = resolve("DEMO-USD_1H", "quick", settings=settings).config
-    return check_budget(config, Context(runs_dir=None, spent=lambda: used, work_left_s=lambda: work_s))
+PLAN = make_plan(Facts(resolve("DEMO-USD_1H", "quick").config, (), {}, 1))
 
 
-def test_the_check_compares_what_is_left_to_do_with_what_is_left_to_spend():
-    limits = ("budget.price_usd_per_hour=2", "budget.max_cost_usd=3")
-    assert check(Spent(cost_usd=1), 3_599, *limits).verdict == "ok"
-    failed = check(Spent(cost_usd=1), 3_700, *limits)
+def check(used: Spent, expected_s: float, accepted: bool = False, **limits: float):
+    plan = replace(PLAN, wall_s=Range(expected_s / 2, expected_s, expected_s * 2))
+    return check_budget(BudgetConfig(**limits), used, plan, accepted)
+
+
+def test_the_check_compares_what_is_expected_with_what_is_left_to_spend():
+    limits = {"price_usd_per_hour": 2, "max_cost_usd": 3}
+    assert check(Spent(cost_usd=1), 3_599, **limits).verdict == "ok"
+    failed = check(Spent(cost_usd=1), 3_700, **limits)
     assert failed.verdict == "fail" and failed.exit_code == ExitCode.BUDGET
     assert "2.06 USD" in failed.found and "1.00 of 3.00 USD" in failed.found and "2.00 USD" in failed.needed
-    assert "--max-cost" in failed.remedy and "--skip-preflight" in failed.remedy
+    assert "--max-cost" in failed.remedy and "--yes" in failed.remedy
 
 
-def test_without_a_limit_the_check_asks_nothing():
-    assert check(Spent(), math.nan).verdict == "skipped"
+def test_yes_accepts_a_run_that_may_stop_unfinished():
+    assert check(Spent(), 7_200, max_hours=1).verdict == "fail"
+    assert check(Spent(), 7_200, accepted=True, max_hours=1).verdict == "warn"
 
 
 def test_the_tighter_of_two_limits_counts():

@@ -73,7 +73,7 @@ def test_plan_names_every_stage_with_time_and_memory(recorded):
     done = cli("plan", *DEMO, "--runs-dir", recorded / "runs", "--json", *settings())
     plan = json.loads(done.stdout)
     assert [stage["name"] for stage in plan["stages"]] == [stage.name for stage in STAGES if not stage.on_demand]
-    assert all(stage["work_s"] > 0 and stage["memory_bytes"] > 1e8 for stage in plan["stages"])
+    assert all(stage["span_s"]["expected"] > 0 and stage["memory_bytes"] > 1e8 for stage in plan["stages"])
     assert plan["bars_found"] == 17_520 > plan["bars_needed"] > 0
 
 

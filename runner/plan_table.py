@@ -1,0 +1,107 @@
+"""A plan as a person reads it: a row per stage, then what it all comes to."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from configs.calendar import shifted
+from configs.schema import BudgetConfig
+from runner.budget import HOUR_S, figure
+from runner.console import clock
+from runner.plan import Range, RunPlan, StagePlan
+from runner.preflight.check import human_bytes
+
+
+def in_short(plan: RunPlan) -> str:
+    """`12:40 (10:05 to 16:20), 0.13 USD`: time and cost in all."""
+    cost = f", {figure(plan.cost_usd.expected)} USD" if plan.price_usd_per_hour else ""
+    return f"{_times(plan.wall_s)}{cost}"
+
+
+def render_plan(plan: RunPlan, run_id: str, limits: BudgetConfig, calibrated: str) -> RenderableType:
+    """What a run would take.
+
+    Args:
+        plan: of the run.
+        run_id: its name.
+        limits: what it may cost.
+        calibrated: where the measured rates are kept.
+    """
+    table = Table(title=f"plan of run {run_id}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("stage")
+    for title in ("units", "time", "low to high", *(["USD"] if plan.price_usd_per_hour else []), "memory of one"):
+        table.add_column(title, justify="right")
+    table.add_column("saves every", justify="right")
+    for stage in plan.stages:
+        table.add_row(*_cells(stage, bool(plan.price_usd_per_hour)))
+    return Group(table, *map(Text, _totals(plan, limits, calibrated)))
+
+
+def _cells(stage: StagePlan, priced: bool) -> tuple[str, ...]:
+    mark = "*" * bool(stage.nominal) + "?" * stage.may_be_left_out
+    return (
+        f"{stage.name}{mark}",
+        str(stage.units),
+        clock(stage.span_s.expected),
+        f"{clock(stage.span_s.low)} to {clock(stage.span_s.high)}",
+        *([figure(stage.cost_usd)] if priced else []),
+        human_bytes(stage.memory_bytes),
+        clock(stage.checkpoint_every_s) if stage.checkpoint_every_s else "-",
+    )
+
+
+def _totals(plan: RunPlan, limits: BudgetConfig, calibrated: str) -> list[str]:
+    free, bars = human_bytes(plan.disk_free_bytes), f"{plan.bars_found:,} found, {plan.bars_needed:,} needed"
+    nominal = [stage.name for stage in plan.stages if stage.nominal]
+    gated = [stage.name for stage in plan.stages if stage.may_be_left_out]
+    lines = [
+        f"in all:      {_times(plan.wall_s)} with {plan.workers} at once; stages may overlap",
+        *([f"cost:        {_costs(plan)}"] if plan.price_usd_per_hour else []),
+        *([f"limits:      {said}"] if (said := _limits(plan, limits)) else []),
+        f"memory:      {human_bytes(plan.memory_bytes)} for the units that run side by side",
+        f"disk:        {human_bytes(plan.disk_bytes)} of {free} free",
+        f"bars:        {bars}",
+        *([f"windows:     {_windows(plan)}"] if plan.windows else []),
+        *([f"assets:      {', '.join(plan.assets)}"] if plan.assets else []),
+        *([f"* nominal:   {', '.join(nominal)}: not all rates were measured here"] if nominal else []),
+        *(
+            [f"? gated:     {', '.join(gated)}: a gate may leave it out, which the low figures count on"]
+            if gated
+            else []
+        ),
+    ]
+    return [*lines, f"rates:       measured on this machine, kept in {calibrated}"] if calibrated else lines
+
+
+def _windows(plan: RunPlan) -> str:
+    if not plan.first_test_month:
+        return str(plan.windows)
+    last = shifted(plan.first_test_month, plan.windows - 1)
+    return f"{plan.windows} test months, {plan.first_test_month} to {last}"
+
+
+def _costs(plan: RunPlan) -> str:
+    cost = plan.cost_usd
+    return (
+        f"{figure(cost.expected)} USD ({figure(cost.low)} to {figure(cost.high)}) "
+        f"at {figure(plan.price_usd_per_hour)} USD an hour"
+    )
+
+
+def _limits(plan: RunPlan, limits: BudgetConfig) -> str:
+    """Each limit, and whether the expected run stays below it."""
+    pairs = (
+        (limits.max_cost_usd, plan.cost_usd.expected, "USD"),
+        (limits.max_hours, plan.wall_s.expected / HOUR_S, "h"),
+    )
+    return ", ".join(
+        f"{figure(limit)} {unit} ({'enough' if expected <= limit else 'refused: more is expected'})"
+        for limit, expected, unit in pairs
+        if limit
+    )
+
+
+def _times(wall: Range) -> str:
+    return f"{clock(wall.expected)} ({clock(wall.low)} to {clock(wall.high)})"

@@ -1,0 +1,140 @@
+"""What is measured is measured once, by as many processes as run side by side, and never breaks a run."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from configs.load import resolve
+from configs.run_dir import RunDir
+from runner.calibration import FILE_NAME, START_S, Measured, checkpoint_cost_s, speeds
+from runner.graph import Unit
+from runner.identity import Keys
+from runner.schedule import Places
+
+MEASURED = "tests.runner.fixture_stages.measured"
+KEYS = Keys(resolve("DEMO-USD_1H", "quick").config, {"DEMO-USD_1H": "data"}, {"configs": "code"}, "lock")
+UNITS = [
+    Unit(f"many/{name}", "many", MEASURED, settings=("ppo", "dataset"), packages=("configs",)) for name in "ab"
+]  # fmt: skip
+
+
+@pytest.fixture
+def marks(tmp_path, monkeypatch):
+    """The folder with one file for each time that something was measured."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    monkeypatch.setenv("MARKS", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured_once(tmp_path_factory):
+    """A runs directory that knows the speed of one unit of `UNITS`."""
+    runs = tmp_path_factory.mktemp("runs")
+    look(runs, units=UNITS[:1])
+    return runs
+
+
+def look(runs, *, keys=KEYS, units=UNITS, workers=2, seconds=0.5, heard=None):
+    tell = (lambda _text: None) if heard is None else heard.append
+    found = speeds(keys, units, {MEASURED: 1}, runs, places=Places(workers), seconds=seconds, tell=tell)
+    return found[MEASURED]
+
+
+def test_a_stage_is_measured_in_as_many_processes_as_run_side_by_side_and_only_once(tmp_path, marks):
+    heard: list[str] = []
+    found = look(tmp_path, heard=heard)
+    assert len(list(marks.glob("0.5-*"))) == 2 and "measured (1 of 1)" in heard[0]
+    assert (found.rates["steps"].mean, found.rates["steps"].low) == (60, 54) and "broken" not in found.rates
+    assert 0 < found.start_s.mean < 60
+    assert look(tmp_path, heard=heard) == found
+    assert len(list(marks.iterdir())) == 2 and len(heard) == 1, "the second look costs nothing"
+
+
+def with_setting(setting: str) -> Keys:
+    return KEYS.with_config(resolve("DEMO-USD_1H", "quick", settings=[setting]).config)
+
+
+@pytest.mark.parametrize(
+    ("keys", "again"),
+    [
+        (with_setting("ppo.minibatch_size=512"), True),
+        (with_setting("compute.threads_per_unit=2"), True),
+        (replace(KEYS, code={"configs": "other"}), True),
+        (replace(KEYS, lock="other"), True),
+        (with_setting("classifiers.units=32"), False),
+        (with_setting("seed=5"), False),
+        (with_setting("dataset.repair=drop"), False),
+        (replace(KEYS, datasets={"DEMO-USD_1H": "other"}), False),
+    ],
+)
+def test_what_a_rate_depends_on_makes_it_unknown(measured_once, keys, again):
+    """With no seconds to measure, only what is known is found."""
+    assert look(measured_once, units=UNITS[:1], seconds=0).rates
+    assert bool(look(measured_once, units=UNITS[:1], keys=keys, seconds=0).rates) is not again
+
+
+def test_without_seconds_nothing_is_measured_and_nothing_written(tmp_path, marks):
+    found = look(tmp_path, seconds=0)
+    assert not found.rates and found.start_s.mean == START_S
+    assert not list(marks.iterdir()) and not (tmp_path / FILE_NAME).exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}', '{"x": {"start_s": [], "rates": {}, "t": 1}}'])
+def test_a_damaged_file_is_as_good_as_none(tmp_path, content):
+    (tmp_path / FILE_NAME).write_text(content)
+    assert not look(tmp_path, seconds=0).rates
+
+
+def test_a_damaged_file_is_replaced(tmp_path):
+    (tmp_path / FILE_NAME).write_text("[")
+    assert look(tmp_path, units=UNITS[:1]).rates
+    assert len(json.loads((tmp_path / FILE_NAME).read_text())) == 1
+
+
+def test_a_stage_that_cannot_be_measured_keeps_its_nominal_rates(tmp_path):
+    heard: list[str] = []
+    found = look(tmp_path, keys=with_setting("seed=13"), units=UNITS[:1], heard=heard)
+    assert not found.rates and "no luck" in heard[-1]
+
+
+def test_a_rate_comes_with_its_range():
+    assert Measured.of([9.0, 11.0]) == Measured(pytest.approx(8.1), 10.0, pytest.approx(12.1))
+    item = {"name": "steps", "rate_per_s": 5}
+    assert look_up({"steps": Measured.of([2.0])}, item).mean == 2 and look_up({}, item).mean == 5
+
+
+def look_up(rates: dict[str, Measured], item: dict) -> Measured:
+    from runner.calibration import Speed
+
+    return Speed(rates=rates).rate(item)
+
+
+def test_the_cost_of_a_checkpoint_is_measured_where_the_run_is_to_lie(tmp_path):
+    cost_s = checkpoint_cost_s(tmp_path / "not" / "yet", 3_000_000)
+    assert cost_s is not None and cost_s > 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_stages_measure_what_they_say_they_do(tmp_path):
+    """Every module of the graph: what it measures is its own work, a finite positive rate of each."""
+    import subprocess
+    import sys
+
+    from runner.graph import STAGES
+    from runner.plan import describe
+    from tests.cli import TINY
+
+    config = resolve("DEMO-USD_1H", "quick", settings=TINY).config
+    run = RunDir(tmp_path)
+    run.save_config(config)
+    modules = list(dict.fromkeys(stage.module for stage in STAGES))
+    answers = describe(config, [Unit(module, module, module) for module in modules])
+    command = [sys.executable, "-m", "configs.describe", "--run-dir", str(tmp_path), "--calibrate", "--seconds", "0.2"]
+    done = subprocess.run([*command, *modules], capture_output=True, text=True, check=True)
+    measured = json.loads(done.stdout)
+    for module in modules:
+        rates, names = measured[module]["rates"], {item["name"] for item in answers[module]["work"]}
+        assert rates.keys() <= names and all(0 < rate < float("inf") for rate in rates.values()), module
