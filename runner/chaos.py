@@ -46,6 +46,9 @@ SETTINGS = (
     "judging.bootstrap_samples=200",
     "synthetic.scenarios=4",
     "synthetic.bars=600",
+    "multi_asset.timesteps=32768",
+    "multi_asset.eval_every_steps=8192",
+    "multi_asset.checkpoint_every_steps=8192",
     # operational: save and upload often enough for a run of seconds to be caught at it
     "runtime.mean_time_between_failures_s=1",
     "store.min_interval_s=0.2",

@@ -100,8 +100,17 @@ def _ppo_units(config: Config) -> Units:
     return {f"ppo/seed-{seed}": Inputs(("prepare", "classifiers/ensemble")) for seed in range(config.agent.seeds)}
 
 
+def _portfolio_data_units(config: Config) -> Units:
+    return {"multi_asset/data": Inputs(("prepare", *(f"classifiers/{name}" for name in config.ensemble.members)))}
+
+
+def _portfolio_agent_units(config: Config) -> Units:
+    return {f"multi_asset/seed-{seed}": Inputs(("multi_asset/data",)) for seed in range(config.agent.seeds)}
+
+
 def _evaluate_units(config: Config) -> Units:
-    return {"evaluate": Inputs(("prepare", *_member_units(config), *_ensemble_units(config)), (*_ppo_units(config),))}
+    agents = (*_ppo_units(config),)
+    return {"evaluate": Inputs(("prepare", *_member_units(config), *_ensemble_units(config)), agents)}
 
 
 LENGTH_SETTINGS = (
@@ -167,6 +176,31 @@ STAGES = (
                 ignored=("agent.seeds",),
                 uses_gpu=True,
                 halvable="ppo.minibatch_size",
+            ),
+        ),
+    ),
+    Stage(
+        name="multi_asset",
+        module="ppo.stages.multi_asset",
+        packages=GAME,
+        kinds=(
+            Kind(
+                units=_portfolio_data_units,
+                settings=(
+                    *("dataset", "features", "labels", "classifiers", "ensemble", "market"),
+                    *("multi_asset.assets", "env.observation_clip"),
+                ),
+                datasets=Config.asset_datasets,
+                uses_gpu=True,
+            ),
+            Kind(
+                units=_portfolio_agent_units,
+                settings=(
+                    *("dataset.name", "features", "ensemble", "market", "costs", "env", "multi_asset"),
+                    *("judging.collapse_position_changes", "judging.collapse_weight_frac"),
+                ),
+                uses_gpu=True,
+                halvable="multi_asset.minibatch_size",
             ),
         ),
     ),

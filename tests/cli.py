@@ -24,6 +24,8 @@ TINY = [
     "costs.slippage_frac=0.0001",
     "synthetic.scenarios=4",
     "synthetic.bars=600",
+    "multi_asset.timesteps=16384",
+    "multi_asset.eval_every_steps=8192",
 ]
 """Settings that visit every stage in seconds."""
 BASE = ("--stages", "prepare,classifiers,ppo,evaluate")

@@ -210,3 +210,7 @@ def _steps_per_s(config: Config, budget_s: float) -> float:
     while state.steps == first or time.perf_counter() - began_s < budget_s:
         advance(state, settings)
     return (state.steps - first) / (time.perf_counter() - began_s)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,5 +1,6 @@
 import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ def test_the_configuration_decides_which_units_exist():
     config = configured("agent.seeds=2", "classifiers.members=[gru, dlstm]", "ensemble.members=[gru]")
     assert [unit.id for unit in expand(config)] == [
         "prepare", "synthetic", "classifiers/gru", "classifiers/dlstm", "classifiers/ensemble",
-        "ppo/seed-0", "ppo/seed-1", "evaluate",
+        "ppo/seed-0", "ppo/seed-1", "multi_asset/data", "multi_asset/seed-0", "multi_asset/seed-1", "evaluate",
     ]  # fmt: skip
 
 
@@ -31,9 +32,11 @@ def test_every_unit_comes_after_what_it_needs():
         seen.add(unit.id)
 
 
-def test_every_stage_module_and_package_exists():
+def test_every_stage_module_and_package_exists_and_runs_as_a_process():
     for stage in STAGES:
-        assert importlib.util.find_spec(stage.module) is not None
+        spec = importlib.util.find_spec(stage.module)
+        assert spec is not None and spec.origin is not None
+        assert 'if __name__ == "__main__":' in Path(spec.origin).read_text(), stage.module
         assert stage.module.partition(".")[0] in stage.packages
 
 
@@ -86,6 +89,8 @@ def test_nobody_wants_a_unit_that_is_left_out():
         ("agent.seeds=5", set(), {"ppo/seed-0", "classifiers/gru"}),
         ("classifiers.members=[dlstm, bilstm]", {"classifiers/ensemble", "evaluate"}, {"classifiers/dlstm"}),
         ("synthetic.bars=900", {"synthetic"}, {"prepare", "classifiers/gru"}),
+        ("multi_asset.epochs=3", {"multi_asset/seed-0"}, {"multi_asset/data", "ppo/seed-0"}),
+        ("multi_asset.assets=[DEMO-USD, X-USD]", {"multi_asset/data", "multi_asset/seed-0"}, {"prepare", "ppo/seed-0"}),
         ("seed=7", {"prepare", "synthetic", "classifiers/gru", "ppo/seed-0", "evaluate"}, set()),
         ("runtime.workers=1", set(), {"prepare", "classifiers/gru", "ppo/seed-0", "evaluate"}),
     ],
@@ -102,7 +107,7 @@ def test_only_a_gpu_run_holds_units_to_the_gpu():
     config = configured()
     on_gpu = config.model_copy(update={"compute": config.compute.model_copy(update={"device": "cuda"})})
     assert not any(unit.uses_gpu for unit in expand(config))
-    assert {unit.stage for unit in expand(on_gpu) if unit.uses_gpu} == {"classifiers", "ppo"}
+    assert {unit.stage for unit in expand(on_gpu) if unit.uses_gpu} == {"classifiers", "ppo", "multi_asset"}
 
 
 def test_time_limits_and_attempts_come_from_the_configuration():
