@@ -53,7 +53,7 @@ def train(job: Job, on_rollout: Callable[[Row], None] | None = None) -> TrainRes
         **hyperparameters(ppo),
     )
     if job.start is not None:
-        model.policy.load_state_dict(to_sb3(job.start))
+        model.policy.load_state_dict(model.policy.state_dict() | to_sb3(job.start))
     model.set_logger(configure(None, []))
     envs.seed(integer(job.seed, "episodes"))
     watcher = _Watcher(job, on_rollout)

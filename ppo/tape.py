@@ -71,17 +71,26 @@ def build_tape(
     columns = [FEATURE_NAMES.index(name) for name in MARKET_OBSERVATION]
     market = scaler.transform(features)[:, columns]
     ready = np.isfinite(features).all(axis=1)
-    members = config.ensemble.members
     if predictions is None:
-        block = np.zeros((len(bars), len(CLASS_NAMES) + 2 + 4 * len(members)), np.float32)
+        block = np.zeros((len(bars), prediction_columns(config)), np.float32)
     else:
         ready &= _predicted(predictions, bars)
-        block = prediction_block(predictions, members)
+        block = prediction_block(predictions, config.ensemble.members)
         ready &= np.isfinite(predictions[list(CLASS_NAMES)].to_numpy(np.float64)).all(axis=1)
-    observation = np.concatenate([block, market], axis=1)
-    clip = config.env.observation_clip
-    observation = np.clip(np.where(ready[:, None], observation, 0), -clip, clip).astype(np.float32)
+    return finish_tape(bars, block, market, ready, config.env.observation_clip)
+
+
+def finish_tape(bars: Bars, block: np.ndarray, market: np.ndarray, ready: np.ndarray, clip: float) -> Tape:
+    """A tape of a prediction block (N, P) and scaled market columns (N, M); rows that are not `ready` (N,) become 0."""
+    observation = np.concatenate([block, market], axis=1, dtype=np.float32)
+    observation[~ready] = 0
+    np.clip(observation, -clip, clip, out=observation)
     return Tape(bars.t, bars.open, bars.high, bars.low, bars.close, bars.segment, bars.timeframe_s, observation, ready)
+
+
+def prediction_columns(config: Config) -> int:
+    """Width of the prediction block: 5 of the ensemble, 4 of each of its members."""
+    return len(CLASS_NAMES) + 2 + 4 * len(config.ensemble.members)
 
 
 def prediction_block(frame: pd.DataFrame, members: Sequence[str]) -> np.ndarray:

@@ -26,6 +26,8 @@ from ppo.evaluate import Player
 from ppo.learner.actions import ActionHead, DiagonalGaussian, MaskedCategorical
 from ppo.learner.cores import LstmCore, MlpCore
 
+ACTION_HEAD = ("logits_head.", "log_deviation")
+"""How the names of its weights begin."""
 WEIGHTS = "policy.safetensors"
 SIZES = "policy.json"
 
@@ -126,3 +128,12 @@ def read_policy(directory: Path, device: str = "cpu") -> Policy:
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise BadDataError(f"{directory} holds no readable policy ({error}); train it again") from error
     return policy.to(device).eval()
+
+
+def handed_over(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a pre-trained policy to start from: all but those of its action head, which is drawn anew.
+
+    A policy that has learned to hold explores no more; one whose head is new chooses evenly, with all features
+    that it has learned.
+    """
+    return {name: value for name, value in weights.items() if not name.startswith(ACTION_HEAD)}

@@ -8,7 +8,7 @@ the environments give numpy arrays, copied in once and out once per step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +36,14 @@ class Environments(Protocol):
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Go on from `state()`."""
+
+
+@runtime_checkable
+class LevelEnvironments(Environments, Protocol):
+    """Environments that choose where episodes start by what was learned; for memoryless policies."""
+
+    def learned(self, advantage_TE: np.ndarray) -> None:
+        """The advantages of the last rollout's steps."""
 
 
 @dataclass

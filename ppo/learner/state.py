@@ -55,11 +55,11 @@ class LearnerState:
         device: str = "cpu",
         weights: dict[str, Tensor] | None = None,
     ) -> LearnerState:
-        """A learner before its first step, with these weights or fresh ones; chance comes from streams of `seed`."""
+        """A learner before its first step; chance comes from streams of `seed`. `weights` replace drawn ones."""
         # drawn on the CPU: the same weights on every device
         policy = Policy(sizes, torch.Generator().manual_seed(integer(seed, "weights")))
         if weights is not None:
-            policy.load_state_dict(weights)
+            policy.load_state_dict(policy.state_dict() | weights)
         policy.to(device)
         optimizer = make_optimizer(policy, config)
         generator = torch.Generator(device).manual_seed(integer(seed, "actions"))

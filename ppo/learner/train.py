@@ -14,7 +14,7 @@ from torch import Tensor
 from configs.schema import Config, LstmPPOConfig, PPOConfig
 from ppo.evaluate import Agent, Spans
 from ppo.learner.policy import Policy, PolicySizes
-from ppo.learner.rollout import Environments, collect
+from ppo.learner.rollout import Environments, LevelEnvironments, collect
 from ppo.learner.state import LearnerState
 from ppo.learner.update import learning_rate, rollout_figures, samples_of, update
 from ppo.learner.validate import Validation, Validator, collapse_reasons
@@ -48,7 +48,7 @@ class Job:
     seed: int
     """Root of this agent's own streams."""
     start: dict[str, Tensor] | None = None
-    """Weights to start from, of a policy of the same sizes; None draws fresh ones."""
+    """Weights to start from, of a policy of the same sizes; those that are not named, or all of None, are drawn."""
 
 
 def single_asset_job(
@@ -150,6 +150,8 @@ def advance(state: LearnerState, ppo: PPOConfig, batch_halvings: int = 0) -> Row
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     samples = samples_of(state.policy, rollout, ppo)
+    if isinstance(state.envs, LevelEnvironments):
+        state.envs.learned(samples.advantage_B.reshape(rollout.reward_TE.shape).cpu().numpy())
     figures = update(state.policy, state.optimizer, samples, ppo, state.generator, batch_halvings)
     return {"step": state.steps, "learning_rate": rate} | figures | rollout_figures(state.policy, rollout, samples)
 

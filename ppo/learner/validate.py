@@ -45,6 +45,24 @@ class Validation:
         return own | {"slice_scores": list(self.slice_scores)} | self.performance
 
 
+@dataclass(frozen=True)
+class Played:
+    """What greedy play brought, piece by piece; E = pieces, in the order of their bars."""
+
+    log_returns: list[np.ndarray]
+    """Of each piece, of every bar but its first; 0 after a liquidation."""
+    changes: np.ndarray
+    """(E,) orders filled."""
+    weights: np.ndarray
+    """At the close of every bar of all pieces that was played."""
+    hit_rate: float | None
+    """Share of all positions that gained."""
+
+    def piece(self, number: int) -> Played:
+        """One of them alone, without what is not kept apart."""
+        return Played([self.log_returns[number]], self.changes[[number]], np.empty(0), None)
+
+
 class Validator:
     """Plays policies on fixed slices; each starts flat."""
 
@@ -61,17 +79,32 @@ class Validator:
 
     def __call__(self, agent: Agent) -> Validation:
         """Let `agent` play every slice once."""
+        played = self.play(agent)
+        totals = [piece.sum() for piece in played.log_returns]
+        per_bar = np.bincount(self._slice, totals) / np.bincount(self._slice, self._length)
+        _, counts = np.unique(np.round(played.weights / WEIGHT_STEP), return_counts=True)
+        returns = np.expm1(np.concatenate(played.log_returns))
+        return Validation(
+            score=float(per_bar.mean()),
+            slice_scores=tuple(per_bar.tolist()),
+            position_changes=int(played.changes.sum()),
+            commonest_weight_frac=float(counts.max() / counts.sum()),
+            performance=performance(returns, played.hit_rate, self._bars_per_year),
+        )
+
+    def play(self, agent: Agent) -> Played:
+        """Let `agent` play every slice once; what each piece of a slice brought."""
         count = len(self._length)
         obs, mask = self._envs.start_arrays(np.r_[0, np.cumsum(self._length)[:-1]])
-        play, start, playing = agent.player(count), np.ones(count, bool), np.ones(count, bool)
+        player, start, playing = agent.player(count), np.ones(count, bool), np.ones(count, bool)
         log_return_TE = np.zeros((self._length.max(), count))
-        positions, changes, weights = _Positions(count), 0, []
+        positions, changes, weights = _Positions(count), np.zeros(count, np.int64), []
         for row in log_return_TE:
-            actions = play(obs, mask, start)
+            actions = player(obs, mask, start)
             step = self._envs.step_arrays(actions)
             start = step.terminated | step.truncated
             row[:] = np.where(playing, step.log_return, 0)
-            changes += int((playing & (actions != HOLD)).sum())
+            changes += playing & (actions != HOLD)
             closing = np.where(start, step.final_obs[:, self._weight_column], step.obs[:, self._weight_column])
             positions.book(row, np.where(playing, closing, 0), playing & start)
             weights.append(closing[playing])
@@ -79,17 +112,8 @@ class Validator:
             obs, mask = step.obs, step.mask
             if not playing.any():
                 break
-        per_bar = np.bincount(self._slice, log_return_TE.sum(0)) / np.bincount(self._slice, self._length)
-        _, counts = np.unique(np.round(np.concatenate(weights) / WEIGHT_STEP), return_counts=True)
-        # after a liquidation a slice stays in cash
-        returns = np.concatenate([np.expm1(log_return_TE[:bars, env]) for env, bars in enumerate(self._length)])
-        return Validation(
-            score=float(per_bar.mean()),
-            slice_scores=tuple(per_bar.tolist()),
-            position_changes=changes,
-            commonest_weight_frac=float(counts.max() / counts.sum()),
-            performance=performance(returns, positions.hit_rate(), self._bars_per_year),
-        )
+        log_returns = [log_return_TE[:bars, env] for env, bars in enumerate(self._length)]
+        return Played(log_returns, changes, np.concatenate(weights), positions.hit_rate())
 
 
 class _Positions:

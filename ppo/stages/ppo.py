@@ -3,8 +3,8 @@
 Writes policy.safetensors, policy.json, scaler.json (the market scaler that the
 policy's observations need), history.json, training.json, and the policy for
 Stable-Baselines3: export.zip for `PPO.load`, export_maskable.zip for
-`MaskablePPO.load`. Its weights begin as those of `pretrain/seed-<i>` where
-that unit is among its inputs. Checkpoints and TensorBoard logs lie beside and are no results.
+`MaskablePPO.load`. Its weights begin as those of `pretrain/seed-<i>`, all but
+the action head's, where that unit is among its inputs. Checkpoints and TensorBoard logs lie beside and are no results.
 
 Stopped or killed, the builtin learner goes on from its newest checkpoint to the same bytes. MaskablePPO
 cannot: it starts anew, and ends with the same bytes too.
@@ -20,6 +20,7 @@ from configs.errors import MachineUnfitError, OutOfMemoryError
 from configs.schema import Config
 from configs.unit import Unit, run_stage
 from ppo.export import write_export
+from ppo.learner.policy import handed_over
 from ppo.learner.train import Job, TrainResult, single_asset_job
 from ppo.rules import ACTIONS, observation_size
 from ppo.stages.agent import Reporter, load_market, pretrained_weights, seed_index, train_agent, write_agent
@@ -60,7 +61,8 @@ def load_job(unit: Unit) -> tuple[Job, Scaler]:
     config, number = unit.config, seed_index(unit)
     market, seed = load_market(unit.run, config), integer(config.seed, "ppo", number)
     job = single_asset_job(market.tape, market.train, market.validation, config, seed)
-    return replace(job, start=pretrained_weights(unit, f"pretrain/seed-{number}", job.sizes)), market.scaler
+    weights = pretrained_weights(unit, f"pretrain/seed-{number}", job.sizes)
+    return replace(job, start=weights and handed_over(weights)), market.scaler
 
 
 def describe(config: Config) -> dict[str, Any]:

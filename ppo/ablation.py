@@ -1,0 +1,111 @@
+"""Does pre-training help? Agents with against without it, on the same windows, from the same seeds.
+
+One row tells how one agent did on one market: on each held-out crash scenario, and on the last share of its own
+window's training months. That tail also selected the agent, with and without pre-training alike; the test month is
+never played here, since that would be a trial. Shapes: S = seeds, W = windows, B = bootstrap samples.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from configs.errors import ConfigError
+from configs.schema import Config
+from ppo.learner.validate import Played
+from ppo.statistics import max_drawdown, moments
+from ppo.walk_forward import window_months
+from training.streams import stream
+
+PRETRAINED, SCRATCH = ARMS = ("pretrained", "scratch")
+REAL, CRASH = PLACES = ("real", "crash")
+METRICS = ("log_return", "sharpe", "max_drawdown")
+"""Of one agent on one market: in all, annualised, positive share of the peak."""
+COLUMNS = ("seed", "window", "arm", "where", "scenario", "script", *METRICS, "position_changes")
+"""Of the rows; `scenario` is -1 and `script` empty on real bars."""
+
+
+def ablation_windows(config: Config) -> list[str]:
+    """Test months of the windows that agents are trained on, spread evenly over those of the run.
+
+    Raises:
+        ConfigError: the run has no window.
+    """
+    months = window_months(config)
+    if not months:
+        raise ConfigError("the ablation trains on walk-forward windows and walk_forward.windows=0 leaves none; set it")
+    places = np.linspace(0, len(months) - 1, min(config.ablation.windows, len(months)))
+    return [months[place] for place in np.rint(places).astype(int)]
+
+
+def compare(rows: pd.DataFrame, config: Config) -> dict[str, Any]:
+    """What the rows of all seeds say, as plain values (`ablation.json`).
+
+    Returns:
+        `seeds`, `windows`, `confidence`, and `differences`: for real bars, for all crash scenarios and for each
+        script, and for each metric `pretrained` and `scratch` (means), `difference` (pretrained less scratch, paired
+        by seed and window), `lower`, `upper` (pigeonhole bootstrap) and `says`.
+    """
+    groups = {place: rows[rows["where"] == place] for place in PLACES}
+    groups |= {str(script): own for script, own in groups[CRASH].groupby("script", sort=True)}
+    return {
+        "seeds": sorted(int(seed) for seed in rows["seed"].unique()),
+        "windows": sorted(rows["window"].unique()),
+        "confidence": config.judging.confidence,
+        "differences": [
+            {"where": name, "metric": metric} | _difference(own, metric, config, name)
+            for name, own in groups.items()
+            for metric in METRICS
+        ],
+    }
+
+
+def outcome(played: Played, config: Config) -> dict[str, Any]:
+    """`METRICS` and position_changes of an agent over all pieces in a row."""
+    log_returns = np.concatenate(played.log_returns)
+    return {
+        "log_return": float(log_returns.sum()),
+        "sharpe": moments(np.expm1(log_returns)).sharpe * math.sqrt(config.market.bars_per_year),
+        "max_drawdown": max_drawdown(np.exp(np.cumsum(np.r_[0.0, log_returns]))),
+        "position_changes": int(played.changes.sum()),
+    }
+
+
+def pigeonhole_means(difference_SW: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """(B,) means of resamples in which seeds and windows are drawn with replacement, each for itself.
+
+    Source: Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2). Results of one seed, and those
+    of one window, go together; resampling single cells would call them independent and its interval too narrow.
+    """
+    seeds, windows = difference_SW.shape
+    drawn_BS = rng.integers(0, seeds, (samples, seeds, 1))
+    drawn_BW = rng.integers(0, windows, (samples, 1, windows))
+    return difference_SW[drawn_BS, drawn_BW].mean(axis=(1, 2))
+
+
+def _difference(rows: pd.DataFrame, metric: str, config: Config, name: str) -> dict[str, Any]:
+    cells = rows.groupby(["arm", "seed", "window"])[metric].mean()
+    with_SW, without_SW = (cells[arm].unstack().to_numpy() for arm in ARMS)
+    judging, difference_SW = config.judging, with_SW - without_SW
+    rng = stream(config.seed, "ablation", "bootstrap", name, metric)
+    means = pigeonhole_means(difference_SW, judging.bootstrap_samples, rng)
+    tail = (1 - judging.confidence) / 2
+    lower, upper = (float(bound) for bound in np.quantile(means, [tail, 1 - tail]))
+    return {
+        "pretrained": float(with_SW.mean()),
+        "scratch": float(without_SW.mean()),
+        "difference": float(difference_SW.mean()),
+        "lower": lower,
+        "upper": upper,
+        "says": _says(metric, lower, upper),
+    }
+
+
+def _says(metric: str, lower: float, upper: float) -> str:
+    if lower <= 0 <= upper:
+        return "no difference shown"
+    better = lower > 0 if metric != "max_drawdown" else upper < 0
+    return "pre-training helps" if better else "pre-training harms"
