@@ -78,7 +78,7 @@ class PlainLines:
     def __init__(self, verbose: bool = False) -> None:
         """`verbose` shows progress five times as often."""
         self._every_s = PLAIN_EVERY_S / (5 if verbose else 1)
-        self._store_said, self._stopping = "", False
+        self._store_said, self._stopping, self._gates_said = "", False, 0
         self._seen: dict[str, tuple[str, int]] = {}
         self._next_s: dict[str, float] = {}
 
@@ -90,6 +90,9 @@ class PlainLines:
         if view.store_says != self._store_said:
             self._store_said = view.store_says
             say(view.store_says or "store: a snapshot has come through")
+        for gate in view.gates[self._gates_said :]:
+            say(gate_text(gate))
+        self._gates_said = len(view.gates)
         for unit in view.units.values():
             mark = (unit.state, unit.attempt)
             if mark != self._seen.get(unit.id, ("waiting", 0)):
@@ -115,13 +118,19 @@ def render_view(view: RunView, title: str, now_t: float) -> RenderableType:
     table.add_column("last values", ratio=1, no_wrap=True, overflow="ellipsis")
     for unit in view.units.values():
         table.add_row(*_cells(unit, now_t))
-    lines = [Text(_load_line(view, now_t), style="dim")]
+    lines = [Text(gate_text(gate), style="dim" if gate["verdict"] == "open" else "yellow") for gate in view.gates]
+    lines.append(Text(_load_line(view, now_t), style="dim"))
     if view.snapshot and view.exit_code is None:
         lines.append(Text(_store_line(view, now_t), style="dim"))
     if view.store_says:
         told = time.strftime("%H:%M:%S", time.localtime(view.store_said_t))
         lines.append(Text(f"{told} {view.store_says}", style="yellow"))
     return Group(table, *lines)
+
+
+def gate_text(gate: dict[str, Any]) -> str:
+    """`gate of lstm_ppo closed: ...`."""
+    return f"gate of {gate['stage']} {gate['verdict']}: {gate['says']}"
 
 
 def progress_text(unit: UnitView, now_t: float) -> str:

@@ -144,3 +144,21 @@ def test_a_stop_is_said_once_where_there_is_no_terminal(capsys):
     for view.stopping in (False, True, True):
         lines(view)
     assert capsys.readouterr().err.count("stopping at the next safe boundary") == 1
+
+
+CLOSED = event(106, RUN, "gate", stage="lstm_ppo", asked="ppo", verdict="closed", says="too low: lstm_ppo is left out")
+GATED = event(106, "lstm_ppo/seed-0", "unit_finished", state="gated", says="too low: lstm_ppo is left out")
+
+
+def test_a_closed_gate_is_told_in_the_table_and_as_one_line(capsys):
+    view = view_after(*RUNNING, CLOSED, GATED)
+    shown = text_of(render_view(view, "run", 120.0))
+    assert "gate of lstm_ppo closed: too low" in shown and "gated" in shown
+    lines = PlainLines()
+    lines(view)
+    lines(view)
+    assert capsys.readouterr().err.count("gate of lstm_ppo closed") == 1
+
+
+def test_verdicts_of_an_earlier_start_are_not_shown():
+    assert view_after(CLOSED, event(200, RUN, "run_started")).gates == []
