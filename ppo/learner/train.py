@@ -62,12 +62,7 @@ def single_asset_job(
 ) -> Job:
     """One account on one tape with nine actions; `ppo` defaults to the section of that name."""
     ppo = ppo or config.ppo
-    sizes = PolicySizes(
-        observation=observation_size(config.env, tape.observation.shape[1]),
-        actions=ACTIONS,
-        hidden=ppo.hidden,
-        memory=ppo.memory_units if isinstance(ppo, LstmPPOConfig) else 0,
-    )
+    sizes = single_asset_sizes(config, tape.observation.shape[1], ppo)
 
     def environments() -> TradingVecEnv:
         bars_per_year, episodes = config.market.bars_per_year, integer(seed, "episodes")
@@ -77,6 +72,16 @@ def single_asset_job(
         return Validator(tape, validation_spans, config, ppo.eval_slices)
 
     return Job(environments, validator, sizes, ppo, config, seed, start)
+
+
+def single_asset_sizes(config: Config, columns: int, ppo: PPOConfig) -> PolicySizes:
+    """Sizes of the policy for a tape of `columns` columns; with memory where `ppo` is `LstmPPOConfig`."""
+    return PolicySizes(
+        observation=observation_size(config.env, columns),
+        actions=ACTIONS,
+        hidden=ppo.hidden,
+        memory=ppo.memory_units if isinstance(ppo, LstmPPOConfig) else 0,
+    )
 
 
 @dataclass(frozen=True)

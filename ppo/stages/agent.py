@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,18 +16,30 @@ from torch import Tensor
 from configs.errors import BadDataError, ConfigError, StopRequested
 from configs.files import write_json
 from configs.run_dir import RunDir
-from configs.schema import Config
+from configs.schema import Config, PPOConfig
 from configs.unit import Unit
 from ppo.evaluate import Spans
 from ppo.learner.policy import PolicySizes, read_policy, save_policy
 from ppo.learner.state import LearnerState
-from ppo.learner.train import Job, Row, TrainResult, start, train
+from ppo.learner.train import Job, Row, TrainResult, advance, single_asset_job, single_asset_sizes, start, train
 from ppo.rules import ACTION_NAMES
 from ppo.tape import Tape, build_tape, spans
 from training.checkpoint import Checkpoints
+from training.determinism import set_up_torch
+from training.features import MARKET_OBSERVATION
 from training.scaling import Scaler
+from training.splits import bars_needed
 from training.stages.prepare import load_predictions, load_prepared
+from training.streams import stream
 
+BASE_BYTES = 600_000_000
+"""A process with torch, the tape and its environments; measured."""
+FLOP_PER_S = {"cpu": 28e9, "cuda": 2e12}
+"""Useful floating-point operations per second of one core, or of a GPU, with minibatches of 1,024; measured on the
+CPU with [64, 64]; larger nets reach up to twice as much. A guess for the GPU."""
+VALIDATED_PER_S = 20_000.0
+"""Greedy decisions, a few slices side by side; measured with a small net."""
+CALIBRATION_BARS = 5_000
 ACTION_FIGURES = ("action_shares", "action_means")
 """What the action heads tell of actions, by name."""
 
@@ -62,6 +76,63 @@ def pretrained_weights(unit: Unit, source: str, sizes: PolicySizes) -> dict[str,
     if policy.sizes != sizes:
         raise BadDataError(f"the policy of {source} has {policy.sizes}, {unit.id} needs {sizes}; train {source} again")
     return policy.state_dict()
+
+
+def describe_agent(config: Config, ppo: PPOConfig, slowdown: float = 1.0) -> dict[str, Any]:
+    """Facts for `plan` of a unit that trains one single-asset agent; `slowdown` is its backend's."""
+    sizes = single_asset_sizes(config, _columns(config), ppo)
+    width, memory = (sizes.observation + sizes.memory, *sizes.hidden), sizes.memory
+    weights = sum(a * b for a, b in pairwise(width)) * 2 + width[-1] * (sizes.actions + 1)
+    weights += 2 * 4 * memory * (sizes.observation + memory)
+    # forward and backward, two operations per weight each way and for the weights' gradient; once for the rollout
+    flop_per_step = 2 * weights * (3 * ppo.epochs + 1)
+    cores = config.compute.threads_per_unit if config.compute.device == "cpu" else 1
+    sample_bytes = 4 * (2 * sizes.observation + 4 * sizes.actions + 10)
+    in_nets_bytes = 4 * ppo.minibatch_size * 2 * (sum(width) + 10 * memory)
+    evaluations = math.ceil(ppo.timesteps / max(ppo.eval_every_steps, ppo.num_envs * ppo.rollout_steps)) + 1
+    return {
+        "bars_needed": bars_needed(config),
+        "memory_bytes": BASE_BYTES + 24 * weights + ppo.num_envs * ppo.rollout_steps * sample_bytes + in_nets_bytes,
+        "work": [
+            {
+                "name": "steps",
+                "amount": ppo.timesteps,
+                "rate_per_s": FLOP_PER_S[config.compute.device] * cores / flop_per_step / slowdown,
+            },
+            {
+                "name": "validation decisions",
+                "amount": evaluations * config.splits.validation_frac,
+                "per": "bar",
+                "rate_per_s": VALIDATED_PER_S,
+            },
+        ],
+    }
+
+
+def calibrate_agent(config: Config, ppo: PPOConfig, budget_s: float) -> dict[str, float]:
+    """The rates of `describe_agent`'s work on this machine, of the builtin learner on generated bars."""
+    set_up_torch(config.compute.threads_per_unit)
+    rng = stream(config.seed, "calibration", "agent")
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.005, CALIBRATION_BARS)))
+    columns = rng.normal(size=(CALIBRATION_BARS, _columns(config))).astype(np.float32)
+    stamps = np.arange(CALIBRATION_BARS, dtype=np.int64)
+    everywhere = np.ones(CALIBRATION_BARS, bool)
+    tape = Tape(stamps, close, close, close, close, stamps * 0, 1, columns, everywhere)
+    job = single_asset_job(tape, [(0, CALIBRATION_BARS)], [(0, CALIBRATION_BARS)], config, 0, ppo)
+    state, validate = start(job), job.validator()
+    advance(state, ppo.model_copy(update={"epochs": 1}))
+    began_s = time.perf_counter()
+    validate(state.policy)
+    validated_per_s = CALIBRATION_BARS / (time.perf_counter() - began_s)
+    return {"steps": steps_per_s(state, ppo, budget_s / 2), "validation decisions": validated_per_s}
+
+
+def steps_per_s(state: LearnerState, ppo: PPOConfig, budget_s: float) -> float:
+    """Rate of whole rollouts with their updates, at least one, in about `budget_s`."""
+    began_s, first = time.perf_counter(), state.steps
+    while state.steps == first or time.perf_counter() - began_s < budget_s:
+        advance(state, ppo)
+    return (state.steps - first) / (time.perf_counter() - began_s)
 
 
 def seed_index(unit: Unit) -> int:
@@ -127,6 +198,11 @@ def write_agent(unit: Unit, trained: TrainResult, scaler: Scaler, began: str, ba
     write_json(unit.dir / "history.json", trained.history)
     write_json(unit.dir / "training.json", facts)
     return facts
+
+
+def _columns(config: Config) -> int:
+    """Of a tape: the prediction block and the market columns."""
+    return 5 + 4 * len(config.ensemble.members) + len(MARKET_OBSERVATION)
 
 
 class Reporter:

@@ -13,7 +13,6 @@ cannot: it starts anew, and ends with the same bytes too.
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 from configs.errors import MachineUnfitError, OutOfMemoryError
@@ -22,20 +21,21 @@ from configs.unit import Unit, run_stage
 from ppo.export import write_export
 from ppo.learner.policy import handed_over
 from ppo.learner.train import Job, TrainResult, single_asset_job
-from ppo.rules import ACTIONS, observation_size
-from ppo.stages.agent import Reporter, load_market, pretrained_weights, seed_index, train_agent, write_agent
+from ppo.stages.agent import (
+    Reporter,
+    calibrate_agent,
+    describe_agent,
+    load_market,
+    pretrained_weights,
+    seed_index,
+    train_agent,
+    write_agent,
+)
 from training.determinism import set_up_torch
-from training.features import MARKET_OBSERVATION
 from training.memory import naming_out_of_memory
 from training.scaling import Scaler
-from training.splits import bars_needed
 from training.streams import integer
 
-BASE_BYTES = 600_000_000
-"""A process with torch, the tape and its environments; measured."""
-FLOP_PER_S = {"cpu": 28e9, "cuda": 2e12}
-"""Useful floating-point operations per second of one core, or of a GPU, with minibatches of 1,024; measured on the
-CPU with [64, 64]; larger nets reach up to twice as much. A guess for the GPU."""
 SB3_SLOWDOWN = 2.0
 """MaskablePPO against the builtin learner; measured."""
 
@@ -67,21 +67,13 @@ def load_job(unit: Unit) -> tuple[Job, Scaler]:
 
 def describe(config: Config) -> dict[str, Any]:
     """Facts for `plan`: the bars needed, memory and time of one unit."""
-    ppo = config.ppo
-    columns = 5 + 4 * len(config.ensemble.members) + len(MARKET_OBSERVATION)
-    observation = observation_size(config.env, columns)
-    weights = sum(a * b for a, b in pairwise((observation, *ppo.hidden))) * 2 + ppo.hidden[-1] * (ACTIONS + 1)
-    # forward and backward, two operations per weight each way and for the weights' gradient; once for the rollout
-    flop_per_step = 2 * weights * (3 * ppo.epochs + 1)
-    cores = config.compute.threads_per_unit if config.compute.device == "cpu" else 1
-    rate = FLOP_PER_S[config.compute.device] * cores / flop_per_step
-    rate /= SB3_SLOWDOWN if config.agent.backend == "sb3" else 1
-    sample_bytes = 4 * (2 * observation + 4 * ACTIONS + 10)
-    return {
-        "bars_needed": bars_needed(config),
-        "memory_bytes": BASE_BYTES + 24 * weights + ppo.num_envs * ppo.rollout_steps * sample_bytes,
-        "work": [{"name": "steps", "amount": ppo.timesteps, "rate_per_s": rate}],
-    }
+    return describe_agent(config, config.ppo, SB3_SLOWDOWN if config.agent.backend == "sb3" else 1.0)
+
+
+def calibrate(config: Config, budget_s: float) -> dict[str, float]:
+    """Rates of the stage's work on this machine, measured on generated bars in about `budget_s`."""
+    rates = calibrate_agent(config, config.ppo, budget_s)
+    return rates | {"steps": rates["steps"] / (SB3_SLOWDOWN if config.agent.backend == "sb3" else 1.0)}
 
 
 def _train_sb3(unit: Unit, job: Job) -> TrainResult:

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import JudgingConfig
-from ppo.evaluate import stateless
+from ppo.evaluate import rollout, stateless
 from ppo.learner.train import Job, TrainResult, evaluation_due, single_asset_job, start, train
 from ppo.learner.update import learning_rate
 from ppo.learner.validate import Validation, Validator, collapse_reasons, slice_spans
+from ppo.metrics import return_metrics, trading_metrics
 from ppo.rules import HOLD
 from tests.ppo.worlds import COSTS, FREE, make_tape, planted_tape, random_tape
 from training.fit import TrainingDivergedError
@@ -115,6 +116,29 @@ def test_validation_equals_one_account_played_slice_by_slice(config):
     alone = [Validator(tape, [span], config, 1)(stateless(decide)) for _, span in slice_spans([(0, 200)], 3)]
     assert whole.slice_scores == pytest.approx([each.score for each in alone])
     assert whole.position_changes == sum(each.position_changes for each in alone)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_performance_of_one_slice_is_that_of_one_account_scored_as_agents_are(config, seed):
+    """Buying and closing at random on two segments, against a track and its metrics."""
+    tape, spans = random_tape(200, seed, columns=2, segments=2), [(0, 100), (100, 200)]
+    tape.observation[190:, 0] = 2  # closed before the end of the data, where a track pays for closing and training not
+    wish = lambda obs: np.where(obs[:, 0] > 1, 7, np.where(obs[:, 0] < -1, 3, HOLD))  # noqa: E731
+    agent = stateless(lambda obs, mask: np.where(mask[np.arange(len(obs)), wish(obs)], wish(obs), HOLD))
+    validated, track = Validator(tape, spans, config, 1)(agent), rollout(tape, config, spans, agent)
+    expected = return_metrics(track.returns, track.equity, config, "any") | trading_metrics(track, config)
+    found = validated.performance
+    assert found["sharpe"] == pytest.approx(expected["sharpe"], rel=1e-6)
+    assert found["standard_error"] == pytest.approx(expected["sharpe_standard_error"], rel=1e-6)
+    assert found["max_drawdown"] == pytest.approx(expected["max_drawdown"], rel=1e-6)
+    assert found["hit_rate"] == pytest.approx(expected["hit_rate"])
+    assert expected["trades"] > 5
+
+
+def test_the_performance_of_an_account_that_never_traded_is_known_to_be_nothing(config):
+    found = Validator(random_tape(100, 0, columns=1), [(0, 100)], config, 2)(always(HOLD)).performance
+    assert (found["sharpe"], found["max_drawdown"], found["hit_rate"]) == (0, 0, None)
+    assert found["upper"] == -found["lower"] > 0
 
 
 @pytest.mark.parametrize(

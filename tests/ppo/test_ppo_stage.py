@@ -22,7 +22,8 @@ from configs.files import read_json, write_json
 from configs.load import resolve
 from configs.run_dir import Request, RunDir
 from configs.unit import Unit, thread_environment
-from ppo.learner.policy import read_policy
+from ppo.learner.policy import Policy, PolicySizes, read_policy, save_policy
+from ppo.learner.train import start
 from ppo.stages import ppo as stage
 from ppo.stages.agent import load_market
 from training.demo import demo_bars
@@ -153,6 +154,10 @@ def test_metrics_history_and_events_tell_the_same_story(finished):
     saved = [0, *(event["step"] for event in events if event["kind"] == "checkpoint")]
     assert saved[-1] == 2_048 and max(after - before for before, after in pairwise(saved)) == 512
     assert all(event["wall_s"] > 0 and event["bytes"] > 0 for event in events if event["kind"] == "checkpoint")
+    validation = facts["validation"]
+    assert validation["upper"] - validation["sharpe"] == pytest.approx(1.96 * validation["standard_error"])
+    best = next(row["validation"] for row in history if row["step"] == facts["best_steps"])
+    assert {name: best[name] for name in validation} == validation
     alarms = [event for event in events if event.get("name") == "collapse_alarm"]
     assert len(alarms) == sum(bool(row.get("collapse")) for row in history)
 
@@ -269,6 +274,36 @@ def test_predictions_made_with_the_bar_itself_are_refused(run):
     write_table(path, table)
     with pytest.raises(BadDataError, match="bar 900"):
         stage.work(unit_of(run))
+
+
+def given_a_pretrained_policy(run: RunDir, hidden: tuple[int, ...]) -> Policy:
+    """What unit `pretrain/seed-1` leaves, among the inputs of our unit."""
+    size = stage.load_job(unit_of(run))[0].sizes.observation
+    policy = Policy(PolicySizes(observation=size, actions=9, hidden=hidden), torch.Generator().manual_seed(9))
+    save_policy(run.unit_dir("pretrain/seed-1"), policy)
+    run.save_request(Request(unit=UNIT, cache_key="key", inputs={"pretrain/seed-1": "digest"}))
+    return policy
+
+
+def test_training_starts_from_the_pretrained_weights_that_the_request_names(finished, run):
+    policy = given_a_pretrained_policy(run, (8,))
+    state = start(stage.load_job(unit_of(run))[0])
+    assert all(torch.equal(value, policy.state_dict()[name]) for name, value in state.policy.state_dict().items())
+    assert work(run)["start"] == "pretrained"
+    assert finished.result(UNIT).metrics["start"] == "scratch"
+    assert digests(run) != digests(finished)
+
+
+def test_a_pretrained_policy_that_lies_there_unasked_is_left_alone(run):
+    given_a_pretrained_policy(run, (8,))
+    run.save_request(Request(unit=UNIT, cache_key="key", inputs={}))
+    assert stage.load_job(unit_of(run))[0].start is None
+
+
+def test_a_pretrained_policy_of_other_sizes_is_refused(run):
+    given_a_pretrained_policy(run, (9,))
+    with pytest.raises(BadDataError, match="pretrain/seed-1 has .*train pretrain/seed-1 again"):
+        stage.load_job(unit_of(run))
 
 
 @pytest.mark.parametrize("name", ["seed-x", "seed", "1"])
