@@ -31,6 +31,7 @@ from ppo.tape import Tape
 from training.streams import stream
 
 SUMMARY = ("sharpe", "total_return", "max_drawdown", "trades")
+SPREAD = ("sharpe", "total_return", "max_drawdown")
 BASIS_POINT = 1e-4
 
 
@@ -129,7 +130,7 @@ def judgement(scored: Scored, config: Config, trial_sharpes: list[float]) -> dic
         "initial_equity": config.env.initial_equity,
         "agents": [{"seed": i, "metrics": metrics} for i, metrics in enumerate(agents)],
         "mean": mean | {"seeds": len(agents)},
-        "spread": {name: _spread(agents, name) for name in ("sharpe", "total_return", "max_drawdown")},
+        "spread": {name: spread([agent[name] for agent in agents]) for name in SPREAD},
         "baselines": baselines,
         "cost_sweep": [_sweep_row(bps, tracks, rules, config) for bps, tracks, rules in scored.sweep],
         "trials": {
@@ -231,8 +232,8 @@ def _random(scored: Scored, config: Config) -> dict[str, Any]:
     }
 
 
-def _spread(agents: list[dict[str, Any]], name: str) -> dict[str, float]:
-    values = [agent[name] for agent in agents]
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Least, largest and standard deviation (ddof 1) of what the seeds reached."""
     return {"min": min(values), "max": max(values), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
 
 

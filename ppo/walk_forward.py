@@ -2,13 +2,16 @@
 
 A window's rows are chosen by full calendar months (UTC). All that an agent of
 month m is made of (scaler, predictions, weights, the choice of its best policy)
-comes from bars before m; month m is played once.
+comes from bars before m; month m is played once. Agents decide first at the close
+of a month's first bar and are in cash at the close of its last, with costs: these
+seams cost each month one bar and one closing.
 N = bars.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,15 +20,23 @@ import pandas as pd
 from configs.calendar import shifted
 from configs.errors import BadDataError
 from configs.run_dir import RunDir
-from configs.schema import Config
+from configs.schema import Config, PPOConfig
+from ppo.evaluate import Agent, Track, rollout
+from ppo.judge import cost_levels
+from ppo.learner.train import Job, single_asset_job
 from ppo.tape import Tape, build_tape, spans
 from training.crossfit import soft_vote
 from training.market import Bars
 from training.rolling import month_rows, predicted_months
 from training.scaling import Scaler
 from training.stages.prepare import load_prepared
+from training.streams import integer
 
 CLASSIFIER = "classifier-"
+AGENTS = "agents.json"
+"""What the unit of a window writes about the agents of its seeds."""
+OWN_COSTS = "run"
+"""The group of tracks at the run's own costs; those of a cost sweep are named by `level_name`."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,11 @@ class WindowData:
         return found
 
 
+def level_name(bps: float) -> str:
+    """The group of tracks at a level of the cost sweep."""
+    return f"{bps:g}bps"
+
+
 def window_months(config: Config) -> list[str]:
     """The months that are traded, in order; one window each."""
     return predicted_months(config)[config.walk_forward.train_months :]
@@ -95,12 +111,13 @@ def window_of(t: np.ndarray, month: str, config: Config) -> Window:
     selecting = stop - math.ceil((stop - start) * settings.early_stop_frac)
     trained = max(start, selecting - config.labels.horizon_bars)
     window = Window(month, (start, stop), (start, trained), (selecting, stop), month_rows(t, month, month))
-    for part in ("train", "validation", "test"):
+    least = {"train": 2, "validation": 2 * config.ppo.eval_slices, "test": 2}
+    for part, bars in least.items():
         first_row, stop_row = getattr(window, part)
-        if stop_row - first_row < 2:
+        if stop_row - first_row < bars:
             raise BadDataError(
-                f"window {month} has {max(0, stop_row - first_row)} bars in its {part} part, at least 2 are needed; "
-                "use a shorter timeframe, more walk_forward.train_months, or walk_forward.windows=0 to leave it out"
+                f"window {month} has {max(0, stop_row - first_row)} bars in its {part} part, at least {bars} are "
+                "needed; use a shorter timeframe or more walk_forward.train_months, or leave the stage out by --stages"
             )
     return window
 
@@ -144,3 +161,31 @@ def load_monthly_vote(run: RunDir, config: Config, rows: list[tuple] | None = No
     members = config.ensemble.members
     paths = {name: run.require_output(f"walk_forward/{CLASSIFIER}{name}", "predictions.parquet") for name in members}
     return soft_vote({name: pd.read_parquet(path, filters=rows) for name, path in paths.items()})
+
+
+def window_ppo(config: Config) -> PPOConfig:
+    """The base agent's settings for a window's steps; validated as often over these as the base agent over its own."""
+    asked, ppo = config.walk_forward.timesteps, config.ppo
+    every = max(1, round(ppo.eval_every_steps * asked / ppo.timesteps))
+    return ppo.model_copy(update={"timesteps": asked, "eval_every_steps": every})
+
+
+def window_job(data: WindowData, config: Config, seed: int) -> Job:
+    """The training of one seed's agent of a window; its streams are named by month and seed alone."""
+    root = integer(config.seed, "walk_forward", data.window.month, seed)
+    return single_asset_job(data.tape, data.spans("train"), data.spans("validation"), config, root, window_ppo(config))
+
+
+def play_month(data: WindowData, config: Config, agents: Sequence[Agent]) -> dict[str, list[Track]]:
+    """Play the test month once, at the run's own costs and at each level of the cost sweep.
+
+    Returns:
+        Group of tracks -> the track of each agent, its rows counted in the whole series.
+    """
+    played, by = data.spans("test"), data.first_row
+    levels = {OWN_COSTS: config} | {level_name(bps): level for bps, level in cost_levels(config)}
+    groups: dict[str, list[Track]] = {}
+    for name, level in levels.items():
+        tracks = [rollout(data.tape, level, played, agent) for agent in agents]
+        groups[name] = [replace(track, row=track.row + by, fill_row=track.fill_row + by) for track in tracks]
+    return groups

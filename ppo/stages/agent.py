@@ -64,15 +64,15 @@ def load_market(run: RunDir, config: Config) -> Market:
     return Market(tape, scaler, spans(tape, *prepared.split.train), spans(tape, *prepared.split.validation))
 
 
-def pretrained_weights(unit: Unit, source: str, sizes: PolicySizes) -> dict[str, Tensor] | None:
-    """Weights of the policy that unit `source` left, or None where it is no input of this unit.
+def pretrained_weights(unit: Unit, source: str, sizes: PolicySizes, folder: str = "") -> dict[str, Tensor] | None:
+    """Weights of the policy that unit `source` left in its `folder`, or None where it is no input of this unit.
 
     Raises:
         BadDataError: the policy cannot be read or has other sizes.
     """
     if source not in unit.run.request(unit.id).inputs:
         return None
-    policy = read_policy(unit.run.unit_dir(source))
+    policy = read_policy(unit.run.unit_dir(source) / folder)
     if policy.sizes != sizes:
         raise BadDataError(f"the policy of {source} has {policy.sizes}, {unit.id} needs {sizes}; train {source} again")
     return policy.state_dict()

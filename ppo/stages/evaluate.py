@@ -80,6 +80,7 @@ from configs.schema import Config
 from configs.unit import Unit, run_stage
 from configs.verdicts import FAMILIES, leading
 from ppo.evaluate import Agent
+from ppo.joining import joined
 from ppo.judge import score, summary
 from ppo.learner.policy import read_policy
 from ppo.scoring import Played, SingleAsset, dataset_facts, enter, judge, write_evaluation
@@ -191,6 +192,7 @@ def _play_single_asset(name: str, unit: Unit, prepared: Prepared) -> Played:
 PLAYERS: dict[str, Callable[[str, Unit, Prepared], Played]] = {
     "ppo": _play_single_asset,
     "lstm_ppo": _play_single_asset,
+    "walk_forward": joined,
 }
 """How each family's agents are played."""
 

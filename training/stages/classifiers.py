@@ -76,13 +76,19 @@ def describe(config: Config) -> dict[str, Any]:
 def training_flops_per_bar(member: str, config: Config) -> float:
     """Most floating-point operations of the whole chain (no early stop) per bar of the dataset."""
     settings = config.classifiers
-    model = build_predictor(Architecture.of(member, len(FEATURE_NAMES), settings), seed=0)
-    # Forward costs 2 operations per weight and bar of the window, backward twice that.
-    per_window = 6 * settings.lookback_bars * sum(parameter.numel() for parameter in model.parameters())
     pieces = settings.folds + 1
     middle = sum(range(2, pieces)) * settings.fold_epochs
     piece_epochs = settings.epochs * (1 + pieces) + middle
-    return per_window * config.splits.train_frac / pieces * piece_epochs / settings.window_stride
+    windows = config.splits.train_frac / pieces * piece_epochs / settings.window_stride
+    return flops_per_window(member, config) * windows
+
+
+def flops_per_window(member: str, config: Config) -> float:
+    """Floating-point operations of training on one window once."""
+    settings = config.classifiers
+    model = build_predictor(Architecture.of(member, len(FEATURE_NAMES), settings), seed=0)
+    # Forward costs 2 operations per weight and bar of the window, backward twice that.
+    return 6 * settings.lookback_bars * sum(parameter.numel() for parameter in model.parameters())
 
 
 def fit_member(unit: Unit, prepared: Prepared) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""The test months of a walk-forward joined into one out-of-sample series, and judged as one.
+
+A seed's series is what one account would have gone through that was handed from
+the agent of one month to that of the next. Each seed counts as a trial.
+N = bars of the dataset, W = windows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from configs.errors import BadDataError
+from configs.files import read_json
+from configs.run_dir import RunDir
+from configs.unit import Unit
+from ppo.evaluate import Track
+from ppo.judge import compare, cost_levels, spread
+from ppo.metrics import mean_track
+from ppo.overfitting import overfitting
+from ppo.rules import F_POSITION
+from ppo.scoring import SingleAsset, dataset_facts
+from ppo.statistics import max_drawdown, moments
+from ppo.tape import build_tape, spans
+from ppo.tracks import join_tracks, read_tracks
+from ppo.trials import Trial
+from ppo.walk_forward import AGENTS, OWN_COSTS, level_name, load_monthly_vote, window_months
+from training.features import FEATURE_NAMES
+from training.rolling import month_rows
+from training.scaling import Scaler
+from training.stages.prepare import Prepared
+
+STAGE = "walk_forward"
+
+
+@dataclass(frozen=True)
+class WalkForward(SingleAsset):
+    """The seeds' joined series."""
+
+    months: dict[str, tuple[int, int]]
+    """Test month -> its bars."""
+    agents: dict[str, list[dict[str, Any]]]
+    """Test month -> facts of each seed's agent, as the window's unit wrote them."""
+
+    @property
+    def trials(self) -> list[Trial]:
+        """One for each seed."""
+        digest = self.dataset["digest"]
+        return [
+            Trial(digest, *self.bounds, f"{self.cache_key}/seed-{seed}", moments(track.returns).sharpe)
+            for seed, track in enumerate(self.scored.agents)
+        ]
+
+    def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
+        """`evaluation.json`, with the keys of this family beside those of all:
+
+        windows     [{"month", "bars", "total_return", "sharpe", "max_drawdown" (of the seeds' mean), "trades" (mean),
+                    "agents": [{"seed", "start", "total_return", "sharpe", "validation_sharpe"}], "spread": {"min",
+                    "max", "sd"} of the seeds' total returns, "baselines": {name: total return}}]; ratios annualised
+        pbo         `ppo.overfitting.overfitting` over a matrix with a column for each seed and rule baseline
+        """
+        strategies = {f"seed_{seed}": track for seed, track in enumerate(self.scored.agents)} | self.scored.baselines
+        return super().judge(trial_sharpes) | {
+            "windows": [self._window(month) for month in self.months],
+            "pbo": overfitting({name: track.returns for name, track in strategies.items()}),
+        }
+
+    def _window(self, month: str) -> dict[str, Any]:
+        start, stop = self.months[month]
+        rows = self.scored.agents[0].row[~self.scored.agents[0].first]
+        year, inside = math.sqrt(self.config.market.bars_per_year), (start <= rows) & (rows < stop)
+        mean = mean_track(self.scored.agents)[0][inside]
+        own = [track.returns[inside] for track in self.scored.agents]
+        totals = [_total(returns) for returns in own]
+        agents = [
+            {
+                "seed": seed,
+                "start": facts["start"],
+                "total_return": totals[seed],
+                "sharpe": moments(own[seed]).sharpe * year,
+                "validation_sharpe": facts["validation"]["sharpe"],
+            }
+            for seed, facts in enumerate(self.agents[month])
+        ]
+        return {
+            "month": month,
+            "bars": int(inside.sum()),
+            "total_return": _total(mean),
+            "sharpe": moments(mean).sharpe * year,
+            "max_drawdown": max_drawdown(np.cumprod(np.r_[1.0, 1.0 + mean])),
+            "trades": float(np.mean([_round_trips(track, start, stop) for track in self.scored.agents])),
+            "agents": agents,
+            "spread": spread(totals),
+            "baselines": {name: _total(track.returns[inside]) for name, track in self.scored.baselines.items()},
+        }
+
+
+def joined(name: str, unit: Unit, prepared: Prepared) -> WalkForward:
+    """Join the windows among a unit's inputs.
+
+    Raises:
+        BadDataError: there is no window, a file of one is missing, or they have different numbers of seeds.
+    """
+    run, config = unit.run, unit.config
+    request = run.request(unit.id)
+    done = [month for month in window_months(config) if f"{STAGE}/{month}" in request.inputs]
+    if not done:
+        raise BadDataError(f"run {run.run_id!r} has no finished walk-forward window to join; run its units first")
+    months = {month: month_rows(prepared.bars.t, month, month) for month in done}
+    groups = _joined_groups(run, done)
+    predictions = load_monthly_vote(run, config)
+    unscaled = Scaler(np.zeros(len(FEATURE_NAMES)), np.ones(len(FEATURE_NAMES)))  # baselines do not look at it
+    tape = build_tape(prepared.bars, prepared.features, predictions, unscaled, config)
+    played = [span for bounds in months.values() for span in spans(tape, *bounds)]
+    sweep = [groups[level_name(bps)] for bps, _ in cost_levels(config)]
+    return WalkForward(
+        tape=tape,
+        config=config,
+        scored=compare(tape, config, played, groups[OWN_COSTS], sweep, predictions),
+        bounds=(months[done[0]][0], months[done[-1]][1]),
+        dataset=dataset_facts(prepared.dataset),
+        cache_key=f"{request.cache_key}/{name}",
+        months=months,
+        agents={month: read_json(run.require_output(f"{STAGE}/{month}", AGENTS)) for month in done},
+    )
+
+
+def _joined_groups(run: RunDir, months: list[str]) -> dict[str, list[Track]]:
+    """Cost level -> the joined track of each seed."""
+    windows = [read_tracks(run.unit_dir(f"{STAGE}/{month}")) for month in months]
+    return {
+        level: [join_tracks(seed) for seed in zip(*(window[level] for window in windows), strict=True)]
+        for level in windows[0]
+    }
+
+
+def _total(returns: np.ndarray) -> float:
+    return float(np.prod(1.0 + returns) - 1.0)
+
+
+def _round_trips(track: Track, start: int, stop: int) -> int:
+    inside = (start <= track.fill_row) & (track.fill_row < stop)
+    return int((track.fills[inside, F_POSITION] == 0).sum())

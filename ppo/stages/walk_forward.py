@@ -1,0 +1,327 @@
+"""Stage `walk_forward`: monthly predictions, then one unit per test month with the agents of all seeds.
+
+`walk_forward/classifier-<member>` fits the member's models month by month and writes predictions.parquet (one row
+per bar, as `classifiers/<member>`) and models.json: per month what the model was fitted with, its history and the
+sha256 of its weights, which are not kept.
+
+`walk_forward/<YYYY-MM>` trains the agents of all seeds one after the other, plays the test month once with each, and
+writes seed-<i>/{policy.safetensors, policy.json, history.json}, scaler.json, agents.json (facts of each agent, as
+`training.json` of stage `ppo`) and the tracks of the month (`ppo.tracks`; groups: run, and one per cost level). The
+month is played here and scored by `evaluate` alone: no metric of this unit says how it went. The builtin learner
+trains, whatever `agent.backend` says.
+
+Stopped or killed, both go on from their newest checkpoint to the same bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from configs.calendar import shifted
+from configs.errors import StopRequested
+from configs.files import write_json
+from configs.schema import Config
+from configs.unit import Unit, run_stage
+from ppo.learner.policy import Policy, save_policy
+from ppo.learner.state import LearnerState
+from ppo.learner.train import Job, Row, TrainResult, advance, start, train
+from ppo.stages.agent import pretrained_weights
+from ppo.stages.ppo import describe as describe_ppo
+from ppo.tracks import write_tracks
+from ppo.walk_forward import (
+    AGENTS,
+    CLASSIFIER,
+    WindowData,
+    load_window,
+    play_month,
+    window_data,
+    window_job,
+    window_ppo,
+)
+from training.chain import Inputs, Link
+from training.checkpoint import Arrays, Checkpoints, Saved, to_arrays, to_tensors
+from training.crossfit import soft_vote
+from training.demo import demo_bars
+from training.determinism import set_up_torch
+from training.features import compute
+from training.fit import Schedule, Task, Windows, fit
+from training.meter import Meter, Silent
+from training.metrics import CLASS_NAMES
+from training.predictors import Architecture, build_predictor
+from training.predictors.base import CLASSES
+from training.rolling import fit_months, month_predictions, monthly_chain, predicted_months, weights_digest
+from training.splits import bars_needed
+from training.stages.classifiers import FLOPS_PER_S, flops_per_window
+from training.stages.classifiers import describe as describe_classifiers
+from training.stages.prepare import load_prepared, write_table
+
+MONTHS = 12
+DECISIONS_PER_S = 5_000.0
+"""Greedy decisions of a small policy, one at a time, on one core."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one unit of the stage."""
+    return run_stage(argv, work, describe)
+
+
+def work(unit: Unit) -> dict[str, Any]:
+    """Fit the months of a member, or train and play the agents of a month."""
+    set_up_torch(unit.config.compute.threads_per_unit)
+    if unit.name.startswith(CLASSIFIER):
+        return fit_member(unit, unit.name.removeprefix(CLASSIFIER))
+    return train_window(unit)
+
+
+def fit_member(unit: Unit, member: str) -> dict[str, Any]:
+    """Fit one member month by month and write its predictions."""
+    prepared = load_prepared(unit.run)
+    chain = monthly_chain(member, Inputs.of(prepared.bars, prepared.features, unit.config))
+    saved = Checkpoints.of(unit)
+    links = list(fit_months(chain, unit, checkpoints=saved, batch_halvings=unit.batch_halvings))
+    write_table(unit.dir / "predictions.parquet", month_predictions(links, prepared.bars))
+    for link in links:
+        link.facts["weights_sha256"], link.facts["history"] = weights_digest(link), link.history
+    write_json(unit.dir / "models.json", {link.name: link.facts for link in links})
+    return {"months": {link.name: _summary(link) for link in links}}
+
+
+def train_window(unit: Unit) -> dict[str, Any]:
+    """Train the agents of one month, let each play it, and write both."""
+    data = load_window(unit.run, unit.name, unit.config)
+    trained = Season(unit, data).train()
+    for seed, agent in enumerate(trained):
+        save_policy(unit.dir / f"seed-{seed}", agent.policy)
+        write_json(unit.dir / f"seed-{seed}" / "history.json", agent.history)
+    write_json(unit.dir / "scaler.json", data.scaler.to_json())
+    facts = [agent.facts for agent in trained]
+    write_json(unit.dir / AGENTS, facts)
+    write_tracks(unit.dir, play_month(data, unit.config, [agent.policy for agent in trained]))
+    return {"month": unit.name, "agents": [{"seed": seed} | agent for seed, agent in enumerate(facts)]}
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """Facts for `plan`."""
+    settings, base, month_bars = config.walk_forward, describe_ppo(config), config.market.bars_per_year / MONTHS
+    predicted, plays = len(predicted_months(config)), 1 + len(config.judging.cost_sweep_bps)
+    steps, seeds = window_ppo(config).timesteps, config.agent.seeds
+    fits = [
+        {
+            "name": f"{member} monthly windows",
+            "amount": predicted * month_bars * settings.train_months * _passes(config, settings.epochs),
+            "rate_per_s": FLOPS_PER_S[config.compute.device] / flops_per_window(member, config),
+            "least_frac": _passes(config, min(settings.epochs, config.classifiers.patience_epochs))
+            / _passes(config, settings.epochs),
+            "units": f"walk_forward/{CLASSIFIER}{member}",
+        }
+        for member in config.ensemble.members
+    ]
+    months = {"units": "walk_forward/????-??"}
+    return {
+        "bars_needed": bars_needed(config),
+        "memory_bytes": max(base["memory_bytes"], describe_classifiers(config)["memory_bytes"]),
+        "work": [
+            *fits,
+            {"name": "window steps", "amount": seeds * steps, "rate_per_s": base["work"][0]["rate_per_s"]} | months,
+            {"name": "window decisions", "amount": seeds * plays * month_bars, "rate_per_s": DECISIONS_PER_S} | months,
+        ],
+    }
+
+
+def calibrate(config: Config, budget_s: float) -> dict[str, float]:
+    """Rates of this machine, measured in about `budget_s` seconds on a window of DEMO-USD_1H."""
+    train_months = min(config.walk_forward.train_months, 6)
+    settings = {"train_months": train_months, "windows": 1, "first_test_month": "2024-06", "smoke": True}
+    config = config.model_copy(update={"walk_forward": config.walk_forward.model_copy(update=settings)})
+    bars, members = demo_bars(config.market.max_gap_s), config.ensemble.members
+    features = compute(bars, config.features)
+    inputs, share_s = Inputs.of(bars, features, config), budget_s / (len(members) + 2)
+    data = window_data(bars, features, _coin_tosses(bars.t, members), "2024-06", config)
+    job = window_job(data, config, 0)
+    rates = {f"{member} monthly windows": _fit_rate(member, inputs, share_s) for member in members}
+    state = start(job)
+    rates["window steps"] = _rate(lambda: _rollout(state, job), share_s)
+    rates["window decisions"] = _rate(lambda: _play(data, config, state.policy), share_s)
+    return rates
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One seed's finished agent."""
+
+    policy: Policy
+    facts: dict[str, Any]
+    history: list[Row]
+
+    @classmethod
+    def of(cls, result: TrainResult, began: str) -> Trained:
+        """The agent with its facts."""
+        facts = {
+            "start": began,
+            "best_steps": result.best_steps,
+            "best_score": result.best_score,
+            "steps": result.history[-1]["step"],
+            "collapse": result.collapse,
+            "validation": result.validation.performance,
+        }
+        return cls(result.policy, facts, result.history)
+
+
+@dataclass
+class Season:
+    """The agents of all seeds of one window, trained in turn; saves finished ones as parts that never change."""
+
+    unit: Unit
+    data: WindowData
+    finished: list[Trained] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Know the checkpoints; nothing is read."""
+        self._checkpoints = Checkpoints.of(self.unit)
+        self._began_s, self._worked = time.monotonic(), 0
+
+    def train(self) -> list[Trained]:
+        """Go on from the newest checkpoint, if there is one, to the last seed's end."""
+        saved = self._checkpoints.resume()
+        for seed in range(self.unit.config.agent.seeds):
+            job, began = self._job(seed)
+            if saved is not None and seed < len(saved.scalars["finished"]):
+                self.finished.append(_restored(job, saved, seed))
+                continue
+            state = start(job)
+            if saved is not None:
+                state.load_arrays(saved.arrays, saved.scalars["learner"])
+                saved = None
+            self.finished.append(Trained.of(self._train_one(job, state), began))
+        return self.finished
+
+    def _job(self, seed: int) -> tuple[Job, str]:
+        job = window_job(self.data, self.unit.config, seed)
+        weights, began = self._weights(job, seed)
+        return replace(job, start=weights), began
+
+    def _weights(self, job: Job, seed: int) -> tuple[dict[str, Tensor] | None, str]:
+        """Weights to start from, as configured and as far as there are any, and what they are called."""
+        asked, unit = self.unit.config.walk_forward.start, self.unit
+        weights = None
+        if asked == "pretrained":
+            weights = pretrained_weights(unit, f"pretrain/seed-{seed}", job.sizes)
+        elif asked == "chain":
+            weights = pretrained_weights(unit, f"walk_forward/{shifted(unit.name, -1)}", job.sizes, f"seed-{seed}")
+        began = "scratch" if weights is None else asked
+        if began != asked:
+            unit.log(f"seed {seed}: no {asked} weights among the inputs, it starts from scratch")
+        return weights, began
+
+    def _train_one(self, job: Job, state: LearnerState) -> TrainResult:
+        def on_rollout(state: LearnerState, row: Row) -> None:
+            try:
+                self._report(job, row)
+            except StopRequested:
+                self._save(job, state)
+                raise
+            if self._checkpoints.due():
+                self._save(job, state)
+
+        return train(job, state, on_rollout, self.unit.batch_halvings)
+
+    def _report(self, job: Job, row: Row) -> None:
+        per_agent, per_rollout = _steps(job), job.ppo.num_envs * job.ppo.rollout_steps
+        seed = len(self.finished)
+        self._worked += per_rollout
+        rate = self._worked / max(time.monotonic() - self._began_s, 1e-9)
+        if "validation" in row:
+            self.unit.metric("validation", step=row["step"], seed=seed, **row["validation"])
+        total = per_agent * self.unit.config.agent.seeds
+        self.unit.progress(seed * per_agent + row["step"], total, rate, seed=seed, entropy=row["entropy"])
+
+    def _save(self, job: Job, state: LearnerState) -> None:
+        arrays, scalars = state.to_arrays()
+        parts = {f"seed-{seed}": _weights_of(agent) for seed, agent in enumerate(self.finished)}
+        finished = [{"facts": agent.facts, "history": agent.history} for agent in self.finished]
+        step = len(self.finished) * _steps(job) + state.steps
+        self._checkpoints.save(step, arrays, {"learner": scalars, "finished": finished}, parts)
+
+
+def _restored(job: Job, saved: Saved, seed: int) -> Trained:
+    policy = Policy(job.sizes)
+    policy.load_state_dict(to_tensors(saved.parts[f"seed-{seed}"]))
+    value = saved.scalars["finished"][seed]
+    return Trained(policy.eval(), value["facts"], value["history"])
+
+
+def _weights_of(agent: Trained) -> Arrays:
+    return to_arrays(agent.policy.state_dict())
+
+
+def _passes(config: Config, epochs: int) -> float:
+    """Training windows that one bar of a month's training range costs; a forward pass alone is a third of one."""
+    stop_frac, train_months = config.classifiers.early_stop_frac, config.walk_forward.train_months
+    trained = epochs * (1 - stop_frac) / config.classifiers.window_stride
+    return trained + ((epochs + 1) * stop_frac + 1 / train_months) / 3
+
+
+def _rate(work: Callable[[], int], budget_s: float) -> float:
+    """Amount per second of repeated `work`, the first time left out."""
+    work()
+    began_s, done = time.perf_counter(), 0
+    while not done or time.perf_counter() - began_s < budget_s:
+        done += work()
+    return done / (time.perf_counter() - began_s)
+
+
+def _rollout(state: LearnerState, job: Job) -> int:
+    advance(state, job.ppo)
+    return job.ppo.num_envs * job.ppo.rollout_steps
+
+
+def _play(data: WindowData, config: Config, policy: Policy) -> int:
+    groups = play_month(data, config, [policy])
+    return sum(len(track.row) for tracks in groups.values() for track in tracks)
+
+
+def _fit_rate(member: str, inputs: Inputs, budget_s: float) -> float:
+    """Training windows per second, of as many batches as fill the budget."""
+    settings = inputs.config.classifiers
+    rows = np.flatnonzero(inputs.ready)[: settings.batch_size]
+    table = torch.zeros(len(inputs.bars), inputs.features.shape[1], device=inputs.config.compute.device)
+    model = build_predictor(Architecture.of(member, inputs.features.shape[1], settings), seed=0).to(table.device)
+    targets = torch.zeros(len(inputs.bars), dtype=torch.int64, device=table.device)
+    weights = torch.ones(CLASSES, device=table.device)
+    task = Task(member, Windows(table, settings.lookback_bars), targets, weights, rows, rows[:1])
+
+    def work() -> int:
+        fit(model, task, settings, Schedule(1, False, 0), Meter(Silent(), 0))
+        return rows.size
+
+    return _rate(work, budget_s)
+
+
+def _coin_tosses(t: np.ndarray, members: Sequence[str]) -> pd.DataFrame:
+    """Predictions of every bar that know nothing."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.dirichlet(np.ones(CLASSES), len(t)), columns=list(CLASS_NAMES))
+    return soft_vote({name: frame.assign(t=t, fitted_until=0) for name in members})
+
+
+def _steps(job: Job) -> int:
+    """Environment steps of one agent: whole rollouts."""
+    per_rollout = job.ppo.num_envs * job.ppo.rollout_steps
+    return -(-job.ppo.timesteps // per_rollout) * per_rollout
+
+
+def _summary(link: Link) -> dict[str, Any]:
+    kept = ("best_epoch", "delta", "micro_batch", "train_windows", "stop_windows")
+    return {key: link.facts[key] for key in kept} | {"stop_loss": link.history[link.facts["best_epoch"]]["stop_loss"]}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,317 @@
+"""Units of the walk-forward: their files, stop and resume, what a month may know, and the series they join into."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from configs.calendar import month_start
+from configs.errors import BadDataError, StopRequested
+from configs.events import EventLog
+from configs.files import read_json, write_json
+from configs.load import resolve
+from configs.run_dir import Request, RunDir
+from configs.unit import Unit
+from ppo.joining import joined
+from ppo.learner.policy import Policy, PolicySizes, read_policy, save_policy
+from ppo.scoring import enter, judge, write_evaluation
+from ppo.stages import walk_forward as stage
+from ppo.tracks import read_tracks
+from training import meter
+from training.demo import demo_bars
+from training.features import FEATURE_NAMES, compute
+from training.splits import split
+from training.stages.prepare import load_prepared, write_table
+
+CLASSIFIER, MONTHS = "walk_forward/classifier-lstm", ("walk_forward/2023-03", "walk_forward/2023-04")
+SETTINGS = (
+    "walk_forward.smoke=true", "walk_forward.train_months=1", "walk_forward.first_test_month=2023-03",
+    "walk_forward.windows=2", "walk_forward.timesteps=384", "walk_forward.epochs=1", "agent.seeds=2",
+    "classifiers.members=[lstm]", "ensemble.members=[lstm]", "classifiers.lookback_bars=4", "classifiers.units=3",
+    "classifiers.learning_rate=0.02", "ppo.num_envs=8", "ppo.rollout_steps=16", "ppo.minibatch_size=64",
+    "ppo.epochs=1", "ppo.hidden=[8]", "ppo.timesteps=768", "ppo.eval_every_steps=256", "ppo.eval_slices=2",
+    "judging.cost_sweep_bps=[0]", "judging.random_shifts=20", "judging.bootstrap_samples=20", "costs.fee_frac=0",
+    "costs.slippage_frac=0", "ppo.learning_rate=0.01",
+)  # fmt: skip
+AGENT = {"policy.safetensors", "policy.json", "history.json"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def torch_as_before():
+    """A stage sets torch up for its own process; here it is put back."""
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def prepare(root: Path, change=lambda bars: bars, *settings) -> RunDir:
+    """A run directory with what `prepare` makes of the first four months of the demo, changed as asked."""
+    run = RunDir(root)
+    config = resolve("DEMO-USD_1H", "quick", settings=(*SETTINGS, *settings)).config
+    run.save_config(config)
+    bars = change(demo_bars(max_gap_s=config.market.max_gap_s).slice(0, 24 * 120 - 7))
+    table = pd.DataFrame(compute(bars, config.features), columns=list(FEATURE_NAMES))
+    table.insert(0, "t", bars.t)
+    directory = run.unit_dir("prepare")
+    write_table(directory / "bars.parquet", bars.frame())
+    write_table(directory / "features.parquet", table)
+    parts = vars(split(len(bars), config.splits))
+    write_json(directory / "splits.json", {name: list(value) for name, value in parts.items()})
+    facts = {"name": "DEMO-USD_1H", "digest": "d", "asset_class": "crypto", "synthetic": True}
+    write_json(directory / "dataset.json", facts | {"timeframe_s": bars.timeframe_s})
+    return run
+
+
+class Stopping(Unit):
+    """A unit that is asked to stop at its `after`-th progress."""
+
+    after = 0
+
+    def progress(self, *arguments, **fields):
+        self.after -= 1
+        super().progress(*arguments, **fields)
+        if self.after == 0:
+            raise StopRequested("as asked")
+
+
+def work(run: RunDir, unit_id: str, *inputs: str, after: int = 0) -> dict:
+    run.save_request(Request(unit=unit_id, cache_key="key", inputs=dict.fromkeys(inputs, "digest")))
+    unit = Stopping(run, unit_id, run.load_config(), EventLog(run.events, unit_id))
+    unit.after = after
+    run.clear_outputs(unit_id)
+    metrics = stage.work(unit)
+    run.save_result(unit_id, metrics)
+    return metrics
+
+
+def copied(run: RunDir, to: Path) -> RunDir:
+    shutil.copytree(run.root, to)
+    return RunDir(to)
+
+
+def digests(run: RunDir, unit_id: str) -> dict[str, str]:
+    return {name: output.sha256 for name, output in run.result(unit_id).outputs.items()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> RunDir:
+    """All units, done without a break; tests only read it."""
+    run = prepare(tmp_path_factory.mktemp("walk") / "run")
+    work(run, CLASSIFIER)
+    for month in MONTHS:
+        work(run, month)
+    return run
+
+
+def test_the_units_write_their_files_and_nothing_else(finished):
+    assert set(digests(finished, CLASSIFIER)) == {"predictions.parquet", "models.json"}
+    agents = {f"seed-{seed}/{name}" for seed in range(2) for name in AGENT}
+    tracks = {"tracks.parquet", "fills.parquet", "ends.json"}
+    assert set(digests(finished, MONTHS[0])) == agents | tracks | {"scaler.json", "agents.json"}
+    models = read_json(finished.unit_dir(CLASSIFIER) / "models.json")
+    assert list(models) == ["2023-02", "2023-03", "2023-04"]
+    assert all(len(model["weights_sha256"]) == 64 for model in models.values())
+
+
+def test_a_unit_tells_how_its_agents_validate_and_not_how_the_month_went(finished):
+    metrics = finished.result(MONTHS[0]).metrics
+    assert metrics["month"] == "2023-03"
+    assert [agent["seed"] for agent in metrics["agents"]] == [0, 1]
+    for agent in metrics["agents"]:
+        assert set(agent) == {"seed", "start", "best_steps", "best_score", "steps", "collapse", "validation"}
+        assert agent["steps"] == 384
+        assert agent["validation"].keys() >= {"sharpe", "standard_error", "lower", "upper", "max_drawdown", "hit_rate"}
+
+
+def test_a_month_is_played_at_the_run_s_costs_and_at_each_level_and_ends_in_cash(finished):
+    t, groups = load_prepared(finished).bars.t, read_tracks(finished.unit_dir(MONTHS[0]))
+    assert list(groups) == ["run", "0bps"]
+    for track in (track for tracks in groups.values() for track in tracks):
+        assert t[track.row[0]] == month_start("2023-03")
+        assert t[track.row[-1]] == month_start("2023-04") - 3_600
+        assert track.weight[-1] == 0
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_window_that_is_stopped_goes_on_to_the_same_bytes(after, finished, tmp_path):
+    run, starts, metrics = copied(finished, tmp_path / "run"), 0, None
+    shutil.rmtree(run.unit_dir(MONTHS[1]))
+    while metrics is None:
+        try:
+            metrics = work(run, MONTHS[1], after=after)
+        except StopRequested:
+            starts += 1
+    assert starts == 6 // after
+    assert digests(run, MONTHS[1]) == digests(finished, MONTHS[1])
+    assert metrics == finished.result(MONTHS[1]).metrics
+
+
+def stopped_once(run: RunDir, unit_id: str, after: int) -> bool:
+    try:
+        work(run, unit_id, after=after)
+    except StopRequested:
+        return True
+    return False
+
+
+def test_a_classifier_s_months_go_on_to_the_same_bytes(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(meter, "REPORT_EVERY_S", 0.0)
+    run, starts = copied(finished, tmp_path / "run"), 0
+    shutil.rmtree(run.unit_dir(CLASSIFIER))
+    while stopped_once(run, CLASSIFIER, after=5):
+        starts += 1
+    assert starts > 2
+    assert digests(run, CLASSIFIER) == digests(finished, CLASSIFIER)
+
+
+def with_settings(run: RunDir, **changes) -> None:
+    config = run.load_config()
+    run.save_config(config.model_copy(update={"walk_forward": config.walk_forward.model_copy(update=changes)}))
+
+
+def test_a_window_does_not_depend_on_how_many_there_are(finished, tmp_path):
+    run = copied(finished, tmp_path / "run")
+    with_settings(run, windows=1, first_test_month="2023-04")
+    work(run, MONTHS[1])
+    assert digests(run, MONTHS[1]) == digests(finished, MONTHS[1])
+
+
+def moved_from(month: str):
+    """Other prices and volumes from this month on."""
+
+    def change(bars):
+        later = bars.t >= month_start(month)
+        factor = np.where(later, np.exp(np.cumsum(np.where(later, 0.001, 0.0))) * 1.3, 1.0)
+        prices = {name: getattr(bars, name) * factor for name in ("open", "high", "low", "close")}
+        return replace(bars, **prices, volume=np.where(later, bars.volume[::-1], bars.volume))
+
+    return change
+
+
+@pytest.mark.parametrize("month", ["2023-03", "2023-04"])
+def test_a_changed_month_changes_nothing_that_was_decided_before_it(month, finished, tmp_path):
+    run = prepare(tmp_path / "run", moved_from(month))
+    work(run, CLASSIFIER)
+    was, now = (read_json(each.unit_dir(CLASSIFIER) / "models.json") for each in (finished, run))
+    assert [now[name] for name in was if name <= month] == [was[name] for name in was if name <= month]
+    frames = [pd.read_parquet(each.unit_dir(CLASSIFIER) / "predictions.parquet") for each in (finished, run)]
+    before = frames[0]["t"] < month_start(month)
+    pd.testing.assert_frame_equal(*(frame[before] for frame in frames), check_exact=True)
+    for unit_id in MONTHS:
+        work(run, unit_id)
+        was, now = digests(finished, unit_id), digests(run, unit_id)
+        decided = {name for name in was if name.startswith("seed-") or name in ("scaler.json", "agents.json")}
+        if unit_id <= f"walk_forward/{month}":
+            assert all(was[name] == now[name] for name in decided)
+        assert (was == now) == (unit_id < f"walk_forward/{month}")
+
+
+def test_windows_start_where_they_are_told_and_say_so(finished, tmp_path):
+    run = copied(finished, tmp_path / "run")
+    sizes = read_policy(run.unit_dir(MONTHS[0]) / "seed-0").sizes
+    for seed in range(2):
+        save_policy(run.unit_dir(f"pretrain/seed-{seed}"), Policy(sizes, torch.Generator().manual_seed(seed)))
+    scratch = digests(finished, MONTHS[1])
+    shutil.rmtree(run.unit_dir(MONTHS[1]))
+    agents = work(run, MONTHS[1], "pretrain/seed-1")["agents"]
+    assert [agent["start"] for agent in agents] == ["scratch", "pretrained"]
+    pretrained = digests(run, MONTHS[1])
+    assert pretrained["seed-0/policy.safetensors"] == scratch["seed-0/policy.safetensors"]
+    assert pretrained["seed-1/policy.safetensors"] != scratch["seed-1/policy.safetensors"]
+    with_settings(run, start="chain")
+    shutil.rmtree(run.unit_dir(MONTHS[1]))
+    agents = work(run, MONTHS[1], MONTHS[0], "pretrain/seed-1")["agents"]
+    assert [agent["start"] for agent in agents] == ["chain", "chain"]
+
+
+def test_weights_of_another_size_are_refused(finished, tmp_path):
+    run = copied(finished, tmp_path / "run")
+    shutil.rmtree(run.unit_dir(MONTHS[0]))
+    save_policy(run.unit_dir("pretrain/seed-0"), Policy(PolicySizes(observation=5, actions=9, hidden=(3,))))
+    with pytest.raises(BadDataError, match="train pretrain/seed-0 again"):
+        work(run, MONTHS[0], "pretrain/seed-0")
+
+
+def evaluated(run: RunDir, *months: str):
+    run.save_request(Request(unit="evaluate", cache_key="scoring", inputs=dict.fromkeys(months, "digest")))
+    unit = Unit(run, "evaluate", run.load_config(), EventLog(run.events, "evaluate"))
+    return joined("walk_forward", unit, load_prepared(run))
+
+
+@pytest.fixture(scope="module")
+def scored(finished, tmp_path_factory):
+    """The family played, its evaluation, and where it was written."""
+    run = copied(finished, tmp_path_factory.mktemp("scored") / "runs" / "run")
+    family = evaluated(run, *MONTHS)
+    evaluation = judge(family, enter([family], run.root.parent))
+    write_evaluation(run.unit_dir("evaluate/walk_forward"), family, evaluation)
+    return family, evaluation, run
+
+
+def test_the_months_join_into_one_series_that_compounds_theirs(finished, scored):
+    family, evaluation, run = scored
+    tables = [read_tracks(finished.unit_dir(month))["run"] for month in MONTHS]
+    for seed, agent in enumerate(evaluation["agents"]):
+        growth = np.prod([table[seed].equity[-1] / table[seed].equity[0] for table in tables])
+        assert agent["metrics"]["total_return"] == pytest.approx(growth - 1)
+    assert evaluation["mean"]["trades"] > 0
+    equity = pd.read_parquet(run.unit_dir("evaluate/walk_forward") / "equity.parquet")
+    t = load_prepared(run).bars.t
+    tested = t[(t >= month_start("2023-03")) & (t < month_start("2023-05"))]
+    assert equity["t"].tolist() == tested.tolist()
+    assert np.array_equal(equity["equity_seed_1"], family.scored.agents[1].equity)
+
+
+def test_the_evaluation_has_the_keys_of_every_family_and_its_own(scored):
+    evaluation = scored[1]
+    assert evaluation["verdict"] in ("edge", "collapsed", "no evidence of an edge")
+    assert set(evaluation["baselines"]) == {"flat", "buy_and_hold", "moving_average", "follow_classifier", "random"}
+    assert [row["cost_bps"] for row in evaluation["cost_sweep"]] == [0]
+    assert evaluation["cost_sweep"][0]["mean"]["total_return"] == pytest.approx(evaluation["mean"]["total_return"])
+    rules = {"flat", "buy_and_hold", "moving_average", "follow_classifier"}
+    assert evaluation["pbo"]["chosen_frac"].keys() == rules | {"seed_0", "seed_1"}
+
+
+def test_the_window_table_adds_up_to_the_whole(scored):
+    evaluation = scored[1]
+    assert [row["month"] for row in evaluation["windows"]] == ["2023-03", "2023-04"]
+    assert sum(row["bars"] for row in evaluation["windows"]) == evaluation["test_range"]["returns"]
+    assert sum(row["trades"] for row in evaluation["windows"]) == pytest.approx(evaluation["mean"]["trades"])
+    whole = np.prod([1 + row["total_return"] for row in evaluation["windows"]]) - 1
+    assert evaluation["mean"]["total_return"] == pytest.approx(whole)
+    for name in ("flat", "buy_and_hold", "follow_classifier"):
+        parts = np.prod([1 + row["baselines"][name] for row in evaluation["windows"]]) - 1
+        assert evaluation["baselines"][name]["total_return"] == pytest.approx(parts)
+
+
+def test_every_seed_is_a_trial(scored):
+    family, evaluation, run = scored
+    keys = [f"scoring/walk_forward/seed-{seed}" for seed in range(2)]
+    assert [trial.cache_key for trial in family.trials] == keys
+    year = evaluation["bars_per_year"] ** 0.5
+    sharpes = [agent["metrics"]["sharpe"] for agent in evaluation["agents"]]
+    assert [trial.sharpe * year for trial in family.trials] == pytest.approx(sharpes)
+    assert evaluation["trials"]["count"] == 2
+    assert len(enter([family], run.root.parent)) == 2, "a second scoring finds the same trials"
+
+
+def test_only_windows_that_the_request_names_are_joined(scored):
+    run = scored[2]
+    assert list(evaluated(run, MONTHS[1]).months) == ["2023-04"]
+    with pytest.raises(BadDataError, match="no finished walk-forward window"):
+        evaluated(run, CLASSIFIER)
+
+
+def test_the_plan_knows_the_work_of_each_kind_of_unit(finished):
+    config = finished.load_config()
+    described, rates = stage.describe(config), stage.calibrate(config, 0.01)
+    assert {item["name"] for item in described["work"]} == rates.keys()
+    assert all(rate > 0 for rate in rates.values())
+    amounts = {item["name"]: item["amount"] for item in described["work"]}
+    assert amounts["window steps"] == 2 * 384
+    assert [item["units"] for item in described["work"]] == [CLASSIFIER, *["walk_forward/????-??"] * 2]
