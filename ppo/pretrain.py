@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from configs.schema import Config
+from configs.schema import Config, PPOConfig
 from ppo.evaluate import Spans
 from ppo.learner.rollout import Environments
 from ppo.learner.train import Job, single_asset_job
@@ -34,7 +34,7 @@ def pretraining_job(parameters: Parameters, config: Config, seed_index: int) -> 
     Raises:
         BadDataError: a scenario is no longer than the warm-up of its features.
     """
-    ppo = config.ppo.model_copy(update={"timesteps": config.pretrain.timesteps})
+    ppo = pretraining_ppo(config)
     tape, scaler = scenario_tape(scenarios(parameters, config, "train", config.synthetic.scenarios), config)
     job = single_asset_job(tape, whole(tape), [], config, integer(config.seed, "pretrain", seed_index), ppo)
     if config.pretrain.replay == "prioritised":
@@ -42,6 +42,11 @@ def pretraining_job(parameters: Parameters, config: Config, seed_index: int) -> 
     chosen_by, _ = scenario_tape(scenarios(parameters, config, "validation", VALIDATION_SCENARIOS), config, scaler)
     episodes = cut(whole(chosen_by), config.env.episode_bars)
     return replace(job, validator=lambda: Validator(chosen_by, episodes, config, ppo.eval_slices)), scaler
+
+
+def pretraining_ppo(config: Config) -> PPOConfig:
+    """The base learner's settings, over the timesteps of pre-training."""
+    return config.ppo.model_copy(update={"timesteps": config.pretrain.timesteps})
 
 
 def scenarios(parameters: Parameters, config: Config, split: ScenarioSplit, count: int) -> Worlds:

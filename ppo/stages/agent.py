@@ -89,7 +89,6 @@ def describe_agent(config: Config, ppo: PPOConfig, slowdown: float = 1.0) -> dic
     cores = config.compute.threads_per_unit if config.compute.device == "cpu" else 1
     sample_bytes = 4 * (2 * sizes.observation + 4 * sizes.actions + 10)
     in_nets_bytes = 4 * ppo.minibatch_size * 2 * (sum(width) + 10 * memory)
-    evaluations = math.ceil(ppo.timesteps / max(ppo.eval_every_steps, ppo.num_envs * ppo.rollout_steps)) + 1
     return {
         "bars_needed": bars_needed(config),
         "memory_bytes": BASE_BYTES + 24 * weights + ppo.num_envs * ppo.rollout_steps * sample_bytes + in_nets_bytes,
@@ -101,12 +100,17 @@ def describe_agent(config: Config, ppo: PPOConfig, slowdown: float = 1.0) -> dic
             },
             {
                 "name": "validation decisions",
-                "amount": evaluations * config.splits.validation_frac,
+                "amount": evaluations(ppo) * config.splits.validation_frac,
                 "per": "bar",
                 "rate_per_s": VALIDATED_PER_S,
             },
         ],
     }
+
+
+def evaluations(ppo: PPOConfig) -> int:
+    """Validations of one training, that of its result included."""
+    return math.ceil(ppo.timesteps / max(ppo.eval_every_steps, ppo.num_envs * ppo.rollout_steps)) + 1
 
 
 def calibrate_agent(config: Config, ppo: PPOConfig, budget_s: float) -> dict[str, float]:

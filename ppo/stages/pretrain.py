@@ -13,16 +13,17 @@ from typing import Any
 from configs.schema import Config
 from configs.unit import Unit, run_stage
 from ppo.learner.train import advance, start
-from ppo.pretrain import VALIDATION_SCENARIOS, pretraining_job
-from ppo.stages import ppo
-from ppo.stages.agent import seed_index, train_agent, write_agent
+from ppo.pretrain import VALIDATION_SCENARIOS, pretraining_job, pretraining_ppo
+from ppo.stages.agent import describe_agent, evaluations, seed_index, steps_per_s, train_agent, write_agent
 from training.determinism import set_up_torch
 from training.stages.synthetic import load_parameters
 from training.synthetic import preset_parameters
 
-BARS, STEPS = "scenario bars made ready", "pre-training steps"
 BARS_PER_S = 500_000.0
-"""Generated, their features computed, scaled; measured."""
+"""Generated, their features computed, scaled."""
+VALIDATED_PER_S = 100_000.0
+"""Decisions of one policy, some 30 to 50 accounts side by side."""
+CALIBRATION_BARS = 2_000
 BYTES_PER_BAR = 350
 """Of the scenarios: prices, the tape, the environments' own copies; measured."""
 
@@ -40,33 +41,42 @@ def work(unit: Unit) -> dict[str, Any]:
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """Facts for `plan`: of one unit; steps are as dear as those of stage `ppo` with the builtin learner."""
-    facts = ppo.describe(config.model_copy(update={"agent": config.agent.model_copy(update={"backend": "builtin"})}))
-    scenarios = config.synthetic.scenarios + VALIDATION_SCENARIOS
-    rate = facts["work"][0]["rate_per_s"]
-    return facts | {
-        "memory_bytes": facts["memory_bytes"] + BYTES_PER_BAR * scenarios * config.synthetic.bars,
+    """Facts for `plan`: of one unit."""
+    agent = describe_agent(config, pretraining_ppo(config))
+    bars, (steps, validation) = config.synthetic.bars, agent["work"]
+    total_bars = (config.synthetic.scenarios + VALIDATION_SCENARIOS) * bars
+    decisions = evaluations(pretraining_ppo(config)) * VALIDATION_SCENARIOS * bars
+    return {
+        "bars_needed": 0,
+        "memory_bytes": agent["memory_bytes"] + BYTES_PER_BAR * total_bars,
         "work": [
-            {"name": BARS, "amount": scenarios * config.synthetic.bars, "rate_per_s": BARS_PER_S},
-            {"name": STEPS, "amount": config.pretrain.timesteps, "rate_per_s": rate},
+            {"name": "scenario bars", "amount": total_bars, "rate_per_s": BARS_PER_S},
+            steps,
+            {"name": validation["name"], "amount": decisions, "rate_per_s": VALIDATED_PER_S},
         ],
     }
 
 
 def calibrate(config: Config, budget_s: float) -> dict[str, float]:
-    """Rates of the stage's own work on this machine, measured on a few generated scenarios in about `budget_s`."""
+    """Rates of the stage's own work on this machine, measured on a few short scenarios in about `budget_s`."""
     set_up_torch(config.compute.threads_per_unit)
-    few = config.model_copy(update={"synthetic": config.synthetic.model_copy(update={"scenarios": 1})})
-    job, _ = pretraining_job(preset_parameters(config), few, 0)  # compiles
-    began_s = time.monotonic()
+    bars = min(config.synthetic.bars, CALIBRATION_BARS)
+    short = config.synthetic.model_copy(update={"scenarios": 1, "bars": bars})
+    few = config.model_copy(update={"synthetic": short})
+    pretraining_job(preset_parameters(config), few, 0)  # compiles
+    began_s = time.perf_counter()
     job, _ = pretraining_job(preset_parameters(config), few, 0)
-    bars_per_s = (1 + VALIDATION_SCENARIOS) * config.synthetic.bars / (time.monotonic() - began_s)
-    state = start(job)
-    advance(state, job.ppo)  # compiles
-    before, began_s = state.steps, time.monotonic()
-    while state.steps == before or time.monotonic() - began_s < budget_s / 2:
-        advance(state, job.ppo)
-    return {BARS: bars_per_s, STEPS: (state.steps - before) / (time.monotonic() - began_s)}
+    bars_per_s = (1 + VALIDATION_SCENARIOS) * bars / (time.perf_counter() - began_s)
+    state, validate = start(job), job.validator()
+    advance(state, job.ppo.model_copy(update={"epochs": 1}))  # compiles
+    began_s = time.perf_counter()
+    validate(state.policy)
+    validated_per_s = VALIDATION_SCENARIOS * bars / (time.perf_counter() - began_s)
+    return {
+        "scenario bars": bars_per_s,
+        "steps": steps_per_s(state, job.ppo, budget_s / 2),
+        "validation decisions": validated_per_s,
+    }
 
 
 if __name__ == "__main__":

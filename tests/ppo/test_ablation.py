@@ -19,7 +19,7 @@ def with_windows(count, asked):
 
 
 def rows_of(value) -> pd.DataFrame:
-    """Two crash scenarios and the real bars of 3 seeds x 2 windows; `value(arm, seed, window, scenario)` is each metric."""
+    """Two crashes and the real bars of 3 seeds x 2 windows; `value(arm, seed, window, scenario)` is every metric."""
     rows = []
     for arm in ARMS:
         for seed in range(3):
