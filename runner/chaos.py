@@ -46,6 +46,7 @@ SETTINGS = (
     "judging.bootstrap_samples=200",
     "synthetic.scenarios=4",
     "synthetic.bars=600",
+    "pretrain.timesteps=32768",
     "multi_asset.timesteps=32768",
     "multi_asset.eval_every_steps=8192",
     "multi_asset.checkpoint_every_steps=8192",

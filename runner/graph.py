@@ -88,6 +88,10 @@ def _synthetic_units(_config: Config) -> Units:
     return {"synthetic": Inputs(("prepare",))}
 
 
+def _pretrain_units(config: Config) -> Units:
+    return {f"pretrain/seed-{seed}": Inputs(("prepare", "synthetic")) for seed in range(config.agent.seeds)}
+
+
 def _member_units(config: Config) -> Units:
     return {f"classifiers/{name}": Inputs(("prepare",)) for name in config.classifiers.members}
 
@@ -97,7 +101,8 @@ def _ensemble_units(config: Config) -> Units:
 
 
 def _ppo_units(config: Config) -> Units:
-    return {f"ppo/seed-{seed}": Inputs(("prepare", "classifiers/ensemble")) for seed in range(config.agent.seeds)}
+    needs = ("prepare", "classifiers/ensemble")
+    return {f"ppo/seed-{seed}": Inputs(needs, (f"pretrain/seed-{seed}",)) for seed in range(config.agent.seeds)}
 
 
 def _portfolio_data_units(config: Config) -> Units:
@@ -122,6 +127,7 @@ LENGTH_SETTINGS = (
     "ppo.eval_slices",
 )
 """What decides how many bars the plan needs."""
+COLLAPSE_SETTINGS = ("judging.collapse_position_changes", "judging.collapse_weight_frac")
 WINDOW_SETTINGS = ("walk_forward.windows", "walk_forward.first_test_month")
 STAGES = (
     Stage(
@@ -144,6 +150,22 @@ STAGES = (
             Kind(
                 units=_synthetic_units,
                 settings=("dataset.name", "synthetic", "splits", "market", *WINDOW_SETTINGS),
+            ),
+        ),
+    ),
+    Stage(
+        name="pretrain",
+        module="ppo.stages.pretrain",
+        packages=GAME,
+        kinds=(
+            Kind(
+                units=_pretrain_units,
+                settings=(
+                    *("dataset.name", "features", "ensemble", "market", "costs", "env", "ppo", "synthetic", "pretrain"),
+                    *COLLAPSE_SETTINGS,
+                ),
+                uses_gpu=True,
+                halvable="ppo.minibatch_size",
             ),
         ),
     ),
@@ -171,7 +193,7 @@ STAGES = (
                 units=_ppo_units,
                 settings=(
                     *("features", "splits", "ensemble", "market", "costs", "env", "agent", "ppo"),
-                    *("judging.collapse_position_changes", "judging.collapse_weight_frac"),
+                    *COLLAPSE_SETTINGS,
                 ),
                 ignored=("agent.seeds",),
                 uses_gpu=True,
@@ -197,7 +219,7 @@ STAGES = (
                 units=_portfolio_agent_units,
                 settings=(
                     *("dataset.name", "features", "ensemble", "market", "costs", "env", "multi_asset"),
-                    *("judging.collapse_position_changes", "judging.collapse_weight_frac"),
+                    *COLLAPSE_SETTINGS,
                 ),
                 uses_gpu=True,
                 halvable="multi_asset.minibatch_size",

@@ -24,6 +24,7 @@ TINY = [
     "costs.slippage_frac=0.0001",
     "synthetic.scenarios=4",
     "synthetic.bars=600",
+    "pretrain.timesteps=16384",
     "multi_asset.timesteps=16384",
     "multi_asset.eval_every_steps=8192",
 ]

@@ -20,7 +20,8 @@ def unit_of(config, unit_id: str):
 def test_the_configuration_decides_which_units_exist():
     config = configured("agent.seeds=2", "classifiers.members=[gru, dlstm]", "ensemble.members=[gru]")
     assert [unit.id for unit in expand(config)] == [
-        "prepare", "synthetic", "classifiers/gru", "classifiers/dlstm", "classifiers/ensemble",
+        "prepare", "synthetic", "pretrain/seed-0", "pretrain/seed-1",
+        "classifiers/gru", "classifiers/dlstm", "classifiers/ensemble",
         "ppo/seed-0", "ppo/seed-1", "multi_asset/data", "multi_asset/seed-0", "multi_asset/seed-1", "evaluate",
     ]  # fmt: skip
 
@@ -44,7 +45,7 @@ def test_every_stage_module_and_package_exists_and_runs_as_a_process():
     ("chosen", "until", "expected"),
     [
         ((), "", {stage.name for stage in STAGES if not stage.on_demand}),
-        ((), "classifiers", {"prepare", "synthetic", "classifiers"}),
+        ((), "classifiers", {"prepare", "synthetic", "pretrain", "classifiers"}),
         (("ppo", "prepare"), "", {"prepare", "ppo"}),
         (("ppo", "prepare"), "classifiers", {"prepare"}),
     ],
@@ -81,14 +82,14 @@ def test_nobody_wants_a_unit_that_is_left_out():
 @pytest.mark.parametrize(
     ("setting", "changed", "unchanged"),
     [
-        ("ppo.epochs=3", {"ppo/seed-0"}, {"prepare", "classifiers/gru", "classifiers/ensemble"}),
+        ("ppo.epochs=3", {"pretrain/seed-0", "ppo/seed-0"}, {"prepare", "classifiers/gru", "classifiers/ensemble"}),
         ("costs.fee_frac=0.001", {"ppo/seed-0", "evaluate"}, {"prepare", "classifiers/gru"}),
         ("judging.random_shifts=7", {"evaluate"}, {"ppo/seed-0"}),
         ("classifiers.units=32", {"classifiers/gru", "classifiers/ensemble"}, {"prepare"}),
         ("ensemble.members=[gru]", {"classifiers/ensemble", "ppo/seed-0"}, {"classifiers/gru"}),
-        ("agent.seeds=5", set(), {"ppo/seed-0", "classifiers/gru"}),
+        ("agent.seeds=5", set(), {"pretrain/seed-0", "ppo/seed-0", "classifiers/gru"}),
         ("classifiers.members=[dlstm, bilstm]", {"classifiers/ensemble", "evaluate"}, {"classifiers/dlstm"}),
-        ("synthetic.bars=900", {"synthetic"}, {"prepare", "classifiers/gru"}),
+        ("synthetic.bars=900", {"synthetic", "pretrain/seed-0"}, {"prepare", "classifiers/gru"}),
         ("multi_asset.epochs=3", {"multi_asset/seed-0"}, {"multi_asset/data", "ppo/seed-0"}),
         ("multi_asset.assets=[DEMO-USD, X-USD]", {"multi_asset/data", "multi_asset/seed-0"}, {"prepare", "ppo/seed-0"}),
         ("seed=7", {"prepare", "synthetic", "classifiers/gru", "ppo/seed-0", "evaluate"}, set()),
@@ -107,7 +108,9 @@ def test_only_a_gpu_run_holds_units_to_the_gpu():
     config = configured()
     on_gpu = config.model_copy(update={"compute": config.compute.model_copy(update={"device": "cuda"})})
     assert not any(unit.uses_gpu for unit in expand(config))
-    assert {unit.stage for unit in expand(on_gpu) if unit.uses_gpu} == {"classifiers", "ppo", "multi_asset"}
+    assert {unit.stage for unit in expand(on_gpu) if unit.uses_gpu} == {
+        "pretrain", "classifiers", "ppo", "multi_asset",
+    }  # fmt: skip
 
 
 def test_time_limits_and_attempts_come_from_the_configuration():
