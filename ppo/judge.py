@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from configs.schema import Config
 from configs.verdicts import COLLAPSED, EDGE, NO_EVIDENCE
 from ppo.baselines import Shifts, rule_tracks, shifted
 from ppo.evaluate import Agent, Spans, Track, rollouts
-from ppo.metrics import finite, mean_over_seeds, mean_track, return_metrics, track_metrics
+from ppo.metrics import Returns, finite, mean_over_seeds, mean_track, return_metrics, track_metrics
 from ppo.statistics import deflated_sharpe, detectable_sharpe, moments, trial_variance
 from ppo.tape import Tape
 from training.streams import stream
@@ -33,16 +33,19 @@ from training.streams import stream
 SUMMARY = ("sharpe", "total_return", "max_drawdown", "trades")
 SPREAD = ("sharpe", "total_return", "max_drawdown")
 BASIS_POINT = 1e-4
+FOLLOW_CLASSIFIER = "follow_classifier"
+"""Shows what the predictions alone are worth; no bar for an agent."""
+AnyTrack = TypeVar("AnyTrack", bound=Returns)
 
 
 @dataclass(frozen=True)
-class Scored:
+class Scored(Generic[AnyTrack]):
     """Everything played on the scored bars, before it is judged."""
 
-    agents: list[Track]
-    baselines: dict[str, Track]
+    agents: list[AnyTrack]
+    baselines: dict[str, AnyTrack]
     shifts: Shifts
-    sweep: list[tuple[float, list[Track], dict[str, Track]]]
+    sweep: list[tuple[float, list[AnyTrack], dict[str, AnyTrack]]]
     """(basis points, agents, baselines) of each cost level."""
 
 
@@ -53,7 +56,7 @@ def score(
     agents: Sequence[Agent],
     predictions: pd.DataFrame | None,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> Scored:
+) -> Scored[Track]:
     """Play agents, baselines and cost levels on the spans; `report(done, total)` follows, and may raise to stop.
 
     The sweep plays the same greedy agents again with fee x basis points and no slippage, borrow as configured.
@@ -77,7 +80,7 @@ def compare(
     agents: list[Track],
     sweep: Sequence[list[Track]],
     predictions: pd.DataFrame | None,
-) -> Scored:
+) -> Scored[Track]:
     """Put what agents did on the spans, also at each of the `cost_levels`, beside baselines on the same bars."""
     rng = stream(config.seed, "judge", "shifts")
     bars = rng.integers(1, max(2, len(agents[0].returns)), config.judging.random_shifts)
@@ -101,20 +104,26 @@ def cost_levels(config: Config) -> list[tuple[float, Config]]:
     return levels
 
 
-def judgement(scored: Scored, config: Config, trial_sharpes: list[float]) -> dict[str, Any]:
+def judgement(
+    scored: Scored[AnyTrack],
+    config: Config,
+    trial_sharpes: list[float],
+    metrics_of: Callable[[Any, Config, str], dict[str, Any]] = track_metrics,
+) -> dict[str, Any]:
     """Verdict, reasons and all numbers as finite plain values.
 
     Args:
         scored: what was played.
         config: decides annualisation, costs and thresholds.
         trial_sharpes: per-bar Sharpe ratios of all trials that touch these bars, this one among them.
+        metrics_of: METRICS of one of its tracks; the name names the bootstrap stream.
     """
     year = math.sqrt(config.market.bars_per_year)
     returns, equity = mean_track(scored.agents)
-    agents = [track_metrics(track, config, f"seed-{i}") for i, track in enumerate(scored.agents)]
-    baselines: dict[str, Any] = {
-        name: track_metrics(track, config, name) for name, track in scored.baselines.items()
-    } | {"random": _random(scored, config)}
+    agents = [metrics_of(track, config, f"seed-{i}") for i, track in enumerate(scored.agents)]
+    baselines: dict[str, Any] = {name: metrics_of(track, config, name) for name, track in scored.baselines.items()} | {
+        "random": _random(scored, config)
+    }
     mean = mean_over_seeds(agents) | return_metrics(returns, equity, config, "mean")
     mean["dsr"], threshold = deflated_sharpe(moments(returns), trial_sharpes)
     best = best_baseline(baselines)
@@ -193,8 +202,9 @@ def decide(agents: list[dict], mean: dict, best: dict[str, Any], config: Config)
 
 
 def best_baseline(baselines: dict[str, dict]) -> dict[str, Any]:
-    """The highest Sharpe ratio among flat, buy and hold, moving average and the random shifts' 95th percentile."""
-    ratios = {name: baselines[name]["sharpe"] for name in ("flat", "buy_and_hold", "moving_average")}
+    """The highest Sharpe ratio among the rules, without the classifier's, and the random shifts' 95th percentile."""
+    rules = (name for name in baselines if name not in (FOLLOW_CLASSIFIER, "random"))
+    ratios = {name: baselines[name]["sharpe"] for name in rules}
     ratios["random"] = baselines["random"]["sharpe_p95"]
     name = max(ratios, key=lambda key: ratios[key])
     return {"name": name, "sharpe": ratios[name]}
@@ -219,7 +229,7 @@ def _some(metrics: dict[str, Any]) -> dict[str, Any]:
     return {name: metrics[name] for name in SUMMARY}
 
 
-def _random(scored: Scored, config: Config) -> dict[str, Any]:
+def _random(scored: Scored[AnyTrack], config: Config) -> dict[str, Any]:
     year = math.sqrt(config.market.bars_per_year)
     ratios, shifts = scored.shifts.sharpe, scored.shifts
     quantiles = {"p05": 0.05, "median": 0.5, "p95": 0.95}
@@ -237,7 +247,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"min": min(values), "max": max(values), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
 
 
-def _sweep_row(bps: float, tracks: list[Track], rules: dict[str, Track], config: Config) -> dict[str, Any]:
+def _sweep_row(bps: float, tracks: list[AnyTrack], rules: dict[str, AnyTrack], config: Config) -> dict[str, Any]:
     return {
         "cost_bps": bps,
         "fee_frac": bps * BASIS_POINT,

@@ -51,7 +51,7 @@ def trades(tape: Tape, fill_bar: np.ndarray, fills: np.ndarray, last_bar: int, a
     close, cash, quantity = (float(x) for x in (tape.close[last_bar], account[rules.CASH], account[rules.QUANTITY]))
     borrow = float(account[rules.BORROW])
     equity = cash + quantity * close
-    rows.append((_iso(tape, last_bar), last_bar, MARK, "", 0.0, close, 0.0, 0.0, borrow, cash, quantity, equity))
+    rows.append((iso(int(tape.t[last_bar])), last_bar, MARK, "", 0.0, close, 0.0, 0.0, borrow, cash, quantity, equity))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -59,8 +59,8 @@ def write_trades(path: Path, frame: pd.DataFrame) -> None:
     """Write a ledger as CSV, whole or not at all."""
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(frame[list(COLUMNS)].itertuples(index=False, name=None))
+        writer.writerow(frame.columns)
+        writer.writerows(frame.itertuples(index=False, name=None))
 
 
 def read_trades(path: Path) -> pd.DataFrame:
@@ -73,11 +73,12 @@ def _fill_row(tape: Tape, bar: int, fill: np.ndarray) -> tuple:
     quantity, price = value[rules.F_QUANTITY], value[rules.F_PRICE]
     cash, position = value[rules.F_CASH], value[rules.F_POSITION]
     return (
-        _iso(tape, bar), bar, rules.REASONS[int(value[rules.F_REASON])], "buy" if quantity > 0 else "sell",
+        iso(int(tape.t[bar])), bar, rules.REASONS[int(value[rules.F_REASON])], "buy" if quantity > 0 else "sell",
         abs(quantity), price, value[rules.F_NOTIONAL], value[rules.F_FEE], value[rules.F_BORROW],
         cash, position, cash + position * price,
     )  # fmt: skip
 
 
-def _iso(tape: Tape, bar: int) -> str:
-    return datetime.fromtimestamp(int(tape.t[bar]), UTC).isoformat().replace("+00:00", "Z")
+def iso(t: int) -> str:
+    """A Unix second as ISO 8601 UTC."""
+    return datetime.fromtimestamp(t, UTC).isoformat().replace("+00:00", "Z")

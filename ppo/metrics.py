@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,6 +34,26 @@ from training.streams import stream
 
 WEIGHT_DECIMALS = 2
 """Weights this close count as one: a part position drifts a little with every price."""
+
+
+class Returns(Protocol):
+    """What every kind of track has."""
+
+    @property
+    def first(self) -> np.ndarray:
+        """(T,) bool: first bar of a span, which has no return."""
+
+    @property
+    def equity(self) -> np.ndarray:
+        """(T,) at the close."""
+
+    @property
+    def initial_equity(self) -> float:
+        """Before the first bar."""
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Simple return of each bar but the first of each span."""
 
 
 def track_metrics(track: Track, config: Config, name: str) -> dict[str, Any]:
@@ -88,7 +108,7 @@ def trading_metrics(track: Track, config: Config) -> dict[str, Any]:
     turnover = float(np.sum(fills[:, F_NOTIONAL] / after))
     decided = track.action[track.action >= 0]
     changes = int(track.ordered.sum())
-    top = _top_share(np.round(held, WEIGHT_DECIMALS))
+    top = top_share(np.round(held, WEIGHT_DECIMALS))
     judging = config.judging
     return {
         "turnover": turnover,
@@ -110,7 +130,7 @@ def trading_metrics(track: Track, config: Config) -> dict[str, Any]:
     }
 
 
-def mean_track(tracks: Sequence[Track]) -> tuple[np.ndarray, np.ndarray]:
+def mean_track(tracks: Sequence[Returns]) -> tuple[np.ndarray, np.ndarray]:
     """Mean over the tracks of the return of each bar, and (T,) equity of that mean, compounded."""
     returns = np.mean([track.returns for track in tracks], axis=0)
     growth = np.ones(len(tracks[0].first))
@@ -137,5 +157,6 @@ def _mean(values: list[Any]) -> Any:
     return float(np.mean(known)) if known else None
 
 
-def _top_share(values: np.ndarray) -> float:
-    return float(np.unique(values, return_counts=True)[1].max() / len(values)) if len(values) else 1.0
+def top_share(values: np.ndarray) -> float:
+    """Share of the commonest of the values, or of the rows where there are columns; 1 where there is none."""
+    return float(np.unique(values, axis=0, return_counts=True)[1].max() / len(values)) if len(values) else 1.0

@@ -17,7 +17,19 @@ from configs.errors import BadDataError
 from ppo.evaluate import Agent, Spans
 from ppo.portfolio import rules
 from ppo.portfolio.align import PortfolioTape, closing_flags
-from ppo.portfolio.rules import BY_ORDER, CLOSE, EQUITY, F_ASSET, F_CASH, F_POSITION, F_REASON, FLOW, OPEN, QUANTITY
+from ppo.portfolio.rules import (
+    BY_ORDER,
+    CLOSE,
+    EQUITY,
+    F_ASSET,
+    F_CASH,
+    F_FLOW,
+    F_POSITION,
+    F_REASON,
+    FLOW,
+    OPEN,
+    QUANTITY,
+)
 
 Rule = Callable[["Account"], None]
 """Fills `account.order` for the row after `account.row`."""
@@ -57,13 +69,12 @@ class PortfolioTrack:
         """Simple return of each row but the first of each span."""
         return (self.equity[1:] / self.equity[:-1] - 1)[~self.first[1:]]
 
-    def trips(self) -> np.ndarray:
-        """Profit of each round trip of a leg, from flat to flat, costs and borrow in it."""
-        profits = []
-        for k in range(self.weight.shape[1]):
-            own = self.fills[self.fills[:, F_ASSET] == k]
-            profits.append(np.diff(own[own[:, F_POSITION] == 0, rules.F_FLOW], prepend=0.0))
-        return np.concatenate(profits)
+    def trips(self, asset: int | None = None) -> np.ndarray:
+        """Profit of each round trip of a leg, from flat to flat, costs and borrow in it; of all legs by default."""
+        if asset is None:
+            return np.concatenate([self.trips(k) for k in range(self.weight.shape[1])])
+        ended = (self.fills[:, F_ASSET] == asset) & (self.fills[:, F_POSITION] == 0)
+        return np.diff(self.fills[ended, F_FLOW], prepend=0.0)
 
 
 @dataclass(frozen=True)
@@ -77,20 +88,18 @@ class Lane:
 class Account:
     """One account at work; `row` is the row it decides on."""
 
-    def __init__(self, tape: PortfolioTape, flags: np.ndarray, lane: Lane) -> None:
-        """Start flat on the first row of the lane; `flags` as `closing_flags` gives them."""
+    def __init__(self, tape: PortfolioTape, lane: Lane) -> None:
+        """Start flat on the first row of the lane."""
         rows = np.concatenate([np.arange(start, stop) for start, stop in lane.spans])
         count, assets = len(rows), len(tape.assets)
         first = np.isin(rows, [start for start, _ in lane.spans])
-        self.tape, self.flags, self.terms = tape, flags, lane.terms
-        self.account, self.legs = np.zeros(rules.ACCOUNT_FIELDS), np.zeros((assets, rules.LEG_FIELDS))
-        self.order = np.zeros((rules.ORDER_FIELDS, assets))
+        self.tape, self.flags, self.terms = tape, closing_flags(tape, lane.spans[-1][1]), lane.terms
+        self.account, self.legs, self.order, self._fills = rules.workspace(assets)
         self.done = False
         self._alive, self._at = True, -1
         self._rows, self._first, self._equity = rows, first, np.zeros(count)
         self._weight, self._held, self._profit = np.zeros((3, count, assets))
         self._ordered = np.zeros((count, assets), bool)
-        self._fills = np.zeros((rules.FILLS_PER_ASSET * assets, rules.FILL_FIELDS))
         self._fill_row: list[int] = []
         self._booked: list[np.ndarray] = []
         self.account[EQUITY] = lane.terms[rules.INITIAL_EQUITY]
@@ -196,8 +205,7 @@ def follow(tape: PortfolioTape, lane: Lane, rule: Rule) -> PortfolioTrack:
 def _accounts(tape: PortfolioTape, lanes: Sequence[Lane]) -> list[Account]:
     if not lanes or not all(len(lane.spans) for lane in lanes):
         raise BadDataError("the scored part has no run of two rows that an agent may trade on; give more data")
-    flags = closing_flags(tape, max(lane.spans[-1][1] for lane in lanes))
-    return [Account(tape, flags, lane) for lane in lanes]
+    return [Account(tape, lane) for lane in lanes]
 
 
 def _observation_size(tape: PortfolioTape, terms: np.ndarray) -> int:

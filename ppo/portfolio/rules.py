@@ -125,6 +125,16 @@ def terms_of(env: EnvConfig, costs: CostsConfig, bars_per_year: float, limits: M
     return terms
 
 
+def workspace(assets: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Account row, legs, order and fills of one account of so many assets, all zero."""
+    return (
+        np.zeros(ACCOUNT_FIELDS),
+        np.zeros((assets, LEG_FIELDS)),
+        np.zeros((ORDER_FIELDS, assets)),
+        np.zeros((FILLS_PER_ASSET * assets, FILL_FIELDS)),
+    )
+
+
 def observation_size(env: EnvConfig, assets: int, columns: int) -> int:
     """Numbers in an observation of `assets` assets with `columns` tape columns each."""
     own = assets * (columns + LEG_OBSERVATION)
