@@ -13,6 +13,7 @@ two-sided interval of the measured value lies on one side of it, else undecided.
     standard_error      null where the value has none
     interval            [low, high], two-sided at `judging.confidence`; null where nothing was measured
     state               "met" | "missed" | "undecided" | "not measured"
+    of                  what it was measured on, for example "8,759 bars"; empty where nothing was measured
     says                why
 """
 
@@ -57,14 +58,14 @@ class Measured:
 
 
 TARGETS = (
-    Target("pretrain_sharpe", "pretrain", "Pre-training: Sharpe ratio on validation worlds", 0.5),
-    Target("base_sharpe", BASE, "Base PPO: Sharpe ratio on the test part", 1.0),
+    Target("pretrain_sharpe", "pretrain", "Pre-training: Sharpe ratio", 0.5),
+    Target("base_sharpe", BASE, "Base PPO: Sharpe ratio", 1.0),
     Target("base_drawdown", BASE, "Base PPO: largest drawdown", 0.25, below=True, share=True),
-    Target("base_win_rate", BASE, "Base PPO: closed round trips that won", 0.5, share=True),
-    Target("lstm_sharpe", LSTM, "LSTM-PPO: Sharpe ratio on the test part", 1.2),
+    Target("base_win_rate", BASE, "Base PPO: round trips that won", 0.5, share=True),
+    Target("lstm_sharpe", LSTM, "LSTM-PPO: Sharpe ratio", 1.2),
     Target("lstm_less_base", LSTM, "LSTM-PPO: its Sharpe ratio less that of base PPO", 0.0),
-    Target("multi_asset_sharpe", "multi_asset", "Multi-asset PPO: Sharpe ratio on the test part", 1.4),
-    Target("walk_forward_sharpe", "walk_forward", "Walk-forward PPO: Sharpe ratio of the joined test months", 0.8),
+    Target("multi_asset_sharpe", "multi_asset", "Multi-asset PPO: Sharpe ratio", 1.4),
+    Target("walk_forward_sharpe", "walk_forward", "Walk-forward PPO: Sharpe ratio", 0.8),
 )
 """Reference figures of issue 4, part 6."""
 
@@ -99,21 +100,21 @@ def decided(target: Target, found: Measured | None) -> dict[str, Any]:
     """The entry of one target."""
     if found is None:
         says = f"nothing to measure: this run has no such result of stage {target.stage}"
-        return _entry(target, "not measured", says, None, None, None)
+        return asdict(target) | _values(None) | {"state": "not measured", "says": says}
     low, high = found.interval
     if low <= target.wanted <= high:
         state, says = "undecided", f"cannot be decided: {found.of} are too few, the interval holds the target"
     else:
         state = "met" if (found.value < target.wanted) == target.below else "missed"
         says = f"on {found.of}, the whole interval is {'below' if high < target.wanted else 'above'} the target"
-    return _entry(target, state, says, found.value, found.standard_error, [low, high])
+    return asdict(target) | _values(found) | {"state": state, "says": says}
 
 
-def _entry(
-    target: Target, state: str, says: str, measured: float | None, error: float | None, interval: list[float] | None
-) -> dict[str, Any]:
-    values = {"measured": measured, "standard_error": error, "interval": interval}
-    return asdict(target) | values | {"state": state, "says": says}
+def _values(found: Measured | None) -> dict[str, Any]:
+    if found is None:
+        return {"measured": None, "standard_error": None, "interval": None, "of": ""}
+    error = found.standard_error
+    return {"measured": found.value, "standard_error": error, "interval": list(found.interval), "of": found.of}
 
 
 def _sharpe(evaluation: dict[str, Any]) -> Measured:
@@ -128,7 +129,7 @@ def _of_pretraining(pretraining: Sequence[dict[str, float]], config: Config) -> 
         return {}
     value, error = (float(np.mean([part[key] for part in pretraining])) for key in ("sharpe", "standard_error"))
     half = _quantile(config) * error
-    return {"pretrain_sharpe": Measured(value, error, (value - half, value + half), "these worlds")}
+    return {"pretrain_sharpe": Measured(value, error, (value - half, value + half), "validation worlds")}
 
 
 def _win_rate(evaluation: dict[str, Any], config: Config) -> Measured | None:
@@ -140,7 +141,7 @@ def _win_rate(evaluation: dict[str, Any], config: Config) -> Measured | None:
     middle = (share + z**2 / (2 * trades)) / (1 + z**2 / trades)
     half = z / (1 + z**2 / trades) * math.sqrt(share * (1 - share) / trades + z**2 / (4 * trades**2))
     error = math.sqrt(share * (1 - share) / trades)
-    return Measured(share, error, (middle - half, middle + half), f"{trades:,.0f} trades a seed")
+    return Measured(share, error, (middle - half, middle + half), f"{trades:,.0f} trades")
 
 
 def _drawdown(evaluation: dict[str, Any], returns: np.ndarray, config: Config) -> Measured:

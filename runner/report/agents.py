@@ -9,8 +9,7 @@ from runner.report.facts import Facts, Family
 from runner.report.figure import Figure, Trace, time_line
 from runner.report.markup import Html, table
 from runner.report.section import Section, badge, note
-from runner.report.wording import baseline_name
-from runner.summary import family_title
+from runner.summary import BASELINE_TITLES, family_title
 
 COLOURS = {
     "ppo": "@mean",
@@ -19,10 +18,10 @@ COLOURS = {
     "walk_forward": "@buy_and_hold",
 }
 VERDICT_TONES = {"edge": "good", "collapsed": "bad"}
+STATE_WORDS = {"undecided": "cannot be decided"}
 STATE_TONES = {"met": "good", "missed": "bad", "undecided": "warn"}
 HEAD = (
-    "", "Verdict", "Sharpe", "95\u00a0% interval", "Best baseline", "Total return", "Max drawdown", "Trades",
-    "Deflated Sharpe", "N", "Seeds", "Test bars",
+    "", "Verdict", "Sharpe", "95\u00a0% interval", "Best baseline", "Return", "Drawdown", "Deflated", "N", "Bars",
 )  # fmt: skip
 
 
@@ -34,8 +33,8 @@ def agents(facts: Facts) -> Section | None:
     parts: list[Html | Figure] = [table(HEAD, rows, label="Agents side by side", align="llr")]
     parts.append(
         note(
-            "Each row is the mean return of one kind of agent's seeds, after costs, judged by the same rules. Trades "
-            "are means over the seeds. N counts the scorings of these bars that the deflated Sharpe ratio corrects for."
+            "Each row is the mean return of the seeds of one kind of agent, after costs, judged by the same rules. "
+            "Deflated: the deflated Sharpe ratio, corrected for N scorings that touched the same bars."
         )
     )
     traces = [trace for name, family in facts.families.items() if (trace := _growth(name, family))]
@@ -51,21 +50,21 @@ def targets(facts: Facts) -> Section | None:
     rows = [
         [
             target["text"],
-            _value(target, target["wanted"]),
+            f"{'<' if target['below'] else '>'} {_value(target, target['wanted'])}",
             _value(target, target["measured"]),
             _value(target, target["standard_error"]),
             _interval(target),
-            badge(target["state"], STATE_TONES.get(target["state"], "quiet")),
-            target["says"],
+            target["of"] or numbers.NONE,
+            badge(STATE_WORDS.get(target["state"], target["state"]), STATE_TONES.get(target["state"], "quiet")),
         ]
         for target in facts.targets
     ]
-    head = ("Target", "Wanted", "Measured", "Standard error", "95\u00a0% interval", "State", "")
+    head = ("Target", "Wanted", "Measured", "Std. error", "95\u00a0% interval", "On", "")
     lead = (
         "Reference figures of the plan, not conditions of the verdict. A target whose 95\u00a0% interval lies on both "
         "sides of it cannot be decided by so few bars."
     )
-    return Section("targets", "Targets", [table(head, rows, label="Targets", align="lrrrrll")], lead)
+    return Section("targets", "Targets", [table(head, rows, label="Targets", align="lrrrrrl")], lead)
 
 
 def _row(name: str, evaluation: dict[str, Any]) -> list[object]:
@@ -76,15 +75,17 @@ def _row(name: str, evaluation: dict[str, Any]) -> list[object]:
         badge(verdict, VERDICT_TONES.get(verdict, "warn")),
         numbers.ratio(mean.get("sharpe")),
         numbers.interval(mean.get("sharpe_interval")),
-        f"{numbers.ratio(best.get('sharpe'))} ({baseline_name(best.get('name'))})",
+        f"{numbers.ratio(best.get('sharpe'))} ({_short(best.get('name'))})",
         numbers.signed_percent(mean.get("total_return")),
         numbers.percent(mean.get("max_drawdown")),
-        numbers.count(mean.get("trades")),
         numbers.ratio(mean.get("dsr")),
         numbers.count((evaluation.get("trials") or {}).get("count")),
-        numbers.count(len(evaluation.get("agents") or ())),
         numbers.count((evaluation.get("test_range") or {}).get("bars")),
     ]
+
+
+def _short(baseline: object) -> str:
+    return BASELINE_TITLES.get(str(baseline), str(baseline).replace("_", " "))
 
 
 def _growth(name: str, family: Family) -> Trace | None:

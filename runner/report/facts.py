@@ -15,6 +15,8 @@ from configs.files import read_json
 from configs.load import flatten, resolve
 from configs.run_dir import RunDir
 from configs.verdicts import FAMILIES, leading
+from runner import forecast
+from runner.forecast import Row
 from runner.graph import expand
 
 Columns = dict[str, list]
@@ -60,8 +62,10 @@ class Facts:
     targets: list[dict[str, Any]] = field(default_factory=list)
     stress: Stress = field(default_factory=Stress)
     ablation: dict[str, Any] = field(default_factory=dict)
-    plan: dict[str, Any] = field(default_factory=dict)
-    """`plan.json`: what the run was to take."""
+    forecast: list[Row] = field(default_factory=list)
+    """Predicted against actual, the whole run last."""
+    price_usd_per_hour: float = 0.0
+    """0 where no plan had one."""
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Unit id -> metrics of its result."""
     histories: dict[str, Any] = field(default_factory=dict)
@@ -91,6 +95,12 @@ class Facts:
     def leading(self) -> str:
         """The family whose verdict is the run's; empty before any was judged."""
         return leading({name: family.evaluation.get("verdict") for name, family in self.families.items()})
+
+    @property
+    def finished(self) -> bool:
+        """Whether the newest start has come to its end."""
+        kinds = [event["kind"] for event in self.events if event["kind"] in ("run_started", "run_finished")]
+        return kinds[-1:] == ["run_finished"]
 
     @property
     def synthetic(self) -> bool:
@@ -131,7 +141,9 @@ def read_facts(run: RunDir) -> Facts:
         moments=reader.mapping(worlds / "moments.json", read_json),
     )
     facts.ablation = reader.mapping(run.unit_dir("ablation/summary") / "ablation.json", read_json)
-    facts.plan = reader.mapping(run.root / "plan.json", read_json)
+    facts.forecast = reader.read(run.root / forecast.FILE_NAME, lambda _: forecast.compared(run)) or []
+    prices = [plan.get("price_usd_per_hour") for plan in forecast.load(run)]
+    facts.price_usd_per_hour = next((float(price) for price in reversed(prices) if price), 0.0)
     facts.events = without_repeats(read_events(run.events)) if run.events.is_dir() else []
     for path in sorted(run.stages.rglob("result.json")):
         unit = path.parent.relative_to(run.stages).as_posix()
@@ -179,7 +191,7 @@ class _Reader:
             return None
         try:
             return parse(path)
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             self.damaged.append(f"{path.relative_to(self.root).as_posix()}: {reason}")
             return None

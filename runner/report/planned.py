@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
+from runner.budget import HOUR_S
+from runner.forecast import Row
 from runner.report import numbers
 from runner.report.facts import Facts
-from runner.report.markup import Html, facts_list, table
+from runner.report.markup import facts_list, table
 from runner.report.section import Section, badge, note
-from runner.report.timeline import clock_of, units_of
 
 VERDICT_TONES = {"open": "good", "closed": "bad", "continued": "warn"}
 
@@ -42,71 +40,41 @@ def gates(facts: Facts) -> Section | None:
 
 def prediction(facts: Facts) -> Section | None:
     """What the run was to take, beside what it took."""
-    plan = facts.plan
-    if not plan:
+    predicted = [row for row in facts.forecast if row.predicted_s is not None]
+    if not predicted:
         return None
-    clock, finished = clock_of(facts.events), any(event["kind"] == "run_finished" for event in facts.events)
-    parts: list[Html] = [facts_list(_totals(plan, clock.total_s, finished))]
-    took_s = _stage_seconds(facts)
-    rows = [
-        [
-            stage["name"],
-            _range(stage["low_s"], stage["high_s"]),
-            numbers.duration(stage["expected_s"]),
-            numbers.duration(took_s.get(stage["name"])),
-            _deviation(took_s.get(stage["name"]), stage["expected_s"]),
-            _held(took_s.get(stage["name"]), stage["low_s"], stage["high_s"]),
-        ]
-        for stage in plan["stages"]
-    ]
-    head = ("Stage", "Predicted range", "Expected", "Took", "Deviation", "Range held")
-    parts.append(table(head, rows, label="Predicted against actual", align="lrrrrl"))
-    parts.append(
-        note(
-            "Of each stage the working time of all its units, which may run side by side; above, the time on the "
-            "clock. The range holds what early stopping may leave out."
-        )
+    whole = predicted[-1]
+    rows = [[row.name, *_cells(row)] for row in facts.forecast]
+    head = ("", "Predicted", "Range", "Took", "Deviation", "Range held")
+    remark = (
+        "Of each stage the time from the start of its first unit to the end of its last, so stages may overlap; of the "
+        "whole run the time from its plan to its end. The range holds what early stopping and gates may leave out."
     )
-    return Section("prediction", "Predicted against actual", parts)
+    parts = [facts_list(_totals(facts, whole)), table(head, rows, label="Predicted against actual", align="lrrrrl")]
+    return Section("prediction", "Predicted against actual", [*parts, note(remark)])
 
 
-def _totals(plan: dict[str, Any], took_s: float, finished: bool) -> list[tuple[object, object]]:
-    wall = plan["wall_s"]
+def _totals(facts: Facts, whole: Row) -> list[tuple[object, object]]:
+    price, predicted_s = facts.price_usd_per_hour, whole.predicted_s
     pairs: list[tuple[object, object]] = [
-        ("Predicted", f"{numbers.duration(wall['expected'])} ({_range(wall['low'], wall['high'])})"),
-        ("Took" if finished else "Took so far", numbers.duration(took_s)),
+        ("Predicted", numbers.duration(predicted_s.expected if predicted_s else None)),
+        ("Took" if facts.finished else "Took so far", numbers.duration(whole.actual_s)),
     ]
-    if finished:
-        pairs.append(("Deviation", _deviation(took_s, wall["expected"])))
-    price = plan.get("price_usd_per_hour")
-    if numbers.is_number(price) and price > 0:
-        pairs.append(("Predicted cost", f"{numbers.ratio(wall['expected'] / 3600 * price)} USD"))
-        pairs.append(("Cost", f"{numbers.ratio(took_s / 3600 * price)} USD"))
+    if price and predicted_s:
+        pairs.append(("Predicted cost", f"{numbers.ratio(predicted_s.expected / HOUR_S * price)} USD"))
+        pairs.append(("Cost", f"{numbers.ratio(whole.actual_s / HOUR_S * price)} USD"))
     return pairs
 
 
-def _stage_seconds(facts: Facts) -> dict[str, float]:
-    """Working time of each stage's units, all attempts; only of stages that worked in this run."""
-    seconds: dict[str, float] = {}
-    for unit in units_of(facts.events):
-        if unit.spans:
-            stage = unit.id.partition("/")[0]
-            seconds[stage] = seconds.get(stage, 0.0) + sum(span.stop_t - span.start_t for span in unit.spans)
-    return seconds
-
-
-def _range(low_s: Any, high_s: Any) -> str:
-    ends: Sequence[str] = [numbers.duration(low_s), numbers.duration(high_s)]
-    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
-
-
-def _deviation(took_s: Any, expected_s: Any) -> str:
-    if not (numbers.is_number(took_s) and numbers.is_number(expected_s) and expected_s > 0):
-        return numbers.NONE
-    return numbers.signed_percent(took_s / expected_s - 1, 0)
-
-
-def _held(took_s: Any, low_s: Any, high_s: Any) -> object:
-    if not all(numbers.is_number(value) for value in (took_s, low_s, high_s)):
-        return numbers.NONE
-    return badge("yes", "good") if low_s <= took_s <= high_s else badge("no", "warn")
+def _cells(row: Row) -> list[object]:
+    took = numbers.duration(row.actual_s)
+    if row.predicted_s is None:
+        return [numbers.NONE, numbers.NONE, took, numbers.NONE, numbers.NONE]
+    low, high = numbers.duration(row.predicted_s.low), numbers.duration(row.predicted_s.high)
+    return [
+        numbers.duration(row.predicted_s.expected),
+        low if low == high else f"{low} to {high}",
+        took,
+        numbers.signed_percent(row.error_frac, 0),
+        badge("yes", "good") if row.held else badge("no", "warn"),
+    ]

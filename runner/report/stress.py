@@ -21,12 +21,12 @@ PLAIN = "none"
 SOURCES = (("data", "The data"), ("generated", "Generated"), ("expected", "By theory"))
 SOURCE_STYLES = {"data": ("@ink", "solid"), "generated": ("@mean", "solid"), "expected": ("@moving_average", "dash")}
 MOMENTS = (
-    ("volatility", "Volatility of a bar's log return", lambda value: numbers.percent(value, 2)),
-    ("kurtosis", "Kurtosis of it (3 for a normal)", lambda value: numbers.ratio(value, 1)),
+    ("volatility", "Volatility, a bar", lambda value: numbers.percent(value, 2)),
+    ("kurtosis", "Kurtosis (normal: 3)", lambda value: numbers.ratio(value, 1)),
     ("jumps_per_10000_bars", "Jumps in 10,000 bars", lambda value: numbers.ratio(value, 1)),
 )
-PLACE_TITLES = {"real": "real bars, validation tail of the window", "crash": "all held-out crash scenarios"}
-METRIC_TITLES = {"log_return": "Log return", "sharpe": "Sharpe", "max_drawdown": "Max drawdown"}
+PLACE_TITLES = {"real": "Real bars", "crash": "All crash scenarios"}
+METRIC_TITLES = {"log_return": "Log return", "sharpe": "Sharpe", "max_drawdown": "Max\u00a0drawdown"}
 ABLATION_TONES = {"pre-training helps": "good", "pre-training harms": "bad"}
 
 
@@ -39,7 +39,10 @@ def stress(facts: Facts) -> Section | None:
     if found.tags:
         parts.append(facts_list(_tag_pairs(found.tags)))
     if found.gallery:
-        parts += [Gallery(_gallery(found.gallery)), note("Close on a log scale. Shaded: bull, bear and crash regimes.")]
+        parts += [
+            Gallery(_gallery(found.gallery)),
+            note("Close on a log scale; shaded bull (green), bear (orange) and crash (red) regimes."),
+        ]
     if found.moments:
         parts += [heading("Moments"), _moment_table(found.moments), *_memory(found.moments)]
     lead = (
@@ -62,7 +65,7 @@ def pretraining(facts: Facts) -> Section | None:
             METRIC_TITLES.get(row["metric"], row["metric"]),
             *(_by_metric(row["metric"], row[key]) for key in ("pretrained", "scratch", "difference")),
             f"[{_by_metric(row['metric'], row['lower'])}, {_by_metric(row['metric'], row['upper'])}]",
-            badge(row["says"], ABLATION_TONES.get(row["says"], "quiet")),
+            badge(row["says"].removeprefix("pre-training "), ABLATION_TONES.get(row["says"], "quiet")),
         ]
         for row in differences
     ]
@@ -71,7 +74,8 @@ def pretraining(facts: Facts) -> Section | None:
     lead = (
         f"The same windows and seeds twice: started from pre-trained weights and from scratch "
         f"({len(found['seeds'])} seeds x {len(found['windows'])} windows). Differences are paired; their intervals "
-        "resample seeds and windows. No test month is played here."
+        "resample seeds and windows. Real bars are the validation tail of each window, crash scenarios are held out; "
+        "no test month is played here."
     )
     parts: list[Html | Figure] = [_forest(ratios)] if ratios else []
     parts.append(table(head, rows, label="Pre-training ablation", align="llrrrrl"))
@@ -139,7 +143,7 @@ def _moment_table(moments: dict[str, Any]) -> Html:
     rows = [[title, *(write(moments[key].get(name)) for key, _ in sources)] for name, title, write in MOMENTS]
     for regime in REGIMES:
         dwell = [(moments[key].get("dwell_bars") or {}).get(regime) for key, _ in sources]
-        rows.append([f"Mean length of a {regime} regime, bars", *(numbers.ratio(value, 0) for value in dwell)])
+        rows.append([f"Bars of a {regime} regime, mean", *(numbers.ratio(value, 0) for value in dwell)])
     return table(["", *(title for _, title in sources)], rows, label="Moments of the data and of the generated worlds")
 
 
@@ -173,7 +177,7 @@ def _forest(rows: list[dict[str, Any]]) -> Figure:
         "mode": "markers",
         "name": "difference",
         "x": rounded(middles),
-        "y": [PLACE_TITLES.get(row["where"], _words(row["where"])).partition(",")[0] for row in rows],
+        "y": [PLACE_TITLES.get(row["where"], _words(row["where"])) for row in rows],
         "marker": {"color": "@mean", "size": 9},
         "error_x": spread,
     }

@@ -69,8 +69,8 @@ def _who(facts: Facts) -> str:
 def _all_verdicts(facts: Facts) -> str:
     """How many of the run's kinds of agents got which verdict."""
     verdicts = [family.evaluation.get("verdict") for family in facts.families.values()]
-    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in ORDER if verdict in verdicts]
-    return f"Of the {len(verdicts)} kinds of agents in this run: {', '.join(counts)}."
+    counts = [f"{verdict} ({verdicts.count(verdict)})" for verdict in ORDER if verdict in verdicts]
+    return f"Verdicts on the {len(verdicts)} kinds of agents in this run: {', '.join(counts)}."
 
 
 def _edge(evaluation: dict[str, Any], who: str) -> Words:

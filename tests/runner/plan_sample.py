@@ -57,13 +57,13 @@ def write_targets(run: RunDir) -> None:
         says = {"undecided": "cannot be decided: 1,199 bars are too few", "not measured": "nothing to measure"}
         said = says.get(state, "on 1,199 bars, the whole interval is below the target")
         own = {"name": text, "stage": "ppo", "text": text, "wanted": wanted, "below": False, "share": share}
-        return own | values | {"state": state, "says": said}
+        return own | values | {"of": "1,199 bars" if measured else "", "state": state, "says": said}
 
     targets = [
-        target("Pre-training: Sharpe ratio on validation worlds", 0.5, 1.1, 0.3, "met"),
-        target("Base PPO: Sharpe ratio on the test part", 1.0, 0.93, 4.3, "undecided"),
-        target("Base PPO: closed round trips that won", 0.5, 0.37, 0.05, "missed", share=True),
-        target("Multi-asset PPO: Sharpe ratio on the test part", 1.4, None, 0, "not measured"),
+        target("Pre-training: Sharpe ratio", 0.5, 1.1, 0.3, "met"),
+        target("Base PPO: Sharpe ratio", 1.0, 0.93, 4.3, "undecided"),
+        target("Base PPO: round trips that won", 0.5, 0.37, 0.05, "missed", share=True),
+        target("Multi-asset PPO: Sharpe ratio", 1.4, None, 0, "not measured"),
     ]
     write_json(run.unit_dir("evaluate") / "targets.json", {"targets": targets})
 
@@ -131,15 +131,23 @@ def write_ablation(run: RunDir) -> None:
     )
 
 
-def write_plan(run: RunDir, stages: dict[str, float]) -> None:
-    """`stages`: name -> expected seconds."""
-    predicted = [
-        {"name": name, "low_s": 0.6 * expected_s, "expected_s": expected_s, "high_s": 1.1 * expected_s}
-        for name, expected_s in stages.items()
-    ]
-    total_s = sum(stages.values())
-    wall = {"low": 0.6 * total_s, "expected": total_s, "high": 1.1 * total_s}
-    write_json(run.root / "plan.json", {"stages": predicted, "wall_s": wall, "price_usd_per_hour": 0.6})
+def write_plan(run: RunDir, units: dict[str, float]) -> None:
+    """`units`: id -> expected seconds."""
+
+    def span(expected_s: float) -> dict[str, float]:
+        return {"low": 0.6 * expected_s, "expected": expected_s, "high": 1.1 * expected_s}
+
+    stages: dict[str, float] = {}
+    for unit, expected_s in units.items():
+        stage = unit.partition("/")[0]
+        stages[stage] = stages.get(stage, 0.0) + expected_s
+    start = {
+        "t": 1.0,
+        "stages": [{"name": name, "span_s": span(expected_s)} for name, expected_s in stages.items()],
+        "units": [{"id": unit, "share_s": span(expected_s)} for unit, expected_s in units.items()],
+        "price_usd_per_hour": 0.6,
+    }
+    write_json(run.root / "plan.json", {"format": 1, "starts": [start]})
 
 
 GATES = (

@@ -59,7 +59,7 @@ def make_run(
     plan_sample.write_targets(run)
     plan_sample.write_stress(run, rng)
     plan_sample.write_ablation(run)
-    plan_sample.write_plan(run, {"prepare": 22.0, "classifiers": 120.0, "ppo": 70.0, "evaluate": 20.0})
+    plan_sample.write_plan(run, dict.fromkeys(UNITS, 24.0))
     scored = {name: scores(rng) for name in ("lstm", "gru", "bilstm", "dlstm", "ensemble")}
     write_json(run.unit_dir("evaluate") / "classifiers.json", scored)
     histories(rng, run)
@@ -359,10 +359,11 @@ def agent_row(rng: np.random.Generator, step: int) -> dict[str, Any]:
 
 def events(rng: np.random.Generator, run: RunDir) -> None:
     """A run that was stopped once and went on an hour later; times are the run's own, not the clock's."""
-    log = _Log(EventLog(run.events, "runner"))
+    log = _Log(EventLog(run.events, "supervisor"))
     log.at(0, "run_started", "run", command="sequence-runner run")
     for name, verdict in (("disk", "ok"), ("memory", "ok"), ("gpu", "warn"), ("network", "skipped")):
         log.at(0, "check", "run", name=name, found="x", needed="y", verdict=verdict, remedy="", exit_code=0)
+    log.at(1, "plan", "run", says="about 4:00")
     t = 1.0
     for number, unit in enumerate(UNITS):
         log.at(t, "unit_started", unit, attempt=1)

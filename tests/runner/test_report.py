@@ -21,6 +21,7 @@ from runner.report.page import SECTIONS, render
 from runner.report.series import drawdown, rounded, thin
 from runner.report.timeline import clock_of, units_of
 from runner.report.wording import words_of
+from tests.runner.plan_sample import MONTHS
 from tests.runner.report_sample import FIRST_T, SEEDS, UNITS, make_run
 
 HOSTILE = "</script><script>alert(1)</script>\"'<img src=x onerror=alert(2)>"
@@ -128,6 +129,62 @@ def test_the_words_say_which_way_an_edge_was_missed(facts, sharpe, lower, says):
     assert says in words_of(with_evaluation(facts, changed)).meaning
 
 
+def test_the_run_has_the_best_verdict_among_its_agents_and_names_whose_it_is(facts):
+    families = dict(facts.families)
+    edge = families["walk_forward"].evaluation | {"verdict": "edge"}
+    families["walk_forward"] = replace(families["walk_forward"], evaluation=edge)
+    words = words_of(replace(facts, families=families))
+    assert words.headline == "Edge"
+    assert "the Walk-forward PPO agents' mean return" in words.meaning
+    assert "edge (1), no evidence of an edge (2)" in words.meaning
+    assert words_of(facts).headline == "No evidence of an edge"
+
+
+def test_each_kind_of_agent_has_its_row_and_its_line(run):
+    page = render(read_facts(run))
+    section = page[page.index('<section id="agents">') : page.index('<section id="targets">')]
+    for name in ("Base PPO", "LSTM-PPO", "Walk-forward PPO"):
+        assert f">{name}</th>" in section
+    assert len(figures_of(page)["figure-agents-equity"]["data"]) == 3
+
+
+def test_a_target_that_cannot_be_decided_says_so_beside_its_standard_error(run):
+    page = render(read_facts(run))
+    section = page[page.index('<section id="targets">') : page.index('<section id="equity">')]
+    row = re.search(r"Base PPO: Sharpe ratio</th>.*?</tr>", section)[0]
+    for part in ("1.00", "0.93", "2.15", "cannot be decided"):
+        assert part in row
+
+
+def test_the_heat_map_has_every_month_and_seed(run):
+    trace = figures_of(render(read_facts(run)))["figure-months"]["data"][0]
+    assert trace["x"] == MONTHS
+    assert trace["y"] == ["mean", *(f"seed {seed}" for seed in range(SEEDS)), "buy & hold", "moving average"]
+    windows = read_facts(run).families["walk_forward"].evaluation["windows"]
+    np.testing.assert_allclose(trace["z"][1], [month["agents"][0]["total_return"] for month in windows], rtol=1e-5)
+
+
+def test_a_closed_gate_and_its_reason_are_shown(run):
+    page = render(read_facts(run))
+    section = page[page.index('<section id="gates">') : page.index('<section id="prediction">')]
+    assert re.search(r"multi_asset</th>.*closed.*lstm_ppo was left out: multi_asset is left out", section)
+
+
+def test_what_a_stage_took_stands_beside_what_was_predicted(run):
+    page = render(read_facts(run))
+    section = page[page.index('<section id="prediction">') : page.index('<section id="resources">')]
+    row = re.search(r"prepare</th>(.*?)</tr>", section)[1]
+    assert re.findall(r">([^<]+)<", row)[:4] == ["24.0 s", "14.4 s to 26.4 s", "25.0 s", "+4\u00a0%"]
+
+
+def test_only_what_the_run_has_is_called_missing(own_run):
+    for stage in ("synthetic", "evaluate", "ablation"):
+        shutil.rmtree(own_run.unit_dir(stage))
+    missing = re.search(r"Not in this run yet: </strong>(.*?)</p>", write_report(own_run).read_text())[1]
+    assert "Verdict" not in missing and "Agents side by side" in missing
+    assert "ablation" not in missing, "it is made on demand only"
+
+
 def test_synthetic_data_is_labelled_at_the_top_in_the_title_the_verdict_and_the_data(tmp_path):
     page = without_plotly(render(read_facts(make_run(tmp_path, dataset="DEMO-USD_1H", bars=50, synthetic=True))))
     assert "SYNTHETIC DATA" in page[: page.index("<header>")]
@@ -160,7 +217,7 @@ def test_markup_in_any_value_stays_text(own_run):
     write_json(own_run.run_json, identity | {"machine": {HOSTILE: HOSTILE}})
     dataset = read_json(own_run.unit_dir("prepare") / "dataset.json") | {"name": HOSTILE, "notes": [HOSTILE]}
     write_json(own_run.unit_dir("prepare") / "dataset.json", dataset)
-    with (own_run.events / "runner.jsonl").open("a") as file:
+    with (own_run.events / "supervisor.jsonl").open("a") as file:
         check = {"t": FIRST_T + 6_000_000, "unit": "run", "kind": "check", "name": HOSTILE, "found": HOSTILE}
         file.write(json.dumps(check) + "\n")
     page = without_plotly(write_report(own_run).read_text())
@@ -181,6 +238,10 @@ def test_markup_in_any_value_stays_text(own_run):
         "stages/evaluate/ppo/equity.parquet",
         "stages/classifiers",
         "stages/ppo",
+        "stages/synthetic",
+        "stages/synthetic/tags.parquet",
+        "stages/evaluate/walk_forward/equity.parquet",
+        "plan.json",
         "stages",
     ],
 )
@@ -215,6 +276,16 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(own_run, name, content):
     assert "Training curves" in page
     if content != b"null":
         assert f"</strong>{name}: " in page
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1, 2]", b"\xff\xfe", b'{"starts": [{}], "format": 1}'])
+def test_all_that_the_further_stages_leave_may_be_damaged_at_once(own_run, content):
+    names = ["evaluate/targets.json", "evaluate/walk_forward/evaluation.json", "evaluate/lstm_ppo/equity.parquet"]
+    names += ["synthetic/moments.json", "synthetic/gallery.parquet", "ablation/summary/ablation.json"]
+    for path in [own_run.root / "plan.json", *(own_run.stages / name for name in names)]:
+        path.write_bytes(content)
+    page = without_plotly(write_report(own_run).read_text())
+    assert "No evidence of an edge" in page and "Training curves" in page
 
 
 ANY_JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists, max_leaves=6)
