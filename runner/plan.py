@@ -163,7 +163,7 @@ def measured_plan(
     """
     config = keys.config
     places = Places(config.runtime.workers, max(1, len(visible_gpus())))
-    items = {module: len(answer["work"]) for module, answer in answers.items()}
+    items = {module: len({item["name"] for item in answer["work"]}) for module, answer in answers.items()}
     found = speeds(keys, units, items, runs_dir, places=places, seconds=seconds, tell=tell)
     modules = {unit.module for unit in units}
     intervals = {module: _checkpoint_every_s(answers[module], config, runs_dir) for module in modules}
@@ -290,7 +290,7 @@ def _stage_plan(
         memory_bytes=int(answer["memory_bytes"]),
         disk_bytes=int(unit_bytes * len(own)),
         checkpoint_every_s=facts.checkpoint_every_s.get(module, 0.0),
-        nominal=tuple(item["name"] for item in answer["work"] if item["name"] not in speed.rates),
+        nominal=tuple(dict.fromkeys(item["name"] for item in answer["work"] if item["name"] not in speed.rates)),
         may_be_left_out=doubtful,
     )
 

@@ -24,7 +24,7 @@ from training import meter
 from training.features import compute
 from training.market import Bars
 from training.splits import bars_needed, split
-from training.stages.classifiers import NotReproducedError, describe, fit_member, training_flops_per_bar, vote
+from training.stages.classifiers import NotReproducedError, chain_windows_per_bar, describe, fit_member, vote
 from training.stages.prepare import Prepared
 
 ROOT = Path(__file__).parents[2]
@@ -209,15 +209,26 @@ def test_a_unit_that_ran_out_of_memory_takes_half_the_windows_at_once(finished, 
 
 def test_the_description_counts_the_chain():
     config = config_of("ADA-EUR_1H", *TINY, "classifiers.window_stride=1")
-    # An LSTM of 4 units over 26 features with two biases, and a head of 3 x 4 + 3.
-    parameters = 4 * 4 * (26 + 4 + 2) + 15
-    # Train is 60 % in 3 pieces: 1 piece x 2 epochs, 2 pieces x 1 epoch, 3 pieces x 2 epochs.
-    windows_per_bar = 0.6 / 3 * (1 * 2 + 2 * 1 + 3 * 2)
-    assert training_flops_per_bar("lstm", config) == pytest.approx(6 * 8 * parameters * windows_per_bar)
+    # Train is 60 % in 3 pieces, 85 % of each to fit: 1 piece x 2 epochs, 2 pieces x 1 epoch, 3 pieces x 2 epochs.
+    most = chain_windows_per_bar(config, stopped_early=False)
+    assert most.trained == pytest.approx(0.6 / 3 * 0.85 * (1 * 2 + 2 * 1 + 3 * 2))
+    # The rest is judged before the first epoch and after each; bars from the second piece on are predicted.
+    assert most.predicted == pytest.approx(0.6 / 3 * 0.15 * (1 * 3 + 2 * 2 + 3 * 3) + 0.8)
     facts = describe(config)
     assert facts["bars_needed"] == bars_needed(config)
-    assert [item["per"] for item in facts["work"]] == ["bar", "bar"]
+    named = {item["name"]: item["amount"] for item in facts["work"]}
+    assert named["dlstm windows trained"] == most.trained and named["bars scored"] == pytest.approx(0.4 + 0.2)
     assert facts["memory_bytes"] > 5e8
+
+
+def test_patience_leaves_the_least_that_early_stopping_can():
+    """With 3 epochs at most and a patience of 1: the first fit ends after 2, a warm one after 1."""
+    more = ("classifiers.window_stride=1", "classifiers.epochs=3", "classifiers.fold_epochs=2")
+    config = config_of("ADA-EUR_1H", *TINY, *more, "classifiers.patience_epochs=1")
+    least = chain_windows_per_bar(config, stopped_early=True)
+    assert least.trained == pytest.approx(0.6 / 3 * 0.85 * (1 * 2 + 2 * 1 + 3 * 1))
+    patient = config_of("ADA-EUR_1H", *TINY, *more, "classifiers.patience_epochs=9")
+    assert chain_windows_per_bar(patient, True) == chain_windows_per_bar(patient, False)
 
 
 def start(run: RunDir, name: str) -> subprocess.Popen:

@@ -8,6 +8,8 @@ predictions. The test part is predicted here, never scored.
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from training.features import FEATURE_NAMES
 from training.metrics import CLASS_NAMES
 from training.plots import confusion_plot, roc_plot, training_plot
 from training.predictors import Architecture, build_predictor
+from training.speed import WindowSpeed
 from training.splits import bars_needed
 from training.stages.prepare import Prepared, load_predictions, load_prepared, write_table
 
@@ -35,6 +38,9 @@ BASE_MEMORY_BYTES = 900_000_000
 """A process with torch loaded."""
 FLOPS_PER_S = {"cpu": 40e9, "cuda": 4e12}
 """Sustained training rate that `plan` assumes, for one CPU thread or one GPU."""
+SCORED_PER_S = 6_000.0
+FIRST_S = 4.0
+PLOT_BYTES = 1_000_000
 
 
 class NotReproducedError(ProjectError):
@@ -54,41 +60,98 @@ def work(unit: Unit) -> dict[str, Any]:
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """Facts for `plan`; the work is that of fits that never stop early."""
-    settings = config.classifiers
+    """Facts for `plan`; `least_frac` is left where every fit stops as early as its patience lets it."""
+    settings, device = config.classifiers, config.compute.device
     # A training step keeps about 10 numbers per unit, bar and layer; BiLSTM and DLSTM have two nets.
     activations = 2 * 10 * settings.batch_size * settings.lookback_bars * settings.layers * settings.units
+    most, least = (chain_windows_per_bar(config, stopped_early) for stopped_early in (False, True))
+    weights = max(_parameters(member, config) for member in settings.members)
+    work = []
+    for member in settings.members:
+        rate = FLOPS_PER_S[device] / flops_per_window(member, config)
+        own = {"per": "bar", "units": f"classifiers/{member}"}
+        trained = {"name": f"{member} windows trained", "amount": most.trained, "rate_per_s": rate}
+        asked = {"name": f"{member} windows predicted", "rate_per_s": 3 * rate}
+        work += [
+            trained | own | {"least_frac": least.trained / most.trained},
+            asked | own | {"amount": most.predicted, "least_frac": least.predicted / most.predicted},
+            asked | {"amount": most.stored, "per": "bar", "units": "classifiers/ensemble"},
+        ]
+    scored = config.splits.validation_frac + most.stored - (1 - config.splits.train_frac)
     return {
         "bars_needed": bars_needed(config),
         "memory_bytes": BASE_MEMORY_BYTES + 4 * activations,
+        "artifact_bytes": 4 * (settings.folds + 1) * weights + PLOT_BYTES,
+        # weights, the best ones and Adam's two moments, with the finished models of the chain
+        "checkpoint_bytes": 4 * (4 + settings.folds) * weights,
         "work": [
-            {
-                "name": f"{member} training operations",
-                "amount": training_flops_per_bar(member, config),
-                "per": "bar",
-                "rate_per_s": FLOPS_PER_S[config.compute.device],
-            }
-            for member in settings.members
+            *work,
+            {"name": "bars scored", "amount": scored, "per": "bar", "rate_per_s": SCORED_PER_S},
+            {"name": "first step and plots", "amount": 1, "rate_per_s": 1 / FIRST_S},
         ],
     }
 
 
-def training_flops_per_bar(member: str, config: Config) -> float:
-    """Most floating-point operations of the whole chain (no early stop) per bar of the dataset."""
+def calibrate(config: Config, budget_s: float) -> dict[str, float]:
+    """Rates of the stage's work on this machine, on generated bars, in about `budget_s`."""
+    set_up_torch(config.compute.threads_per_unit)
+    members = config.classifiers.members
+    speed = WindowSpeed(config)
+    first_s = _plots_s(config.classifiers.folds + 1) + speed.first_step_s(members[0])
+    rates = {"first step and plots": 1 / first_s, "bars scored": speed.scored_per_s()}
+    for member in members:
+        rates[f"{member} windows trained"] = speed.trained_per_s(member, 0.6 * budget_s / len(members))
+        rates[f"{member} windows predicted"] = speed.predicted_per_s(member, 0.2 * budget_s / len(members))
+    return rates
+
+
+@dataclass(frozen=True)
+class ChainWindows:
+    """Windows of one member's chain, per bar of the dataset."""
+
+    trained: float
+    predicted: float
+    """By fits that judge their epochs, and for the stored predictions."""
+    stored: float
+
+
+def chain_windows_per_bar(config: Config, stopped_early: bool) -> ChainWindows:
+    """What the chain of fits of one member does; without early stopping, or with as much of it as there can be."""
     settings = config.classifiers
-    pieces = settings.folds + 1
-    middle = sum(range(2, pieces)) * settings.fold_epochs
-    piece_epochs = settings.epochs * (1 + pieces) + middle
-    windows = config.splits.train_frac / pieces * piece_epochs / settings.window_stride
-    return flops_per_window(member, config) * windows
+    piece = config.splits.train_frac / (settings.folds + 1)
+    trained = judged = 0.0
+    for number in range(settings.folds + 1):
+        most = settings.epochs if number in (0, settings.folds) else settings.fold_epochs
+        # the first fit cannot be best before its first epoch; a warm start can
+        epochs = min(most, settings.patience_epochs + (number == 0)) if stopped_early else most
+        own = piece * (number + 1)
+        trained += own * (1 - settings.early_stop_frac) / settings.window_stride * epochs
+        judged += own * settings.early_stop_frac * (epochs + 1)
+    stored = 1 - piece
+    return ChainWindows(trained, judged + stored, stored)
+
+
+def _plots_s(models: int) -> float:
+    """Seconds of one member's plots."""
+    begun_s, parts = time.perf_counter(), ("out_of_fold", "validation")
+    row = {"epoch": 0, "train_loss": None, "stop_loss": 1.0}
+    names = [str(number) for number in range(models)]
+    training_plot("fits", dict.fromkeys(names, [row]), dict.fromkeys(names, 0))
+    confusion_plot("calls", dict.fromkeys(parts, [[1] * len(CLASS_NAMES)] * len(CLASS_NAMES)))
+    curve = {"false_rate": [0.0, 1.0], "true_rate": [0.0, 1.0]}
+    roc_plot("classes", dict.fromkeys(parts, dict.fromkeys(CLASS_NAMES, curve)))
+    return time.perf_counter() - begun_s
 
 
 def flops_per_window(member: str, config: Config) -> float:
     """Floating-point operations of training on one window once."""
-    settings = config.classifiers
-    model = build_predictor(Architecture.of(member, len(FEATURE_NAMES), settings), seed=0)
-    # Forward costs 2 operations per weight and bar of the window, backward twice that.
-    return 6 * settings.lookback_bars * sum(parameter.numel() for parameter in model.parameters())
+    # forward costs 2 operations per weight and bar of the window, backward twice that
+    return 6 * config.classifiers.lookback_bars * _parameters(member, config)
+
+
+def _parameters(member: str, config: Config) -> int:
+    model = build_predictor(Architecture.of(member, len(FEATURE_NAMES), config.classifiers), seed=0)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def fit_member(unit: Unit, prepared: Prepared) -> dict[str, Any]:
