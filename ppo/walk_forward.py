@@ -21,7 +21,7 @@ from configs.calendar import shifted
 from configs.errors import BadDataError
 from configs.run_dir import RunDir
 from configs.schema import Config, PPOConfig
-from ppo.evaluate import Agent, Track, rollout
+from ppo.evaluate import Agent, Track, rollouts
 from ppo.judge import cost_levels
 from ppo.learner.train import Job, single_asset_job
 from ppo.tape import Tape, build_tape, spans
@@ -182,10 +182,10 @@ def play_month(data: WindowData, config: Config, agents: Sequence[Agent]) -> dic
     Returns:
         Group of tracks -> the track of each agent, its rows counted in the whole series.
     """
-    played, by = data.spans("test"), data.first_row
+    by, played = data.first_row, data.spans("test")
     levels = {OWN_COSTS: config} | {level_name(bps): level for bps, level in cost_levels(config)}
-    groups: dict[str, list[Track]] = {}
-    for name, level in levels.items():
-        tracks = [rollout(data.tape, level, played, agent) for agent in agents]
-        groups[name] = [replace(track, row=track.row + by, fill_row=track.fill_row + by) for track in tracks]
-    return groups
+    tracks_of = [rollouts(data.tape, list(levels.values()), played, agent) for agent in agents]
+    return {
+        name: [replace(track, row=track.row + by, fill_row=track.fill_row + by) for track in tracks]
+        for name, tracks in zip(levels, zip(*tracks_of, strict=True), strict=True)
+    }

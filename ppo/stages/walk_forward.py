@@ -15,6 +15,7 @@ Stopped or killed, both go on from their newest checkpoint to the same bytes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,17 +29,17 @@ from torch import Tensor
 from configs.calendar import shifted
 from configs.errors import StopRequested
 from configs.files import write_json
-from configs.schema import Config
+from configs.schema import Config, PPOConfig
 from configs.unit import Unit, run_stage
-from ppo.learner.policy import Policy, save_policy
+from ppo.learner.policy import Policy, handed_over, save_policy
 from ppo.learner.state import LearnerState
-from ppo.learner.train import Job, Row, TrainResult, advance, start, train
-from ppo.stages.agent import pretrained_weights
-from ppo.stages.ppo import describe as describe_ppo
+from ppo.learner.train import Job, Row, TrainResult, start, train
+from ppo.stages.agent import calibrate_agent, describe_agent, pretrained_weights
 from ppo.tracks import write_tracks
 from ppo.walk_forward import (
     AGENTS,
     CLASSIFIER,
+    OWN_COSTS,
     WindowData,
     load_window,
     play_month,
@@ -64,8 +65,8 @@ from training.stages.classifiers import describe as describe_classifiers
 from training.stages.prepare import load_prepared, write_table
 
 MONTHS = 12
-DECISIONS_PER_S = 5_000.0
-"""Greedy decisions of a small policy, one at a time, on one core."""
+DECISIONS_PER_S = 3_000.0
+"""Greedy decisions of a small policy on the bars of a month, all cost levels side by side, on one core."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -110,47 +111,54 @@ def train_window(unit: Unit) -> dict[str, Any]:
 
 def describe(config: Config) -> dict[str, Any]:
     """Facts for `plan`."""
-    settings, base, month_bars = config.walk_forward, describe_ppo(config), config.market.bars_per_year / MONTHS
-    predicted, plays = len(predicted_months(config)), 1 + len(config.judging.cost_sweep_bps)
-    steps, seeds = window_ppo(config).timesteps, config.agent.seeds
+    settings, ppo, month_bars = config.walk_forward, window_ppo(config), config.market.bars_per_year / MONTHS
+    agent, fits_bars = describe_agent(config, ppo), month_bars * settings.train_months
+    rates = {item["name"]: item["rate_per_s"] for item in agent["work"]}
+    steps = _whole_rollouts(ppo)
+    evaluations = math.ceil(steps / max(ppo.eval_every_steps, ppo.num_envs * ppo.rollout_steps)) + 1
+    amounts = {
+        "steps": steps,
+        "validation decisions": evaluations * settings.early_stop_frac * fits_bars,
+        "test decisions": month_bars,
+    }
+    passes = _passes(config, settings.epochs)
+    least = _passes(config, min(settings.epochs, config.classifiers.patience_epochs))
     fits = [
         {
             "name": f"{member} monthly windows",
-            "amount": predicted * month_bars * settings.train_months * _passes(config, settings.epochs),
+            "amount": len(predicted_months(config)) * fits_bars * passes,
             "rate_per_s": FLOPS_PER_S[config.compute.device] / flops_per_window(member, config),
-            "least_frac": _passes(config, min(settings.epochs, config.classifiers.patience_epochs))
-            / _passes(config, settings.epochs),
+            "least_frac": least / passes,
             "units": f"walk_forward/{CLASSIFIER}{member}",
         }
         for member in config.ensemble.members
     ]
-    months = {"units": "walk_forward/????-??"}
-    return {
-        "bars_needed": bars_needed(config),
-        "memory_bytes": max(base["memory_bytes"], describe_classifiers(config)["memory_bytes"]),
-        "work": [
-            *fits,
-            {"name": "window steps", "amount": seeds * steps, "rate_per_s": base["work"][0]["rate_per_s"]} | months,
-            {"name": "window decisions", "amount": seeds * plays * month_bars, "rate_per_s": DECISIONS_PER_S} | months,
-        ],
-    }
+    agents = [
+        {
+            "name": name,
+            "amount": config.agent.seeds * amount,
+            "rate_per_s": rates.get(name, DECISIONS_PER_S),
+            "units": "walk_forward/????-??",
+        }
+        for name, amount in amounts.items()
+    ]
+    memory_bytes = max(agent["memory_bytes"], describe_classifiers(config)["memory_bytes"])
+    return {"bars_needed": bars_needed(config), "memory_bytes": memory_bytes, "work": [*fits, *agents]}
 
 
 def calibrate(config: Config, budget_s: float) -> dict[str, float]:
     """Rates of this machine, measured in about `budget_s` seconds on a window of DEMO-USD_1H."""
     train_months = min(config.walk_forward.train_months, 6)
-    settings = {"train_months": train_months, "windows": 1, "first_test_month": "2024-06", "smoke": True}
+    settings = {"train_months": train_months, "windows": 1, "first_test_month": "2024-06"}
     config = config.model_copy(update={"walk_forward": config.walk_forward.model_copy(update=settings)})
     bars, members = demo_bars(config.market.max_gap_s), config.ensemble.members
     features = compute(bars, config.features)
     inputs, share_s = Inputs.of(bars, features, config), budget_s / (len(members) + 2)
-    data = window_data(bars, features, _coin_tosses(bars.t, members), "2024-06", config)
-    job = window_job(data, config, 0)
     rates = {f"{member} monthly windows": _fit_rate(member, inputs, share_s) for member in members}
-    state = start(job)
-    rates["window steps"] = _rate(lambda: _rollout(state, job), share_s)
-    rates["window decisions"] = _rate(lambda: _play(data, config, state.policy), share_s)
-    return rates
+    rates |= calibrate_agent(config, window_ppo(config), share_s)
+    data = window_data(bars, features, _coin_tosses(bars.t, members), "2024-06", config)
+    policy = start(window_job(data, config, 0)).policy
+    return rates | {"test decisions": _rate(lambda: _play(data, config, policy), share_s)}
 
 
 @dataclass(frozen=True)
@@ -211,15 +219,18 @@ class Season:
     def _weights(self, job: Job, seed: int) -> tuple[dict[str, Tensor] | None, str]:
         """Weights to start from, as configured and as far as there are any, and what they are called."""
         asked, unit = self.unit.config.walk_forward.start, self.unit
-        weights = None
-        if asked == "pretrained":
-            weights = pretrained_weights(unit, f"pretrain/seed-{seed}", job.sizes)
-        elif asked == "chain":
-            weights = pretrained_weights(unit, f"walk_forward/{shifted(unit.name, -1)}", job.sizes, f"seed-{seed}")
-        began = "scratch" if weights is None else asked
-        if began != asked:
-            unit.log(f"seed {seed}: no {asked} weights among the inputs, it starts from scratch")
-        return weights, began
+        sources = {
+            "pretrained": (f"pretrain/seed-{seed}", ""),
+            "chain": (f"walk_forward/{shifted(unit.name, -1)}", f"seed-{seed}"),
+        }
+        if asked == "scratch":
+            return None, asked
+        source, folder = sources[asked]
+        weights = pretrained_weights(unit, source, job.sizes, folder)
+        if weights is None:
+            unit.log(f"seed {seed} starts from scratch: {source} is not among the inputs")
+            return None, "scratch"
+        return handed_over(weights), asked
 
     def _train_one(self, job: Job, state: LearnerState) -> TrainResult:
         def on_rollout(state: LearnerState, row: Row) -> None:
@@ -234,7 +245,7 @@ class Season:
         return train(job, state, on_rollout, self.unit.batch_halvings)
 
     def _report(self, job: Job, row: Row) -> None:
-        per_agent, per_rollout = _steps(job), job.ppo.num_envs * job.ppo.rollout_steps
+        per_agent, per_rollout = _whole_rollouts(job.ppo), job.ppo.num_envs * job.ppo.rollout_steps
         seed = len(self.finished)
         self._worked += per_rollout
         rate = self._worked / max(time.monotonic() - self._began_s, 1e-9)
@@ -247,7 +258,7 @@ class Season:
         arrays, scalars = state.to_arrays()
         parts = {f"seed-{seed}": _weights_of(agent) for seed, agent in enumerate(self.finished)}
         finished = [{"facts": agent.facts, "history": agent.history} for agent in self.finished]
-        step = len(self.finished) * _steps(job) + state.steps
+        step = len(self.finished) * _whole_rollouts(job.ppo) + state.steps
         self._checkpoints.save(step, arrays, {"learner": scalars, "finished": finished}, parts)
 
 
@@ -278,14 +289,8 @@ def _rate(work: Callable[[], int], budget_s: float) -> float:
     return done / (time.perf_counter() - began_s)
 
 
-def _rollout(state: LearnerState, job: Job) -> int:
-    advance(state, job.ppo)
-    return job.ppo.num_envs * job.ppo.rollout_steps
-
-
 def _play(data: WindowData, config: Config, policy: Policy) -> int:
-    groups = play_month(data, config, [policy])
-    return sum(len(track.row) for tracks in groups.values() for track in tracks)
+    return len(play_month(data, config, [policy])[OWN_COSTS][0].row)
 
 
 def _fit_rate(member: str, inputs: Inputs, budget_s: float) -> float:
@@ -312,10 +317,10 @@ def _coin_tosses(t: np.ndarray, members: Sequence[str]) -> pd.DataFrame:
     return soft_vote({name: frame.assign(t=t, fitted_until=0) for name in members})
 
 
-def _steps(job: Job) -> int:
-    """Environment steps of one agent: whole rollouts."""
-    per_rollout = job.ppo.num_envs * job.ppo.rollout_steps
-    return -(-job.ppo.timesteps // per_rollout) * per_rollout
+def _whole_rollouts(ppo: PPOConfig) -> int:
+    """Environment steps that a training takes."""
+    per_rollout = ppo.num_envs * ppo.rollout_steps
+    return -(-ppo.timesteps // per_rollout) * per_rollout
 
 
 def _summary(link: Link) -> dict[str, Any]:
