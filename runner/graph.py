@@ -237,6 +237,8 @@ STAGES = (
                     *("features", "labels", "splits", "ensemble", "classifiers.members"),
                     *("classifiers.folds", "classifiers.lookback_bars"),
                     *("market", "costs", "env", "agent", "judging"),
+                    *("multi_asset.gross_limit", "multi_asset.asset_cap"),
+                    *("multi_asset.allow_short", "multi_asset.rebalance_threshold"),
                 ),
             ),
         ),

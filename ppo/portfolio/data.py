@@ -8,7 +8,7 @@ Files of unit `multi_asset/data`: `<symbol>.parquet` (t, open, high, low, close,
 ensemble's prediction columns) and `assets.json`:
 
     split   {"train", "validation", "test": [first, stop) in Unix s}: the split of the run's own dataset, by time
-    clock   {"rows", "first_t", "last_t"}
+    clock   {"rows", "first_t", "last_t", "timeframe_s"}
     assets  [{"symbol", "name", "digest", "bars", "first_t", "last_t": of the dataset, "listed_t": first bar that may be
             decided on (null: none), "ended": no bar at the end of the clock, "on_clock_frac": share of the clock's rows
             with a bar, "ready": {"train", "validation", "test": bars that may be decided on}}]
@@ -135,8 +135,7 @@ def load_portfolio(run: RunDir, config: Config) -> Portfolio:
         BadDataError: a file is missing.
     """
     report = read_json(run.require_output(UNIT, "assets.json"))
-    timeframe_s = load_prepared(run).bars.timeframe_s
-    assets = []
+    assets, timeframe_s = [], report["clock"]["timeframe_s"]
     for facts in report["assets"]:
         frame = pd.read_parquet(run.require_output(UNIT, f"{facts['symbol']}.parquet"))
         features = frame[list(FEATURE_NAMES)].to_numpy(np.float64)
@@ -217,5 +216,10 @@ def _report(assets: list[Asset], facts: list[dict], prepared: Prepared, config: 
                 "ready": counts,
             }
         )
-    clock = {"rows": len(tape), "first_t": int(tape.t[0]), "last_t": int(tape.t[-1])}
+    clock = {
+        "rows": len(tape),
+        "first_t": int(tape.t[0]),
+        "last_t": int(tape.t[-1]),
+        "timeframe_s": tape.timeframe_s,
+    }
     return {"split": edges, "clock": clock, "assets": rows}

@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 
 from configs.files import read_json
-from configs.run_dir import RunDir
 from configs.schema import Config
+from configs.unit import Unit
 from ppo.evaluate import Agent, Spans
 from ppo.judge import Scored, cost_levels, judgement
 from ppo.learner.policy import read_policy
@@ -43,7 +43,7 @@ from ppo.portfolio.rules import CLOSE
 from ppo.scoring import SCHEMA, dataset_facts
 from ppo.statistics import moments
 from ppo.trials import Trial
-from training.stages.prepare import load_prepared, write_table
+from training.stages.prepare import Prepared, write_table
 from training.streams import stream
 
 
@@ -65,9 +65,14 @@ class PlayedPortfolio:
     cache_key: str
 
     @property
+    def returns(self) -> np.ndarray:
+        """(T,) mean over the seeds of the return of each row."""
+        return mean_track(self.scored.agents)[0]
+
+    @property
     def trials(self) -> list[Trial]:
         """One: the mean of the seeds, entered for the bars of the run's own dataset."""
-        sharpe = moments(mean_track(self.scored.agents)[0]).sharpe
+        sharpe = moments(self.returns).sharpe
         return [Trial(self.dataset["digest"], *self.own_bounds, cache_key=self.cache_key, sharpe=sharpe)]
 
     def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
@@ -106,31 +111,24 @@ class PlayedPortfolio:
         }
 
 
-def score_portfolio(
-    run: RunDir,
-    config: Config,
-    unit_ids: Sequence[str],
-    cache_key: str,
-    report: Callable[[int, int], None] = lambda done, total: None,
-) -> PlayedPortfolio:
-    """Play a run's portfolio agents on its test part; `report(done, total)` follows, and may raise to stop.
+def score_portfolio(unit: Unit, prepared: Prepared, agents: Sequence[str], cache_key: str) -> PlayedPortfolio:
+    """Play portfolio agents on the test part; the unit hears of each that was played.
 
     Args:
-        run: with `prepare`, `multi_asset/data` and the agents.
-        config: of the run.
-        unit_ids: the units that trained the agents, in the order of their seeds.
+        unit: that scores them.
+        prepared: the run's own dataset.
+        agents: units that trained them, in the order of their seeds.
         cache_key: key of what is scored.
-        report: hears of each agent that has been played.
 
     Raises:
         BadDataError: a file is missing, or there is nothing to play on.
     """
-    prepared, portfolio = load_prepared(run), load_portfolio(run, config)
-    agents = [read_policy(run.unit_dir(unit_id)) for unit_id in unit_ids]
+    run, config = unit.run, unit.config
+    portfolio, policies = load_portfolio(run, config), [read_policy(run.unit_dir(agent)) for agent in agents]
     return PlayedPortfolio(
         tape=portfolio.tape,
         config=config,
-        scored=score(portfolio.tape, config, portfolio.spans("test"), agents, report),
+        scored=score(portfolio.tape, config, portfolio.spans("test"), policies, unit.progress),
         bounds=portfolio.parts["test"],
         dataset=dataset_facts(prepared.dataset),
         listing=read_json(run.require_output(UNIT, "assets.json"))["assets"],

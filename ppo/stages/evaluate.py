@@ -83,6 +83,7 @@ from ppo.evaluate import Agent
 from ppo.joining import joined
 from ppo.judge import score, summary
 from ppo.learner.policy import read_policy
+from ppo.portfolio.evaluate import score_portfolio
 from ppo.scoring import Played, SingleAsset, dataset_facts, enter, judge, write_evaluation
 from ppo.tape import build_tape, spans
 from ppo.targets import targets
@@ -177,21 +178,32 @@ def load_scaler(run: RunDir, unit_id: str) -> Scaler:
 
 def _play_single_asset(name: str, unit: Unit, prepared: Prepared) -> Played:
     run, config = unit.run, unit.config
-    request, predictions = run.request(unit.id), load_predictions(run, "ensemble")
-    agents = sorted(
-        (unit_id for unit_id in request.inputs if unit_id.startswith(f"{name}/seed-")),
-        key=lambda unit_id: int(unit_id.rpartition("-")[2]),
-    )
+    agents, predictions = _agents(name, unit), load_predictions(run, "ensemble")
     tape = build_tape(prepared.bars, prepared.features, predictions, load_scaler(run, agents[0]), config)
     played = spans(tape, *prepared.split.test)
     scored = score(tape, config, played, load_agents(run, agents), predictions, unit.progress)
-    cache_key = f"{request.cache_key}/{name}"
-    return SingleAsset(tape, config, scored, prepared.split.test, dataset_facts(prepared.dataset), cache_key)
+    dataset, cache_key = dataset_facts(prepared.dataset), _cache_key(name, unit)
+    return SingleAsset(tape, config, scored, prepared.split.test, dataset, cache_key)
+
+
+def _play_portfolio(name: str, unit: Unit, prepared: Prepared) -> Played:
+    return score_portfolio(unit, prepared, _agents(name, unit), _cache_key(name, unit))
+
+
+def _agents(name: str, unit: Unit) -> list[str]:
+    """Units of a family's agents in the order of their seeds."""
+    found = (unit_id for unit_id in unit.run.request(unit.id).inputs if unit_id.startswith(f"{name}/seed-"))
+    return sorted(found, key=lambda unit_id: int(unit_id.rpartition("-")[2]))
+
+
+def _cache_key(name: str, unit: Unit) -> str:
+    return f"{unit.run.request(unit.id).cache_key}/{name}"
 
 
 PLAYERS: dict[str, Callable[[str, Unit, Prepared], Played]] = {
     "ppo": _play_single_asset,
     "lstm_ppo": _play_single_asset,
+    "multi_asset": _play_portfolio,
     "walk_forward": joined,
 }
 """How each family's agents are played."""

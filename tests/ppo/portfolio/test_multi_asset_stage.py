@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from configs.run_dir import Request, RunDir
 from configs.unit import Unit
 from ppo.learner.policy import read_policy
 from ppo.portfolio import data
+from ppo.stages import evaluate
 from ppo.stages import multi_asset as stage
 from training.artifacts import load_model
 from training.demo import demo_bars
@@ -34,6 +36,7 @@ SETTINGS = (
     "multi_asset.num_envs=16", "multi_asset.rollout_steps=16", "multi_asset.minibatch_size=64",
     "multi_asset.epochs=1", "multi_asset.timesteps=1024", "multi_asset.hidden=[8]", "multi_asset.eval_slices=2",
     "multi_asset.eval_every_steps=256", "multi_asset.checkpoint_every_steps=256", "ppo.eval_slices=2",
+    "judging.random_shifts=20", "judging.bootstrap_samples=50",
 )  # fmt: skip
 OUTPUTS = {"policy.safetensors", "policy.json", "scaler.json", "history.json", "training.json"}
 
@@ -63,21 +66,21 @@ def template(tmp_path_factory) -> Path:
     run.save_config(config)
     write_json(run.run_json, facts | {"assets": assets})
     work(run, "prepare", prepare)
-    for member in config.ensemble.members:
+    for member in (*config.ensemble.members, "ensemble"):
         work(run, f"classifiers/{member}", classifiers)
-    work(run, stage_unit := data.UNIT, stage)
-    assert run.result(stage_unit)
+    work(run, data.UNIT, stage)
     yield run.root
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
 
 
 def unit_of(run: RunDir, unit_id: str) -> Unit:
-    run.save_request(Request(unit=unit_id, cache_key="key", inputs={}))
+    agents = {name: "digest" for name in (data.UNIT, "multi_asset/seed-0") if unit_id == "evaluate"}
+    run.save_request(Request(unit=unit_id, cache_key="key", inputs=agents))
     return Unit(run, unit_id, run.load_config(), EventLog(run.events, unit_id))
 
 
-def work(run: RunDir, unit_id: str, module) -> dict:
+def work(run: RunDir, unit_id: str, module: ModuleType) -> dict:
     metrics = module.work(unit_of(run, unit_id))
     run.save_result(unit_id, metrics)
     return metrics
@@ -148,6 +151,19 @@ def test_the_agents_files_say_what_it_is(run):
     assert sizes.continuous and sizes.actions == 2 and metrics["start"] == "scratch"
     history = read_json(run.unit_dir("multi_asset/seed-0") / "history.json")
     assert len(history[0]["action_means"]) == 2 and sum("validation" in row for row in history) == 4
+
+
+def test_the_evaluation_scores_the_portfolio_on_the_test_part(run):
+    work(run, "multi_asset/seed-0", stage)
+    metrics = work(run, "evaluate", evaluate)
+    folder = run.unit_dir("evaluate") / "multi_asset"
+    found, facts = read_json(folder / "evaluation.json"), read_json(run.unit_dir(data.UNIT) / "assets.json")
+    assert metrics["families"]["multi_asset"]["verdict"] == metrics["verdict"] == found["verdict"]
+    assert found["portfolio"]["assets"] == ["ADA-USD", "ETH-USD"] and found["portfolio"]["listing"] == facts["assets"]
+    assert facts["split"]["test"][0] <= found["test_range"]["first_t"] < found["test_range"]["last_t"]
+    equity = pd.read_parquet(folder / "equity.parquet")
+    assert len(equity) == found["test_range"]["bars"] == 400 and equity["t"].min() >= facts["split"]["test"][0]
+    assert (pd.read_csv(folder / "trades-seed-0.csv")["asset"].unique() == ["ADA-USD", "ETH-USD"]).all()
 
 
 def test_a_stopped_unit_goes_on_to_the_same_bytes(template, run, tmp_path):
