@@ -10,6 +10,7 @@ The gate runs two of the seeds; `make learning` all of them and the comparison w
 import os
 import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,11 +18,14 @@ import pytest
 from configs.schema import Config, CostsConfig
 from ppo import backend_sb3
 from ppo.evaluate import stateless
+from ppo.learner.policy import handed_over
 from ppo.learner.train import Job, single_asset_job, train
 from ppo.learner.validate import Validation, Validator
+from ppo.pretrain import pretraining_job
 from ppo.rules import HOLD, REVERSE
 from ppo.tape import Tape
 from tests.ppo.planted import BUY_ALL, LOG_ODDS, WEIGHTS, Law, Optimal, follow
+from training.synthetic import preset_parameters
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("torch_of_a_unit")]
 
@@ -94,6 +98,26 @@ def test_the_optimum_without_costs_is_on_the_likelier_side():
     assert (actions[LOG_ODDS > 1, flat] == BUY_ALL).all()
     assert (actions[LOG_ODDS > 1, short] == REVERSE).all()
     assert (actions[LOG_ODDS < -1, long] == REVERSE).all()
+
+
+@pytest.mark.skipif(not IN_FULL, reason="takes minutes; LEARNING=all (make learning) runs it")
+@pytest.mark.parametrize("seed", range(3))
+def test_pre_training_leaves_an_agent_able_to_learn(quick_config, seed):
+    """Pre-training ends in a policy that hardly trades: what it hands over learns all the same."""
+    config = quick_config.model_copy(
+        update={"costs": CostsConfig(fee_frac=5e-4, slippage_frac=0, borrow_frac_per_year=0)}
+    )
+    taught = train(pretraining_job(preset_parameters(config), config, seed)[0]).policy.state_dict()
+    for name, law in LAWS.items():
+        job, tape, play = market(quick_config, law, seed)
+        optimum = total(play(Optimal(law, tape, UNSEEN[0])))
+        starts = {"scratch": None, "handed over": handed_over(taught), "as it is": taught}
+        shares = {
+            begun: total(play(train(replace(job, start=weights)).policy)) / optimum for begun, weights in starts.items()
+        }
+        print(f"\n{name} seed {seed}: " + ", ".join(f"{begun} {share:.1%}" for begun, share in shares.items()))
+        assert shares["handed over"] >= LEAST_SHARE
+        assert shares["handed over"] >= shares["scratch"] - 0.05
 
 
 @pytest.mark.skipif(not IN_FULL, reason="takes minutes; LEARNING=all (make learning) runs it")

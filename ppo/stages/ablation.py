@@ -1,0 +1,133 @@
+"""Stage `ablation`, on demand: units `ablation/seed-<i>` train with against without pre-training, `ablation/summary`
+compares them over all seeds.
+
+A seed is pre-trained as `pretrain/seed-<i>` is, bit for bit; then on each window two agents are trained from
+equal seeds, one from those weights and one from fresh ones. Writes `ablation.parquet` (`ppo.ablation.COLUMNS`), the
+summary `ablation.json` (`ppo.ablation.compare`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from configs.files import write_json
+from configs.schema import Config
+from configs.unit import Unit, run_stage
+from ppo.ablation import ARMS, COLUMNS, CRASH, PRETRAINED, REAL, ablation_windows, compare, outcome
+from ppo.learner.policy import handed_over
+from ppo.learner.train import Job, TrainResult
+from ppo.learner.validate import Validator
+from ppo.pretrain import market_scaler, pretraining_job, scenario_tape, scenarios, whole
+from ppo.stages import pretrain
+from ppo.stages.agent import seed_index
+from ppo.stages.in_turn import Done, train_in_turn
+from ppo.walk_forward import WindowData, load_window, window_job
+from training.determinism import set_up_torch
+from training.stages.prepare import write_table
+from training.stages.synthetic import load_parameters
+
+PRETRAINING = "pretraining"
+SUMMARY = "summary"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one unit of the stage as a process."""
+    return run_stage(argv, work, describe)
+
+
+def work(unit: Unit) -> dict[str, Any]:
+    """Train and play the agents of one seed, or compare those of all seeds."""
+    set_up_torch(unit.config.compute.threads_per_unit)
+    return summarise(unit) if unit.name == SUMMARY else train_arms(unit)
+
+
+def train_arms(unit: Unit) -> dict[str, Any]:
+    """Pre-train one seed, train both arms on every window, play them."""
+    config, arms = unit.config, Arms(unit)
+    names = [PRETRAINING, *(f"{month}.{arm}" for month in ablation_windows(config) for arm in ARMS)]
+    done = train_in_turn(unit, names, arms.job, arms.rows, total_steps(config))
+    rows = [row for name in names[1:] for row in done.facts[name]]
+    write_table(unit.dir / "ablation.parquet", pd.DataFrame(rows, columns=list(COLUMNS)))
+    return {"windows": ablation_windows(config), "rows": len(rows), "steps": done.steps}
+
+
+def summarise(unit: Unit) -> dict[str, Any]:
+    """Compare the rows of all seeds."""
+    paths = [
+        unit.run.require_output(f"ablation/seed-{i}", "ablation.parquet") for i in range(unit.config.ablation.seeds)
+    ]
+    found = compare(pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True), unit.config)
+    write_json(unit.dir / "ablation.json", found)
+    return {"differences": [row for row in found["differences"] if row["where"] in (REAL, CRASH)]}
+
+
+class Arms:
+    """The trainings of one seed; a window's data is loaded once for both of its arms."""
+
+    def __init__(self, unit: Unit) -> None:
+        self._run, self._config, self._seed = unit.run, unit.config, seed_index(unit)
+        self._parameters = load_parameters(unit.run)
+        self._crashes = scenarios(self._parameters, unit.config, "held_out", unit.config.ablation.crash_scenarios)
+        self._month = ""
+        self._data: WindowData | None = None
+
+    def job(self, name: str, done: Done) -> Job:
+        """The job of one training."""
+        config = self._config
+        if name == PRETRAINING:
+            return pretraining_job(self._parameters, config, self._seed)[0]
+        month, _, arm = name.partition(".")
+        job = window_job(self._window(month), config, self._seed)
+        return replace(job, start=handed_over(done.weights[PRETRAINING])) if arm == PRETRAINED else job
+
+    def rows(self, name: str, trained: TrainResult) -> list[dict[str, Any]]:
+        """How the agent of one training did; nothing is played after the pre-training."""
+        if name == PRETRAINING:
+            return []
+        month, _, arm = name.partition(".")
+        data, config = self._window(month), self._config
+        own = {"seed": self._seed, "window": month, "arm": arm}
+        real = Validator(data.tape, data.spans("validation"), config, 1).play(trained.policy)
+        tape, _ = scenario_tape(self._crashes, config, market_scaler(data.scaler))
+        crashes = Validator(tape, whole(tape), config, 1).play(trained.policy)
+        return [own | {"where": REAL, "scenario": -1, "script": ""} | outcome(real, config)] + [
+            own | {"where": CRASH, "scenario": place, "script": script} | outcome(crashes.piece(place), config)
+            for place, script in enumerate(self._crashes.script)
+        ]
+
+    def _window(self, month: str) -> WindowData:
+        if self._data is None or self._month != month:
+            self._month, self._data = month, load_window(self._run, month, self._config)
+        return self._data
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """Facts for `plan`: of one seed's unit; validation on the windows' tails is not counted."""
+    facts = pretrain.describe(config)
+    amounts = {item["name"]: item["amount"] for item in facts["work"]}
+    crashes = trainings(config) * config.ablation.crash_scenarios * config.synthetic.bars
+    amounts |= {"steps": total_steps(config), "validation decisions": amounts["validation decisions"] + crashes}
+    own = [item | {"amount": amounts[item["name"]], "units": "ablation/seed-*"} for item in facts["work"]]
+    return facts | {"work": own}
+
+
+def calibrate(config: Config, budget_s: float) -> dict[str, float]:
+    """Rates of the stage's work on this machine: those of pre-training."""
+    return pretrain.calibrate(config, budget_s)
+
+
+def trainings(config: Config) -> int:
+    """Of one seed, after its pre-training."""
+    return min(config.ablation.windows, config.walk_forward.windows) * len(ARMS)
+
+
+def total_steps(config: Config) -> int:
+    """Of all trainings of one seed."""
+    return config.pretrain.timesteps + trainings(config) * config.walk_forward.timesteps
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

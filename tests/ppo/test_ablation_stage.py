@@ -1,0 +1,145 @@
+"""Units of the ablation: their rows, their pairing, stop and resume, the summary."""
+
+import pandas as pd
+import pytest
+import torch
+
+from configs.errors import StopRequested
+from configs.events import EventLog
+from configs.files import read_json, write_json
+from configs.run_dir import Request, RunDir
+from configs.schema import Config
+from ppo.ablation import ARMS, COLUMNS, compare
+from ppo.learner.train import train
+from ppo.pretrain import pretraining_job
+from ppo.stages import ablation as stage
+from ppo.stages import walk_forward
+from ppo.stages.in_turn import Done
+from ppo.walk_forward import load_window, window_job
+from tests.ppo.test_walk_forward_stage import CLASSIFIER, Stopping, copied, digests, prepare
+from training.synthetic import preset_parameters
+
+pytestmark = pytest.mark.slow
+UNITS = ("ablation/seed-0", "ablation/seed-1")
+SETTINGS = (
+    "synthetic.scenarios=3", "synthetic.bars=500", "pretrain.timesteps=384", "ablation.seeds=2", "ablation.windows=2",
+    "ablation.crash_scenarios=5",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def torch_as_before():
+    """A stage sets torch up for its own process; here it is put back."""
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def work(run: RunDir, unit_id: str, of=stage, after: int = 0) -> None:
+    run.save_request(Request(unit=unit_id, cache_key="key", inputs={}))
+    unit = Stopping(run, unit_id, run.load_config(), EventLog(run.events, unit_id))
+    unit.after = after
+    run.clear_outputs(unit_id)
+    run.save_result(unit_id, of.work(unit))
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> RunDir:
+    """A run up to its monthly predictions."""
+    run = prepare(tmp_path_factory.mktemp("ablation") / "run", lambda bars: bars, *SETTINGS)
+    parameters = preset_parameters(run.load_config())
+    write_json(run.unit_dir("synthetic") / "parameters.json", parameters.to_json())
+    work(run, CLASSIFIER, walk_forward)
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(template, tmp_path_factory) -> RunDir:
+    """All units, done without a break; tests only read it."""
+    run = copied(template, tmp_path_factory.mktemp("finished") / "run")
+    for unit_id in (*UNITS, "ablation/summary"):
+        work(run, unit_id)
+    return run
+
+
+def rows_of(run: RunDir, unit_id: str) -> pd.DataFrame:
+    return pd.read_parquet(run.unit_dir(unit_id) / "ablation.parquet")
+
+
+def test_each_agent_has_a_row_for_real_bars_and_for_each_crash(finished):
+    rows = rows_of(finished, UNITS[1])
+    assert tuple(rows.columns) == COLUMNS
+    assert len(rows) == 2 * len(ARMS) * (1 + 5)
+    assert set(rows["seed"]) == {1} and set(rows["window"]) == {"2023-03", "2023-04"}
+    counted = rows.groupby(["window", "arm", "where"]).size().unstack()
+    assert (counted["real"] == 1).all() and (counted["crash"] == 5).all()
+    assert rows.loc[rows["where"] == "crash", "script"].nunique() == 5
+    arms = rows.pivot_table(index=["window", "where", "scenario"], columns="arm", values="log_return")
+    assert (arms["pretrained"] != arms["scratch"]).any()
+
+
+def test_the_arm_from_scratch_is_the_agent_of_the_window(finished):
+    """The same weights as a training of walk-forward's own job: same seed, same streams, same bars."""
+    config = finished.load_config()
+    job = window_job(load_window(finished, "2023-03", config), config, 0)
+    alone = train(job)
+    arms = stage.Arms(unit_of(finished, UNITS[0], config))
+    assert arms.job("2023-03.scratch", Done()).seed == job.seed
+    expected = rows_of(finished, UNITS[0])
+    got = pd.DataFrame(arms.rows("2023-03.scratch", alone))[list(COLUMNS)]
+    own = expected[(expected["window"] == "2023-03") & (expected["arm"] == "scratch")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(got, own)
+
+
+def test_the_other_arm_starts_from_this_seed_s_own_pre_training(finished):
+    config = finished.load_config()
+    taught = train(pretraining_job(preset_parameters(config), config, 1)[0]).policy.state_dict()
+    arms = stage.Arms(unit_of(finished, UNITS[1], config))
+    begun = arms.job("2023-04.pretrained", Done(weights={stage.PRETRAINING: taught})).start
+    assert all(torch.equal(begun[name], taught[name]) for name in begun)
+    assert not any(name.startswith("logits_head") for name in begun)
+
+
+def unit_of(run: RunDir, unit_id: str, config: Config) -> Stopping:
+    return Stopping(run, unit_id, config, EventLog(run.events, unit_id))
+
+
+@pytest.mark.parametrize("stops", [(1, 1, 1), (3, 2, 4)], ids=["each rollout", "some"])
+def test_a_unit_stopped_inside_and_between_trainings_ends_with_the_same_bytes(template, finished, tmp_path, stops):
+    run = copied(template, tmp_path / "run")
+    for after in stops:
+        with pytest.raises(StopRequested):
+            work(run, UNITS[0], after=after)
+    work(run, UNITS[0])
+    assert digests(run, UNITS[0]) == digests(finished, UNITS[0])
+
+
+def test_the_summary_compares_the_rows_of_all_seeds(finished):
+    summary = read_json(finished.unit_dir("ablation/summary") / "ablation.json")
+    rows = pd.concat([rows_of(finished, unit_id) for unit_id in UNITS], ignore_index=True)
+    assert summary == compare(rows, finished.load_config())
+    assert summary["seeds"] == [0, 1] and summary["windows"] == ["2023-03", "2023-04"]
+    shown = finished.result("ablation/summary").metrics["differences"]
+    assert {row["where"] for row in shown} == {"real", "crash"}
+
+
+def test_the_description_names_what_calibration_measures(finished):
+    config = finished.load_config()
+    work_items = stage.describe(config)["work"]
+    assert {item["name"] for item in work_items} == set(stage.calibrate(config, 0.1))
+    steps = next(item["amount"] for item in work_items if item["name"] == "steps")
+    assert steps == 384 + 2 * 2 * 384
+
+
+def test_nothing_of_the_test_months_is_played(template, finished, tmp_path):
+    """The bars from the first test month of the last window on are changed; not one row is."""
+    run = copied(template, tmp_path / "run")
+    path = run.unit_dir("prepare") / "bars.parquet"
+    bars = pd.read_parquet(path)
+    last = bars["t"] >= int(pd.Timestamp("2023-04-01", tz="UTC").timestamp())
+    assert last.any()
+    bars.loc[last, ["open", "high", "low", "close"]] *= 3
+    bars.to_parquet(path, index=False)
+    work(run, UNITS[0])
+    assert digests(run, UNITS[0]) == digests(finished, UNITS[0])
