@@ -5,6 +5,8 @@ The bars are read again from the dataset and must be those the run was made for.
 
 from __future__ import annotations
 
+import tempfile
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ import pandas as pd
 from configs.errors import BadDataError
 from configs.files import atomic_path, read_json, write_json
 from configs.run_dir import RunDir
-from configs.schema import Config
+from configs.schema import Config, DatasetConfig
 from configs.unit import Unit, run_stage
+from training.demo import demo_bars
 from training.features import FEATURE_NAMES, compute, warmup_bars
 from training.labels import label_values
-from training.market import Bars, assign_segments, segment_bounds
+from training.market import VALUE_COLUMNS, Bars, assign_segments, segment_bounds
 from training.sources.load import load_dataset
 from training.splits import (
     Split,
@@ -38,6 +41,7 @@ BASE_MEMORY_BYTES = 250_000_000
 BYTES_PER_BAR = 1_000
 """Bars and features, their tables on the way to the disk, and the source file's text; rounded up."""
 NOMINAL_BARS = 100_000
+WORK = "bars read and features computed"
 BARS_PER_S = 100_000.0
 """Bars read, checked, computed and written per second on a 2-core machine; a long text file is slower to read."""
 
@@ -89,8 +93,25 @@ def describe(config: Config) -> dict[str, Any]:
     return {
         "bars_needed": bars_needed(config),
         "memory_bytes": BASE_MEMORY_BYTES + BYTES_PER_BAR * max(NOMINAL_BARS, bars_needed(config)),
-        "work": [{"name": "bars read and features computed", "amount": 1, "per": "bar", "rate_per_s": BARS_PER_S}],
+        "work": [{"name": WORK, "amount": 1, "per": "bar", "rate_per_s": BARS_PER_S}],
     }
+
+
+def calibrate(config: Config, budget_s: float) -> dict[str, float]:
+    """Rate of the unit's work on this machine: the bars of DEMO-USD_1H as a file are read, computed and written."""
+    bars = demo_bars(config.market.max_gap_s)
+    options = DatasetConfig(name="MADE-USD_1H", asset_class="crypto")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{options.name}.csv"
+        bars.frame()[["t", *VALUE_COLUMNS]].to_csv(path, index=False)
+        done, begun_s = 0, time.perf_counter()
+        while not done or time.perf_counter() - begun_s < budget_s:
+            read, _ = load_dataset(options.name, [], options=options, path=path)
+            features = pd.DataFrame(compute(read, config.features), columns=list(FEATURE_NAMES))
+            write_table(Path(folder) / "bars.parquet", read.frame())
+            write_table(Path(folder) / "features.parquet", features)
+            done += len(read)
+        return {WORK: done / (time.perf_counter() - begun_s)}
 
 
 def load_prepared(run: RunDir, rows: list[tuple] | None = None) -> Prepared:
