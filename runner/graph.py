@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from configs.calendar import shifted
 from configs.errors import ConfigError
 from configs.schema import Config
 
@@ -105,6 +106,10 @@ def _ppo_units(config: Config) -> Units:
     return {f"ppo/seed-{seed}": Inputs(needs, (f"pretrain/seed-{seed}",)) for seed in range(config.agent.seeds)}
 
 
+def _lstm_ppo_units(config: Config) -> Units:
+    return {f"lstm_ppo/seed-{seed}": Inputs(("prepare", "classifiers/ensemble")) for seed in range(config.agent.seeds)}
+
+
 def _portfolio_data_units(config: Config) -> Units:
     return {"multi_asset/data": Inputs(("prepare", *(f"classifiers/{name}" for name in config.ensemble.members)))}
 
@@ -113,8 +118,33 @@ def _portfolio_agent_units(config: Config) -> Units:
     return {f"multi_asset/seed-{seed}": Inputs(("multi_asset/data",)) for seed in range(config.agent.seeds)}
 
 
+def test_months(config: Config) -> list[str]:
+    """The test months of the walk-forward; none before they were fitted to the data."""
+    walk_forward = config.walk_forward
+    count = walk_forward.windows if walk_forward.first_test_month else 0
+    return [shifted(walk_forward.first_test_month, number) for number in range(count)]
+
+
+def _monthly_member_units(config: Config) -> Units:
+    members = config.ensemble.members if test_months(config) else ()
+    return {f"walk_forward/classifier-{name}": Inputs(("prepare",)) for name in members}
+
+
+def _window_units(config: Config) -> Units:
+    start, needs = config.walk_forward.start, ("prepare", *_monthly_member_units(config))
+    wants = tuple(_pretrain_units(config)) if start == "pretrained" else ()
+    units: Units = {}
+    for month in test_months(config):
+        before = tuple(units)[-1:] if start == "chain" else ()
+        units[f"walk_forward/{month}"] = Inputs((*needs, *before), wants)
+    return units
+
+
 def _evaluate_units(config: Config) -> Units:
-    agents = (*_ppo_units(config),)
+    agents = (
+        *(*_pretrain_units(config), *_ppo_units(config), *_lstm_ppo_units(config)),
+        *(*_portfolio_data_units(config), *_portfolio_agent_units(config), *_window_units(config)),
+    )
     return {"evaluate": Inputs(("prepare", *_member_units(config), *_ensemble_units(config)), agents)}
 
 
@@ -202,6 +232,19 @@ STAGES = (
         ),
     ),
     Stage(
+        name="lstm_ppo",
+        module="ppo.stages.lstm_ppo",
+        packages=GAME,
+        kinds=(
+            Kind(
+                units=_lstm_ppo_units,
+                settings=("features", "ensemble", "market", "costs", "env", "lstm_ppo", *COLLAPSE_SETTINGS),
+                uses_gpu=True,
+                halvable="lstm_ppo.minibatch_size",
+            ),
+        ),
+    ),
+    Stage(
         name="multi_asset",
         module="ppo.stages.multi_asset",
         packages=GAME,
@@ -223,6 +266,30 @@ STAGES = (
                 ),
                 uses_gpu=True,
                 halvable="multi_asset.minibatch_size",
+            ),
+        ),
+    ),
+    Stage(
+        name="walk_forward",
+        module="ppo.stages.walk_forward",
+        packages=GAME,
+        kinds=(
+            Kind(
+                units=_monthly_member_units,
+                settings=("features", "labels", "classifiers", "walk_forward"),
+                ignored=("classifiers.members",),
+                uses_gpu=True,
+                halvable="classifiers.batch_size",
+            ),
+            Kind(
+                units=_window_units,
+                settings=(
+                    *("features", "labels", "ensemble", "market", "costs", "env", "agent.seeds", "ppo", "walk_forward"),
+                    *("judging",),
+                ),
+                ignored=("walk_forward.windows",),
+                uses_gpu=True,
+                halvable="ppo.minibatch_size",
             ),
         ),
     ),
