@@ -10,26 +10,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from configs.calendar import shifted
 from configs.errors import ConfigError
 from configs.schema import Config
+from runner import expansion
+from runner.expansion import Inputs, Units
 
 TRAINING = ("configs", "training")
 GAME = ("configs", "training", "ppo")
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The units whose files a unit reads."""
-
-    needs: tuple[str, ...] = ()
-    """It cannot do without these."""
-    wants: tuple[str, ...] = ()
-    """It waits for these where they are part of the start, and goes without those that are left out."""
-
-
-Units = dict[str, Inputs]
-"""Unit id -> what it reads."""
 
 
 @dataclass(frozen=True)
@@ -81,73 +68,6 @@ class Unit:
     max_attempts: int = 1
 
 
-def _prepare_units(_config: Config) -> Units:
-    return {"prepare": Inputs()}
-
-
-def _synthetic_units(_config: Config) -> Units:
-    return {"synthetic": Inputs(("prepare",))}
-
-
-def _pretrain_units(config: Config) -> Units:
-    return {f"pretrain/seed-{seed}": Inputs(("prepare", "synthetic")) for seed in range(config.agent.seeds)}
-
-
-def _member_units(config: Config) -> Units:
-    return {f"classifiers/{name}": Inputs(("prepare",)) for name in config.classifiers.members}
-
-
-def _ensemble_units(config: Config) -> Units:
-    return {"classifiers/ensemble": Inputs(("prepare", *_member_units(config)))}
-
-
-def _ppo_units(config: Config) -> Units:
-    needs = ("prepare", "classifiers/ensemble")
-    return {f"ppo/seed-{seed}": Inputs(needs, (f"pretrain/seed-{seed}",)) for seed in range(config.agent.seeds)}
-
-
-def _lstm_ppo_units(config: Config) -> Units:
-    return {f"lstm_ppo/seed-{seed}": Inputs(("prepare", "classifiers/ensemble")) for seed in range(config.agent.seeds)}
-
-
-def _portfolio_data_units(config: Config) -> Units:
-    return {"multi_asset/data": Inputs(("prepare", *(f"classifiers/{name}" for name in config.ensemble.members)))}
-
-
-def _portfolio_agent_units(config: Config) -> Units:
-    return {f"multi_asset/seed-{seed}": Inputs(("multi_asset/data",)) for seed in range(config.agent.seeds)}
-
-
-def test_months(config: Config) -> list[str]:
-    """The test months of the walk-forward; none before they were fitted to the data."""
-    walk_forward = config.walk_forward
-    count = walk_forward.windows if walk_forward.first_test_month else 0
-    return [shifted(walk_forward.first_test_month, number) for number in range(count)]
-
-
-def _monthly_member_units(config: Config) -> Units:
-    members = config.ensemble.members if test_months(config) else ()
-    return {f"walk_forward/classifier-{name}": Inputs(("prepare",)) for name in members}
-
-
-def _window_units(config: Config) -> Units:
-    start, needs = config.walk_forward.start, ("prepare", *_monthly_member_units(config))
-    wants = tuple(_pretrain_units(config)) if start == "pretrained" else ()
-    units: Units = {}
-    for month in test_months(config):
-        before = tuple(units)[-1:] if start == "chain" else ()
-        units[f"walk_forward/{month}"] = Inputs((*needs, *before), wants)
-    return units
-
-
-def _evaluate_units(config: Config) -> Units:
-    agents = (
-        *(*_pretrain_units(config), *_ppo_units(config), *_lstm_ppo_units(config)),
-        *(*_portfolio_data_units(config), *_portfolio_agent_units(config), *_window_units(config)),
-    )
-    return {"evaluate": Inputs(("prepare", *_member_units(config), *_ensemble_units(config)), agents)}
-
-
 LENGTH_SETTINGS = (
     "labels.horizon_bars",
     "labels.kind",
@@ -166,7 +86,7 @@ STAGES = (
         packages=TRAINING,
         kinds=(
             Kind(
-                units=_prepare_units,
+                units=expansion.prepare_units,
                 settings=("dataset", "market", "features", "splits", *LENGTH_SETTINGS),
                 datasets=lambda config: (config.dataset.name,),
             ),
@@ -178,7 +98,7 @@ STAGES = (
         packages=TRAINING,
         kinds=(
             Kind(
-                units=_synthetic_units,
+                units=expansion.synthetic_units,
                 settings=("dataset.name", "synthetic", "splits", "market", *WINDOW_SETTINGS),
             ),
         ),
@@ -189,7 +109,7 @@ STAGES = (
         packages=GAME,
         kinds=(
             Kind(
-                units=_pretrain_units,
+                units=expansion.pretrain_units,
                 settings=(
                     *("dataset.name", "features", "ensemble", "market", "costs", "env", "ppo", "synthetic", "pretrain"),
                     *COLLAPSE_SETTINGS,
@@ -205,13 +125,13 @@ STAGES = (
         packages=TRAINING,
         kinds=(
             Kind(
-                units=_member_units,
+                units=expansion.member_units,
                 settings=("features", "labels", "splits", "classifiers"),
                 ignored=("classifiers.members",),
                 uses_gpu=True,
                 halvable="classifiers.batch_size",
             ),
-            Kind(units=_ensemble_units, settings=("features", "labels", "splits", "classifiers", "ensemble")),
+            Kind(units=expansion.ensemble_units, settings=("features", "labels", "splits", "classifiers", "ensemble")),
         ),
     ),
     Stage(
@@ -220,7 +140,7 @@ STAGES = (
         packages=GAME,
         kinds=(
             Kind(
-                units=_ppo_units,
+                units=expansion.ppo_units,
                 settings=(
                     *("features", "splits", "ensemble", "market", "costs", "env", "agent", "ppo"),
                     *COLLAPSE_SETTINGS,
@@ -237,7 +157,7 @@ STAGES = (
         packages=GAME,
         kinds=(
             Kind(
-                units=_lstm_ppo_units,
+                units=expansion.lstm_ppo_units,
                 settings=("features", "ensemble", "market", "costs", "env", "lstm_ppo", *COLLAPSE_SETTINGS),
                 uses_gpu=True,
                 halvable="lstm_ppo.minibatch_size",
@@ -250,7 +170,7 @@ STAGES = (
         packages=GAME,
         kinds=(
             Kind(
-                units=_portfolio_data_units,
+                units=expansion.portfolio_data_units,
                 settings=(
                     *("dataset", "features", "labels", "classifiers", "ensemble", "market"),
                     *("multi_asset.assets", "env.observation_clip"),
@@ -259,7 +179,7 @@ STAGES = (
                 uses_gpu=True,
             ),
             Kind(
-                units=_portfolio_agent_units,
+                units=expansion.portfolio_agent_units,
                 settings=(
                     *("dataset.name", "features", "ensemble", "market", "costs", "env", "multi_asset"),
                     *COLLAPSE_SETTINGS,
@@ -275,17 +195,17 @@ STAGES = (
         packages=GAME,
         kinds=(
             Kind(
-                units=_monthly_member_units,
+                units=expansion.monthly_member_units,
                 settings=("features", "labels", "classifiers", "walk_forward"),
                 ignored=("classifiers.members",),
                 uses_gpu=True,
                 halvable="classifiers.batch_size",
             ),
             Kind(
-                units=_window_units,
+                units=expansion.window_units,
                 settings=(
-                    *("features", "labels", "ensemble", "market", "costs", "env", "agent.seeds", "ppo", "walk_forward"),
-                    *("judging",),
+                    *("features", "ensemble", "market", "costs", "env", "agent.seeds", "ppo", "walk_forward"),
+                    *("labels.horizon_bars", "judging.cost_sweep_bps", *COLLAPSE_SETTINGS),
                 ),
                 ignored=("walk_forward.windows",),
                 uses_gpu=True,
@@ -299,7 +219,7 @@ STAGES = (
         packages=GAME,
         kinds=(
             Kind(
-                units=_evaluate_units,
+                units=expansion.evaluate_units,
                 settings=(
                     *("features", "labels", "splits", "ensemble", "classifiers.members"),
                     *("classifiers.folds", "classifiers.lookback_bars"),

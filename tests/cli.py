@@ -27,6 +27,14 @@ TINY = [
     "pretrain.timesteps=16384",
     "multi_asset.timesteps=16384",
     "multi_asset.eval_every_steps=8192",
+    "lstm_ppo.timesteps=16384",
+    "lstm_ppo.eval_every_steps=8192",
+    "lstm_ppo.memory_units=16",
+    "walk_forward.smoke=true",
+    "walk_forward.train_months=1",
+    "walk_forward.windows=2",
+    "walk_forward.timesteps=8192",
+    "walk_forward.epochs=1",
 ]
 """Settings that visit every stage in seconds."""
 BASE = ("--stages", "prepare,classifiers,ppo,evaluate")

@@ -13,22 +13,27 @@ def configured(*settings: str):
     return resolve("DEMO-USD_1H", "quick", settings=settings).config
 
 
+WINDOWS = ("walk_forward.windows=2", "walk_forward.first_test_month=2020-12")
+
+
 def unit_of(config, unit_id: str):
     return next(unit for unit in expand(config) if unit.id == unit_id)
 
 
 def test_the_configuration_decides_which_units_exist():
-    config = configured("agent.seeds=2", "classifiers.members=[gru, dlstm]", "ensemble.members=[gru]")
+    config = configured("agent.seeds=2", "classifiers.members=[gru, dlstm]", "ensemble.members=[gru]", *WINDOWS)
     assert [unit.id for unit in expand(config)] == [
         "prepare", "synthetic", "pretrain/seed-0", "pretrain/seed-1",
         "classifiers/gru", "classifiers/dlstm", "classifiers/ensemble",
-        "ppo/seed-0", "ppo/seed-1", "multi_asset/data", "multi_asset/seed-0", "multi_asset/seed-1", "evaluate",
+        "ppo/seed-0", "ppo/seed-1", "lstm_ppo/seed-0", "lstm_ppo/seed-1",
+        "multi_asset/data", "multi_asset/seed-0", "multi_asset/seed-1",
+        "walk_forward/classifier-gru", "walk_forward/2020-12", "walk_forward/2021-01", "evaluate",
     ]  # fmt: skip
 
 
 def test_every_unit_comes_after_what_it_needs():
     seen: set[str] = set()
-    for unit in expand(configured()):
+    for unit in expand(configured(*WINDOWS, "walk_forward.start=chain")):
         assert {*unit.needs, *unit.wants} <= seen
         seen.add(unit.id)
 
@@ -66,6 +71,22 @@ def test_the_needs_of_chosen_units_come_along():
     assert {"prepare", "classifiers/lstm", "classifiers/ensemble", "ppo/seed-1"} <= set(ids)
 
 
+def test_months_wait_for_each_other_only_where_one_begins_with_the_weights_of_the_one_before():
+    def inputs(start: str):
+        unit = unit_of(configured(*WINDOWS, "agent.seeds=1", f"walk_forward.start={start}"), "walk_forward/2021-01")
+        return {*unit.needs} - {"prepare"}, unit.wants
+
+    classifiers = {"walk_forward/classifier-dlstm", "walk_forward/classifier-bilstm"}
+    assert inputs("scratch") == (classifiers, ())
+    assert inputs("pretrained") == (classifiers, ("pretrain/seed-0",))
+    assert inputs("chain") == (classifiers | {"walk_forward/2020-12"}, ())
+
+
+def test_there_are_no_windows_before_they_were_fitted_to_the_data():
+    assert not any(unit.stage == "walk_forward" for unit in expand(configured()))
+    assert not any(unit.stage == "walk_forward" for unit in expand(configured(*WINDOWS, "walk_forward.windows=0")))
+
+
 def test_what_is_wanted_comes_along_only_where_it_is_asked_for():
     units = expand(configured())
     evaluate = [unit_of(configured(), "evaluate")]
@@ -90,6 +111,9 @@ def test_nobody_wants_a_unit_that_is_left_out():
         ("agent.seeds=5", set(), {"pretrain/seed-0", "ppo/seed-0", "classifiers/gru"}),
         ("classifiers.members=[dlstm, bilstm]", {"classifiers/ensemble", "evaluate"}, {"classifiers/dlstm"}),
         ("synthetic.bars=900", {"synthetic", "pretrain/seed-0"}, {"prepare", "classifiers/gru"}),
+        ("lstm_ppo.epochs=3", {"lstm_ppo/seed-0"}, {"ppo/seed-0", "walk_forward/2021-01"}),
+        ("walk_forward.epochs=9", {"walk_forward/classifier-dlstm"}, {"synthetic", "ppo/seed-0"}),
+        ("walk_forward.windows=3", {"synthetic", "walk_forward/classifier-dlstm"}, {"walk_forward/2021-01"}),
         ("multi_asset.epochs=3", {"multi_asset/seed-0"}, {"multi_asset/data", "ppo/seed-0"}),
         ("multi_asset.assets=[DEMO-USD, X-USD]", {"multi_asset/data", "multi_asset/seed-0"}, {"prepare", "ppo/seed-0"}),
         ("seed=7", {"prepare", "synthetic", "classifiers/gru", "ppo/seed-0", "evaluate"}, set()),
@@ -100,16 +124,16 @@ def test_a_setting_enters_the_keys_of_the_units_that_read_it_and_no_others(setti
     def settings(config, unit_id):
         return settings_of(unit_of(config, unit_id), config)
 
-    before, after = configured(), configured(setting)
+    before, after = configured(*WINDOWS), configured(*WINDOWS, setting)
     assert {name for name in changed | unchanged if settings(before, name) != settings(after, name)} == changed
 
 
 def test_only_a_gpu_run_holds_units_to_the_gpu():
-    config = configured()
+    config = configured(*WINDOWS)
     on_gpu = config.model_copy(update={"compute": config.compute.model_copy(update={"device": "cuda"})})
     assert not any(unit.uses_gpu for unit in expand(config))
     assert {unit.stage for unit in expand(on_gpu) if unit.uses_gpu} == {
-        "pretrain", "classifiers", "ppo", "multi_asset",
+        "pretrain", "classifiers", "ppo", "lstm_ppo", "multi_asset", "walk_forward",
     }  # fmt: skip
 
 
