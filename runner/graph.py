@@ -223,7 +223,7 @@ STAGES = (
                 settings=(
                     *("features", "labels", "splits", "ensemble", "classifiers.members"),
                     *("classifiers.folds", "classifiers.lookback_bars"),
-                    *("market", "costs", "env", "agent", "judging"),
+                    *("market", "costs", "env", "judging", "walk_forward.train_months", *WINDOW_SETTINGS),
                     *("multi_asset.gross_limit", "multi_asset.asset_cap"),
                     *("multi_asset.allow_short", "multi_asset.rebalance_threshold"),
                 ),
