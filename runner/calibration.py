@@ -143,13 +143,16 @@ def _measure(
         run = RunDir(Path(folder))
         run.save_config(config)
         for number, module in enumerate(modules, start=1):
-            if time.monotonic() - begun_s > MOST_S:
+            left_s = MOST_S - (time.monotonic() - begun_s)
+            if left_s <= 0:
+                tell(f"measuring took {MOST_S:.0f} s; {len(modules) - number + 1} more keep their nominal rates")
                 return
             tell(f"measuring how fast this machine is: {module.rpartition('.')[2]} ({number} of {len(modules)})")
             command = [sys.executable, "-m", "configs.describe", "--run-dir", folder, "--calibrate"]
             command += ["--seconds", f"{budgets[module]:.3f}", "--since", f"{time.time():.3f}", module]
             try:
-                answers = ask_together([command] * side_by_side[module], threads=config.compute.threads_per_unit)
+                threads = config.compute.threads_per_unit
+                answers = ask_together([command] * side_by_side[module], threads=threads, limit_s=left_s)
             except ProjectError as error:
                 tell(f"{module} could not be measured ({error}); its nominal rates are taken")
                 continue

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -86,12 +86,21 @@ def ask(command: Sequence[str], heard: Callable[[str], None] = lambda _line: Non
 
 
 def ask_together(
-    commands: Sequence[Sequence[str]], heard: Callable[[str], None] = lambda _line: None, threads: int = 1
+    commands: Sequence[Sequence[str]],
+    heard: Callable[[str], None] = lambda _line: None,
+    threads: int = 1,
+    limit_s: float = 0.0,
 ) -> list[Any]:
     """`ask` of several processes that run at the same time; their answers in order.
 
+    Args:
+        commands: what to run.
+        heard: called with each line on the stderr of any of them.
+        threads: what the numeric libraries of each may use.
+        limit_s: those that have not ended by then are killed; 0 waits for ever.
+
     Raises:
-        ProjectError: one failed; the others have ended, too.
+        ProjectError: one failed or was killed; the others have ended, too.
     """
     asked: list[_Asked] = []
     with contextlib.ExitStack() as closing:
@@ -100,7 +109,8 @@ def ask_together(
                 asked.append(_Asked.start(command, heard, threads))
                 closing.enter_context(asked[-1].process)
                 asked[-1].listener.start()  # not before an interruption would end it
-            texts = [one.wait() for one in asked]
+            with _killing(asked, limit_s):
+                texts = [one.wait() for one in asked]
         except KeyboardInterrupt:
             for one in asked:
                 one.process.kill()
@@ -150,6 +160,26 @@ class _Asked:
             return json.loads(text)
         except ValueError as error:
             raise ProcessFailedError(f"{self.title} answered no JSON but {text[:200]!r}") from error
+
+
+@contextlib.contextmanager
+def _killing(asked: Sequence[_Asked], limit_s: float) -> Iterator[None]:
+    """Kill after `limit_s` what has not ended by then."""
+    if not limit_s:
+        yield
+        return
+
+    def kill_all() -> None:
+        for one in asked:
+            one.process.kill()
+
+    killer = threading.Timer(limit_s, kill_all)
+    killer.start()
+    try:
+        yield
+    finally:
+        killer.cancel()
+        killer.join()
 
 
 def _listen(stream: IO[str], said: list[str], heard: Callable[[str], None]) -> None:

@@ -1,6 +1,7 @@
 """What is measured is measured once, by as many processes as run side by side, and never breaks a run."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from configs.run_dir import RunDir
 from runner.calibration import FILE_NAME, START_S, Measured, checkpoint_cost_s, speeds
 from runner.graph import Unit
 from runner.identity import Keys
+from runner.process import ProcessFailedError, ask_together
 from runner.schedule import Places
 
 MEASURED = "tests.runner.fixture_stages.measured"
@@ -99,6 +101,12 @@ def test_a_stage_that_cannot_be_measured_keeps_its_nominal_rates(tmp_path):
     assert not found.rates and "no luck" in heard[-1]
 
 
+def test_a_measurement_that_does_not_end_is_ended():
+    sleeps = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+    with pytest.raises(ProcessFailedError, match="ended with status -9"):
+        ask_together([sleeps, sleeps], limit_s=0.2)
+
+
 def test_a_rate_comes_with_its_range():
     assert Measured.of([9.0, 11.0]) == Measured(pytest.approx(8.1), 10.0, pytest.approx(12.1))
     item = {"name": "steps", "rate_per_s": 5}
@@ -121,7 +129,6 @@ def test_the_cost_of_a_checkpoint_is_measured_where_the_run_is_to_lie(tmp_path):
 def test_stages_measure_what_they_say_they_do(tmp_path):
     """Every module of the graph: what it measures is its own work, a finite positive rate of each."""
     import subprocess
-    import sys
 
     from runner.graph import STAGES
     from runner.plan import describe
