@@ -6,7 +6,7 @@ from typing import Any
 
 from configs.load import differing_keys
 from configs.run_dir import RunDir
-from runner.summary import rows_of, run_object
+from runner.summary import family_rows, rows_of, run_object
 
 FIGURES = ("sharpe", "total_return", "max_drawdown", "trades")
 
@@ -14,7 +14,7 @@ FIGURES = ("sharpe", "total_return", "max_drawdown", "trades")
 def comparison(one: RunDir, other: RunDir) -> dict[str, Any]:
     """`runs`, `differences` (of configuration, data, code, dependencies), `verdicts` and `figures`.
 
-    `figures` has a row per agent and baseline: {"name", "<figure>": [value of one, value of the other]}.
+    `figures` has a row per agent, baseline and kind of agents: {"name", "<figure>": [of one, of the other]}.
     """
     identities = [run.load_facts() for run in (one, other)]
     configs = [run.load_config().model_dump(mode="json") for run in (one, other)]
@@ -24,7 +24,7 @@ def comparison(one: RunDir, other: RunDir) -> dict[str, Any]:
         if left != right:
             differences.append(f"digest of the {title}: {left} -> {right}")
     summaries = [run_object(run, 0) for run in (one, other)]
-    tables = [dict(rows_of(summary)) for summary in summaries]
+    tables = [dict(rows_of(summary) + family_rows(summary)) for summary in summaries]
     names = list(dict.fromkeys([*tables[0], *tables[1]]))
     return {
         "runs": [one.run_id, other.run_id],

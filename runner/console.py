@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -19,8 +20,8 @@ from rich.text import Text
 
 from runner.preflight.check import human_bytes
 from runner.say import say
-from runner.summary import rows_of
-from runner.view import RunView, UnitView
+from runner.summary import family_rows, rows_of
+from runner.view import RunView, UnitView, folded
 
 LIVE_EVERY_S = 0.25
 STOPPING = "stopping at the next safe boundary; Ctrl-C again kills"
@@ -39,6 +40,10 @@ VERDICT_STYLES = {"edge": "bold green", "no evidence of an edge": "bold yellow",
 FIGURES = {"sharpe": "{:.2f}", "total_return": "{:+.1%}", "max_drawdown": "{:.1%}", "trades": "{:,.0f}"}
 FIGURE_TITLES = ("Sharpe", "return", "max drawdown", "trades")
 MAX_VALUES = 4
+MOST_UNITS_SHOWN = 16
+"""More are folded into a line for each stage, so that a run of many windows fits 24 lines."""
+OWN_LINE = ("running", "failed", "stopped")
+"""States of units that are shown below their folded stage."""
 
 
 @contextmanager
@@ -111,13 +116,13 @@ def render_view(view: RunView, title: str, now_t: float) -> RenderableType:
     )
     table.add_column("unit", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    table.add_column("progress", width=22, no_wrap=True)
+    table.add_column("progress", width=12, no_wrap=True)
     table.add_column("rate", justify="right", no_wrap=True)
     table.add_column("left", justify="right", no_wrap=True)
     table.add_column("elapsed", justify="right", no_wrap=True)
     table.add_column("last values", ratio=1, no_wrap=True, overflow="ellipsis")
-    for unit in view.units.values():
-        table.add_row(*_cells(unit, now_t))
+    for row in _rows(view):
+        table.add_row(*_cells(row, now_t))
     lines = [Text(gate_text(gate), style="dim" if gate["verdict"] == "open" else "yellow") for gate in view.gates]
     lines.append(Text(_load_line(view, now_t), style="dim"))
     if view.snapshot and view.exit_code is None:
@@ -173,6 +178,9 @@ def clock(seconds: float) -> str:
 def render_final(summary: dict[str, Any], steps: Sequence[str]) -> RenderableType:
     """Verdict first, agents beside baselines, report path, next steps."""
     lines: list[RenderableType] = [_verdict_line(summary)]
+    families = family_rows(summary)
+    if len(families) > 1:
+        lines.append(_families_table(families))
     rows = rows_of(summary)
     if rows:
         lines += [_metrics_table(rows), Text(_foot_note(summary), style="dim")]
@@ -232,18 +240,36 @@ def _stdout() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
-def _cells(unit: UnitView, now_t: float) -> list[RenderableType]:
+def _rows(view: RunView) -> list[tuple[str, UnitView]]:
+    """Name and view of what has a line: every unit, or stages with those of their units that need a look."""
+    units = list(view.units.values())
+    if len(units) <= MOST_UNITS_SHOWN:
+        return [(unit.id, unit) for unit in units]
+    rows = []
+    for stage, group in groupby(units, key=lambda unit: unit.id.partition("/")[0]):
+        own = list(group)
+        if len(own) == 1:
+            rows.append((own[0].id, own[0]))
+            continue
+        ended = sum(unit.share == 1.0 for unit in own)
+        rows.append((f"{stage} {ended}/{len(own)}", folded(stage, own)))
+        rows += [(f"  {unit.id.partition('/')[2]}", unit) for unit in own if unit.state in OWN_LINE]
+    return rows
+
+
+def _cells(row: tuple[str, UnitView], now_t: float) -> list[RenderableType]:
+    name, unit = row
     eta_s = unit.eta_s(now_t)
     if unit.state == "running" and unit.total:
-        progress: RenderableType = ProgressBar(total=1.0, completed=unit.share, width=20)
+        progress: RenderableType = ProgressBar(total=1.0, completed=unit.share, width=11)
     elif unit.state == "running":
-        progress = ProgressBar(total=None, pulse=True, width=20, animation_time=now_t)
+        progress = ProgressBar(total=None, pulse=True, width=11, animation_time=now_t)
     else:
         progress = Text("")
     said = unit.note.splitlines()[0] if unit.note else values_text(unit.values)
     state = f"{unit.state} ({unit.attempt})" if unit.attempt > 1 else unit.state
     return [
-        Text(unit.id),
+        Text(name),
         Text(state, style=STATE_STYLES.get(unit.state, "")),
         progress,
         Text(f"{short(unit.rate)}/s" if unit.rate and unit.state == "running" else ""),
@@ -293,6 +319,18 @@ def _metrics_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
     for title, metrics in rows:
         cells = [_number(metrics.get(key), form) for key, form in FIGURES.items()]
         table.add_row(title, *cells, style="bold" if title == "agents, mean" else "")
+    return table
+
+
+def _families_table(families: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    """One line for each kind of agents: the mean of its seeds, and its verdict."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", *FIGURE_TITLES):
+        table.add_column(name, justify="right" if name else "left")
+    table.add_column("verdict")
+    for title, mean in families:
+        cells = [_number(mean.get(key), form) for key, form in FIGURES.items()]
+        table.add_row(title, *cells, Text(mean["verdict"], style=VERDICT_STYLES.get(mean["verdict"], "")))
     return table
 
 

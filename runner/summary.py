@@ -51,6 +51,12 @@ def family_title(name: str) -> str:
     return FAMILY_TITLES.get(name, name)
 
 
+def family_rows(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Every kind of agents as (title, metrics of the mean of its seeds, and its verdict)."""
+    families = summary.get("families") or {}
+    return [(family_title(name), family["mean"] | {"verdict": family["verdict"]}) for name, family in families.items()]
+
+
 def rows_of(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Agents, their mean and the baselines as (title, metrics), in the order they are shown."""
     agents = [(f"agent, seed {agent['seed']}", agent) for agent in summary["agents"]]

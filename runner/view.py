@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,10 @@ from configs.events import parse_events
 RUN = "run"
 """The `unit` of events that belong to no unit."""
 NOT_SHOWN = {"t", "unit", "kind", "done", "total", "rate", "eta_s", "name", "attempt"}
+
+
+FOLDED_STATES = ("failed", "running", "stopped", "waiting", "done", "reused", "skipped", "gated")
+"""States of units in the order in which one stands for a whole stage."""
 
 
 @dataclass
@@ -145,6 +149,19 @@ def _apply_to_unit(unit: UnitView, event: dict[str, Any]) -> None:
 
 def _shown(event: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in event.items() if key not in NOT_SHOWN and isinstance(value, int | float | str)}
+
+
+def folded(stage: str, units: Sequence[UnitView]) -> UnitView:
+    """All units of a stage as one: in the state that most needs a look, as far as those that this start works on."""
+    states = {unit.state for unit in units}
+    state = next((state for state in FOLDED_STATES if state in states), "waiting")
+    own = [unit for unit in units if unit.state not in ("skipped", "reused", "gated")]
+    whole = UnitView(stage, state, done=sum(unit.share for unit in own), total=float(len(own)))
+    if state != "waiting":
+        whole.started_t = min((unit.started_t for unit in own or units if unit.started_t), default=0.0)
+        whole.ended_t = 0.0 if state == "running" else max(unit.ended_t for unit in units)
+        whole.note = next((unit.note for unit in units if unit.state == state and unit.note), "")
+    return whole
 
 
 class EventTail:

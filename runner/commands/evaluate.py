@@ -41,7 +41,9 @@ def evaluate(
         return ExitCode.DONE
     from runner.console import print_final
 
-    summary = run_object(found, 0) | answer | {"synthetic": answer["dataset"]["synthetic"], "report": None}
+    summary = (
+        run_object(found, 0) | answer | {"synthetic": answer["dataset"]["synthetic"], "report": None, "families": {}}
+    )
     click.echo(f"agents of run {found.run_id} on {answer['dataset']['name']}, {_scope_text(answer)}")
     print_final(summary, ())
     return ExitCode.DONE

@@ -21,7 +21,8 @@ VERDICT_TONES = {"edge": "good", "collapsed": "bad"}
 STATE_WORDS = {"undecided": "cannot be decided"}
 STATE_TONES = {"met": "good", "missed": "bad", "undecided": "warn"}
 HEAD = (
-    "", "Verdict", "Sharpe", "95\u00a0% interval", "Best baseline", "Return", "Drawdown", "Deflated", "N", "Bars",
+    "", "Verdict", "Sharpe", "95\u00a0% interval", "of each seed", "Best baseline", "Return", "Drawdown", "Deflated",
+    "N", "Bars",
 )  # fmt: skip
 
 
@@ -75,6 +76,7 @@ def _row(name: str, evaluation: dict[str, Any]) -> list[object]:
         badge(verdict, VERDICT_TONES.get(verdict, "warn")),
         numbers.ratio(mean.get("sharpe")),
         numbers.interval(mean.get("sharpe_interval")),
+        " ".join(numbers.ratio((agent.get("metrics") or {}).get("sharpe")) for agent in evaluation.get("agents") or ()),
         f"{numbers.ratio(best.get('sharpe'))} ({_short(best.get('name'))})",
         numbers.signed_percent(mean.get("total_return")),
         numbers.percent(mean.get("max_drawdown")),

@@ -10,7 +10,7 @@ from string import Template
 from configs.files import write_atomic
 from configs.run_dir import RunDir
 from configs.secrets import redact_values
-from runner.report import agents, background, certainty, learning, performance, planned, stress, windows
+from runner.report import agents, background, certainty, learning, performance, planned, portfolio, stress, windows
 from runner.report.facts import Facts, read_facts
 from runner.report.markup import Html, escape, join, json_script, tag
 from runner.report.section import Builder, Section
@@ -26,6 +26,7 @@ SECTIONS = (
     Builder("positions", "Positions over price", performance.positions, "evaluate"),
     Builder("actions", "What the agents did", performance.actions, "evaluate"),
     Builder("costs", "What trading costs would change", performance.costs, "evaluate"),
+    Builder("portfolio", "Portfolio", portfolio.portfolio, "multi_asset"),
     Builder("windows", "Walk-forward", windows.windows, "walk_forward"),
     Builder("pretraining", "Pre-training ablation", stress.pretraining, "ablation"),
     Builder("stress", "Stress gallery", stress.stress, "synthetic"),

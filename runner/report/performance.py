@@ -124,8 +124,8 @@ def comparison(facts: Facts) -> Section | None:
 
 def positions(facts: Facts) -> Section | None:
     """What each seed held, below the price."""
-    if not facts.equity:
-        return None
+    if "close" not in facts.equity:
+        return None  # a portfolio has weights of its own
     t, seeds = facts.equity["t"], seeds_of(facts)
     traces = [time_line(t, facts.equity["close"], "close", "@ink", width=1.2)]
     panels: list[Panel] = [("Close", 2.4, {"tickformat": "~g"})]

@@ -49,6 +49,51 @@ def walk_forward(rng: np.random.Generator, seeds: int) -> dict[str, Any]:
     return {"windows": [window(month) for month in MONTHS], "pbo": pbo | {"chosen_frac": chosen}}
 
 
+ASSETS = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
+
+
+def multi_asset(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation of the base agents as one of portfolio agents."""
+    added = {
+        asset: {
+            "mean_weight": 0.3, "mean_abs_weight": 0.35, "exposure": 0.9, "turnover": 12.5, "fees_paid": 210.0,
+            "slippage_paid": 40.0, "trades": 9, "hit_rate": 0.55, "return_contribution": 0.02 * (place - 0.5),
+            "risk_contribution": 0.21,
+        }
+        for place, asset in enumerate(ASSETS)
+    }  # fmt: skip
+    listing = [
+        {"symbol": asset, "name": f"{asset}_1H", "digest": "9f" * 32, "bars": 17_491, "first_t": 1_704_067_200}
+        | {"last_t": 1_767_222_000, "listed_t": 1_704_240_000, "ended": False, "on_clock_frac": 0.998}
+        | {"ready": {"train": 10_000, "validation": 3_000, "test": 3_000}}
+        for asset in ASSETS
+    ]
+    correlation = [[1.0, 0.8, None], [0.8, 1.0, 0.6], [None, 0.6, 1.0]]
+    about = {"assets": list(ASSETS), "gross_limit": 1.0, "asset_cap": 1.0, "allow_short": True}
+    about |= {"rebalance_threshold": 0.05, "correlation": correlation, "listing": listing}
+    own = {key: value for key, value in evaluation.items() if key != "baselines"}
+    baselines = {key: value for key, value in evaluation["baselines"].items() if key in ("flat", "random")}
+    baselines |= {f"buy_and_hold_{asset}": evaluation["baselines"]["buy_and_hold"] for asset in ASSETS}
+    mean = evaluation["mean"] | {"assets": added, "mean_gross": 0.83}
+    agents = [
+        agent | {"metrics": {key: value for key, value in agent["metrics"].items() if "action" not in key}}
+        for agent in evaluation["agents"]
+    ]
+    return own | {"mean": mean, "agents": agents, "baselines": baselines, "portfolio": about}
+
+
+def portfolio_equity(rng: np.random.Generator, frame: pd.DataFrame) -> pd.DataFrame:
+    """The equity of the base agents as that of portfolio agents."""
+    kept = [name for name in frame.columns if not name.startswith(("close", "weight", "action"))]
+    seeds = [name.rpartition("_")[2] for name in kept if name.startswith("equity_seed_")]
+    columns = {f"close_{asset}": frame["close"] * (place + 1) for place, asset in enumerate(ASSETS)}
+    for seed in seeds:
+        for asset in ASSETS:
+            held = np.repeat(rng.choice([0.0, 0.3, 0.5, -0.2], len(frame) // 12 + 1), 12)[: len(frame)]
+            columns[f"weight_seed_{seed}_{asset}"] = held
+    return pd.concat([frame[kept], pd.DataFrame(columns)], axis=1)
+
+
 def write_targets(run: RunDir) -> None:
     def target(text: str, wanted: float, measured: float | None, half: float, state: str, share: bool = False) -> dict:
         found = None if measured is None else [measured - half, measured + half]

@@ -2,10 +2,11 @@ import io
 import json
 import time
 
+import pytest
 from rich.console import Console
 
 from runner.console import PlainLines, clock, progress_text, render_final, render_view, short
-from runner.view import RUN, EventTail, RunView, UnitView
+from runner.view import RUN, EventTail, RunView, UnitView, folded
 
 
 def event(t: float, unit: str, kind: str, **fields) -> dict:
@@ -115,6 +116,79 @@ def test_the_final_block_begins_with_the_verdict_and_says_synthetic():
     shown = "\n".join(lines)
     for part in ("agent, seed 0", "buy & hold", "+30.0%", "8,760", "3.90", "/runs/x/report/index.html", "status x"):
         assert part in shown
+
+
+def long_plan() -> RunView:
+    """Nine stages with 48 windows on their way: 12 done, two at work, one that failed."""
+    view, t = RunView(), 100.0
+    windows = [f"walk_forward/{2020 + month // 12}-{month % 12 + 1:02d}" for month in range(12, 60)]
+    members = [f"classifiers/{name}" for name in ("lstm", "gru", "bilstm", "dlstm", "ensemble")]
+    seeds = [f"{stage}/seed-{seed}" for stage in ("pretrain", "ppo", "lstm_ppo", "multi_asset") for seed in range(3)]
+    monthly = ["walk_forward/classifier-dlstm", "walk_forward/classifier-bilstm"]
+    ended = ["prepare", "synthetic", *members, *seeds, *monthly, *windows[:12]]
+    view.expect([*ended, *windows[12:], "evaluate"])
+    view.apply(event(t, RUN, "run_started"))
+    for unit in ended:
+        view.apply(event(t, unit, "unit_started", attempt=1))
+        view.apply(event(t + 10, unit, "unit_finished", state="gated" if "lstm_ppo" in unit else "done"))
+    for unit in windows[12:14]:
+        view.apply(event(t + 20, unit, "unit_started", attempt=1))
+        view.apply(event(t + 30, unit, "progress", done=50_000, total=300_000, rate=5_000.0, entropy=1.5, seed=1))
+    view.apply(event(t + 20, windows[14], "unit_started", attempt=1))
+    view.apply(event(t + 25, windows[14], "unit_finished", state="failed", says="crashed: a bad sum"))
+    return view
+
+
+def test_a_run_of_many_windows_fits_a_small_terminal():
+    view = long_plan()
+    for number in range(2):
+        verdict = {"stage": "lstm_ppo", "asked": "ppo", "verdict": "closed", "says": "it is below its target"}
+        view.apply(event(140 + number, RUN, "gate", **verdict))
+    shown = text_of(render_view(view, "run BTC-USDT_1H-full-1a2b3c4d", 140), width=80).splitlines()
+    assert len(shown) <= 24
+    assert max(map(len, shown)) <= 80
+    for name in (
+        "prepare",
+        "classifiers 5/5",
+        "pretrain 3/3",
+        "lstm_ppo",
+        "walk_forward 14/50",
+        "  2022-01",
+        "evaluate",
+    ):
+        assert any(line.startswith(name) for line in shown), name
+    assert sum("crashed" in line for line in shown) == 2, "of the stage and of the unit"
+
+
+def test_a_folded_stage_has_the_state_that_needs_a_look():
+    view = long_plan()
+    windows = [unit for unit in view.units.values() if unit.id.startswith("walk_forward/2")]
+    whole = folded("walk_forward", windows)
+    assert whole.state == "failed"
+    assert folded("walk_forward", windows[:14]).state == "running"
+    assert folded("walk_forward", [*windows[:12], windows[-1]]).state == "waiting"
+    assert folded("walk_forward", windows[:12]).elapsed_s(999) == 10
+    assert whole.share == pytest.approx((12 + 2 / 6) / 48)
+
+
+def test_what_an_earlier_start_did_is_no_measure_of_what_is_left():
+    units = [UnitView("a/1", "skipped"), UnitView("a/2", "running", started_t=100, done=1, total=4)]
+    assert folded("a", units).eta_s(110) == 30
+
+
+def test_each_kind_of_agents_has_one_line_in_the_final_block():
+    mean = {"sharpe": 0.5, "total_return": 0.1, "max_drawdown": 0.2, "trades": 12}
+    families = {
+        "ppo": {"verdict": "no evidence of an edge", "mean": mean},
+        "walk_forward": {"verdict": "edge", "mean": mean | {"sharpe": 2.25}},
+    }
+    summary = {"verdict": "edge", "synthetic": False, "families": families, "agents": [], "mean": mean}
+    summary |= {"baselines": {}, "bars_per_year": 8760, "detectable_sharpe": None, "report": None}
+    lines = text_of(render_final(summary, ()), 80).splitlines()
+    assert lines[0].startswith("verdict  edge")
+    line = next(line for line in lines if line.startswith("Walk-forward PPO"))
+    assert "2.25" in line and line.rstrip().endswith("edge")
+    assert sum("Base PPO" in line for line in lines) == 1
 
 
 def test_numbers_are_short():

@@ -21,7 +21,7 @@ from runner.report.page import SECTIONS, render
 from runner.report.series import drawdown, rounded, thin
 from runner.report.timeline import clock_of, units_of
 from runner.report.wording import words_of
-from tests.runner.plan_sample import MONTHS
+from tests.runner.plan_sample import ASSETS, MONTHS
 from tests.runner.report_sample import FIRST_T, SEEDS, UNITS, make_run
 
 HOSTILE = "</script><script>alert(1)</script>\"'<img src=x onerror=alert(2)>"
@@ -136,16 +136,36 @@ def test_the_run_has_the_best_verdict_among_its_agents_and_names_whose_it_is(fac
     words = words_of(replace(facts, families=families))
     assert words.headline == "Edge"
     assert "the Walk-forward PPO agents' mean return" in words.meaning
-    assert "edge (1), no evidence of an edge (2)" in words.meaning
+    assert "edge (1), no evidence of an edge (3)" in words.meaning
     assert words_of(facts).headline == "No evidence of an edge"
 
 
 def test_each_kind_of_agent_has_its_row_and_its_line(run):
     page = render(read_facts(run))
     section = page[page.index('<section id="agents">') : page.index('<section id="targets">')]
-    for name in ("Base PPO", "LSTM-PPO", "Walk-forward PPO"):
+    for name in ("Base PPO", "LSTM-PPO", "Multi-asset PPO", "Walk-forward PPO"):
         assert f">{name}</th>" in section
-    assert len(figures_of(page)["figure-agents-equity"]["data"]) == 3
+    assert len(figures_of(page)["figure-agents-equity"]["data"]) == 4
+
+
+def test_a_run_of_portfolio_agents_alone_has_a_report(own_run):
+    for name in ("ppo", "lstm_ppo", "walk_forward"):
+        shutil.rmtree(own_run.unit_dir("evaluate") / name)
+    page = without_plotly(write_report(own_run).read_text())
+    assert "cannot be shown" not in page
+    assert 'id="portfolio"' in page and 'id="positions"' not in page
+
+
+def test_contributions_of_the_assets_add_up(run):
+    page = render(read_facts(run))
+    section = page[page.index('<section id="portfolio">') : page.index('<section id="windows">')]
+    row = re.search(r"Together</th>(.*?)</tr>", section)[1]
+    assert re.findall(r">([^<]+)<", row)[2:4] == ["+3.0\u00a0%", "63.0\u00a0%"]
+    weights = figures_of(page)["figure-weights"]["data"]
+    assert [trace["name"] for trace in weights] == list(ASSETS)
+    columns = read_facts(run).families["multi_asset"].equity
+    mean = np.mean([columns[f"weight_seed_{seed}_ETH-USDT"] for seed in range(SEEDS)], axis=0)
+    np.testing.assert_allclose(weights[1]["y"], mean, rtol=1e-5, atol=1e-9)
 
 
 def test_a_target_that_cannot_be_decided_says_so_beside_its_standard_error(run):
