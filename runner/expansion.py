@@ -99,3 +99,16 @@ def evaluate_units(config: Config) -> Units:
         *(*portfolio_data_units(config), *portfolio_agent_units(config), *window_units(config)),
     )
     return {"evaluate": Inputs(("prepare", *member_units(config), *ensemble_units(config)), agents)}
+
+
+def ablation_units(config: Config) -> Units:
+    """Agents with and without pre-training, of one seed each, on windows of the walk-forward."""
+    needs = ("prepare", "synthetic", *monthly_member_units(config))
+    seeds = config.ablation.seeds if window_months(config) else 0
+    return {f"ablation/seed-{seed}": Inputs(needs) for seed in range(seeds)}
+
+
+def ablation_summary_units(config: Config) -> Units:
+    """The one that compares them."""
+    compared = tuple(ablation_units(config))
+    return {"ablation/summary": Inputs(compared)} if compared else {}

@@ -230,9 +230,26 @@ STAGES = (
             ),
         ),
     ),
+    Stage(
+        name="ablation",
+        module="ppo.stages.ablation",
+        packages=GAME,
+        kinds=(
+            Kind(
+                units=expansion.ablation_units,
+                settings=(
+                    *("dataset.name", "features", "labels.horizon_bars", "ensemble", "market", "costs", "env", "ppo"),
+                    *("synthetic", "pretrain", "walk_forward", "ablation", *COLLAPSE_SETTINGS),
+                ),
+                ignored=("ablation.seeds",),
+                uses_gpu=True,
+                halvable="ppo.minibatch_size",
+            ),
+            Kind(units=expansion.ablation_summary_units, settings=("ablation", "judging")),
+        ),
+        on_demand=True,
+    ),
 )
-
-
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 

@@ -87,6 +87,16 @@ def test_there_are_no_windows_before_they_were_fitted_to_the_data():
     assert not any(unit.stage == "walk_forward" for unit in expand(configured(*WINDOWS, "walk_forward.windows=0")))
 
 
+def test_the_ablation_is_part_of_a_run_only_where_it_is_asked_for():
+    config = configured(*WINDOWS, "ablation.seeds=2")
+    assert "ablation" not in chosen_stages() and chosen_stages(("ablation",)) == ["ablation"]
+    assert not any(unit.stage == "ablation" for unit in expand(config))
+    asked = [unit for unit in expand(config, asked=["ablation"]) if unit.stage == "ablation"]
+    assert [unit.id for unit in asked] == ["ablation/seed-0", "ablation/seed-1", "ablation/summary"]
+    needed = {unit.stage for unit in with_inputs(expand(config, asked=["ablation"]), asked)}
+    assert needed == {"prepare", "synthetic", "walk_forward", "ablation"}
+
+
 def test_what_is_wanted_comes_along_only_where_it_is_asked_for():
     units = expand(configured())
     evaluate = [unit_of(configured(), "evaluate")]

@@ -39,7 +39,7 @@ def test_a_setting_that_decides_results_makes_another_run(setting):
     assert run_id_of(configured(setting), {"ADA-EUR_1H": DIGEST}) != run_id_of(configured(), {"ADA-EUR_1H": DIGEST})
 
 
-@pytest.mark.parametrize("setting", ["runtime.workers=1", "preflight.min_disk_bytes=5"])
+@pytest.mark.parametrize("setting", ["runtime.workers=1", "runtime.parallel_models=true", "ablation.seeds=9"])
 def test_a_setting_that_cannot_change_a_result_keeps_the_run(setting):
     assert run_id_of(configured(setting), {"ADA-EUR_1H": DIGEST}) == run_id_of(configured(), {"ADA-EUR_1H": DIGEST})
 
