@@ -170,6 +170,12 @@ def window_ppo(config: Config) -> PPOConfig:
     return ppo.model_copy(update={"timesteps": asked, "eval_every_steps": every})
 
 
+def whole_steps(ppo: PPOConfig) -> int:
+    """Environment steps that a training takes: whole rollouts."""
+    per_rollout = ppo.num_envs * ppo.rollout_steps
+    return -(-ppo.timesteps // per_rollout) * per_rollout
+
+
 def window_job(data: WindowData, config: Config, seed: int) -> Job:
     """The training of one seed's agent of a window; its streams are named by month and seed alone."""
     root = integer(config.seed, "walk_forward", data.window.month, seed)

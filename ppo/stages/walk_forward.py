@@ -15,58 +15,36 @@ Stopped or killed, both go on from their newest checkpoint to the same bytes.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
 from torch import Tensor
 
 from configs.calendar import shifted
 from configs.errors import StopRequested
 from configs.files import write_json
-from configs.schema import Config, PPOConfig
 from configs.unit import Unit, run_stage
 from ppo.learner.policy import Policy, handed_over, save_policy
 from ppo.learner.state import LearnerState
 from ppo.learner.train import Job, Row, TrainResult, start, train
-from ppo.stages.agent import calibrate_agent, describe_agent, pretrained_weights
+from ppo.stages.agent import pretrained_weights
+from ppo.stages.walk_forward_cost import calibrate, describe  # noqa: F401 -- `plan` asks the stage
 from ppo.tracks import write_tracks
 from ppo.walk_forward import (
     AGENTS,
     CLASSIFIER,
-    OWN_COSTS,
     WindowData,
     load_window,
     play_month,
-    window_data,
+    whole_steps,
     window_job,
-    window_ppo,
 )
 from training.chain import Inputs, Link
 from training.checkpoint import Arrays, Checkpoints, Saved, to_arrays, to_tensors
-from training.crossfit import soft_vote
-from training.demo import demo_bars
 from training.determinism import set_up_torch
-from training.features import compute
-from training.fit import Schedule, Task, Windows, fit
-from training.meter import Meter, Silent
-from training.metrics import CLASS_NAMES
-from training.predictors import Architecture, build_predictor
-from training.predictors.base import CLASSES
-from training.rolling import fit_months, month_predictions, monthly_chain, predicted_months, weights_digest
-from training.splits import bars_needed
-from training.stages.classifiers import FLOPS_PER_S, flops_per_window
-from training.stages.classifiers import describe as describe_classifiers
+from training.rolling import fit_months, month_predictions, monthly_chain, weights_digest
 from training.stages.prepare import load_prepared, write_table
-
-MONTHS = 12
-DECISIONS_PER_S = 3_000.0
-"""Greedy decisions of a small policy on the bars of a month, all cost levels side by side, on one core."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,58 +85,6 @@ def train_window(unit: Unit) -> dict[str, Any]:
     write_json(unit.dir / AGENTS, facts)
     write_tracks(unit.dir, play_month(data, unit.config, [agent.policy for agent in trained]))
     return {"month": unit.name, "agents": [{"seed": seed} | agent for seed, agent in enumerate(facts)]}
-
-
-def describe(config: Config) -> dict[str, Any]:
-    """Facts for `plan`."""
-    settings, ppo, month_bars = config.walk_forward, window_ppo(config), config.market.bars_per_year / MONTHS
-    agent, fits_bars = describe_agent(config, ppo), month_bars * settings.train_months
-    rates = {item["name"]: item["rate_per_s"] for item in agent["work"]}
-    steps = _whole_rollouts(ppo)
-    evaluations = math.ceil(steps / max(ppo.eval_every_steps, ppo.num_envs * ppo.rollout_steps)) + 1
-    amounts = {
-        "steps": steps,
-        "validation decisions": evaluations * settings.early_stop_frac * fits_bars,
-        "test decisions": month_bars,
-    }
-    passes = _passes(config, settings.epochs)
-    least = _passes(config, min(settings.epochs, config.classifiers.patience_epochs))
-    fits = [
-        {
-            "name": f"{member} monthly windows",
-            "amount": len(predicted_months(config)) * fits_bars * passes,
-            "rate_per_s": FLOPS_PER_S[config.compute.device] / flops_per_window(member, config),
-            "least_frac": least / passes,
-            "units": f"walk_forward/{CLASSIFIER}{member}",
-        }
-        for member in config.ensemble.members
-    ]
-    agents = [
-        {
-            "name": name,
-            "amount": config.agent.seeds * amount,
-            "rate_per_s": rates.get(name, DECISIONS_PER_S),
-            "units": "walk_forward/????-??",
-        }
-        for name, amount in amounts.items()
-    ]
-    memory_bytes = max(agent["memory_bytes"], describe_classifiers(config)["memory_bytes"])
-    return {"bars_needed": bars_needed(config), "memory_bytes": memory_bytes, "work": [*fits, *agents]}
-
-
-def calibrate(config: Config, budget_s: float) -> dict[str, float]:
-    """Rates of this machine, measured in about `budget_s` seconds on a window of DEMO-USD_1H."""
-    train_months = min(config.walk_forward.train_months, 6)
-    settings = {"train_months": train_months, "windows": 1, "first_test_month": "2024-06"}
-    config = config.model_copy(update={"walk_forward": config.walk_forward.model_copy(update=settings)})
-    bars, members = demo_bars(config.market.max_gap_s), config.ensemble.members
-    features = compute(bars, config.features)
-    inputs, share_s = Inputs.of(bars, features, config), budget_s / (len(members) + 2)
-    rates = {f"{member} monthly windows": _fit_rate(member, inputs, share_s) for member in members}
-    rates |= calibrate_agent(config, window_ppo(config), share_s)
-    data = window_data(bars, features, _coin_tosses(bars.t, members), "2024-06", config)
-    policy = start(window_job(data, config, 0)).policy
-    return rates | {"test decisions": _rate(lambda: _play(data, config, policy), share_s)}
 
 
 @dataclass(frozen=True)
@@ -245,7 +171,7 @@ class Season:
         return train(job, state, on_rollout, self.unit.batch_halvings)
 
     def _report(self, job: Job, row: Row) -> None:
-        per_agent, per_rollout = _whole_rollouts(job.ppo), job.ppo.num_envs * job.ppo.rollout_steps
+        per_agent, per_rollout = whole_steps(job.ppo), job.ppo.num_envs * job.ppo.rollout_steps
         seed = len(self.finished)
         self._worked += per_rollout
         rate = self._worked / max(time.monotonic() - self._began_s, 1e-9)
@@ -258,7 +184,7 @@ class Season:
         arrays, scalars = state.to_arrays()
         parts = {f"seed-{seed}": _weights_of(agent) for seed, agent in enumerate(self.finished)}
         finished = [{"facts": agent.facts, "history": agent.history} for agent in self.finished]
-        step = len(self.finished) * _whole_rollouts(job.ppo) + state.steps
+        step = len(self.finished) * whole_steps(job.ppo) + state.steps
         self._checkpoints.save(step, arrays, {"learner": scalars, "finished": finished}, parts)
 
 
@@ -271,56 +197,6 @@ def _restored(job: Job, saved: Saved, seed: int) -> Trained:
 
 def _weights_of(agent: Trained) -> Arrays:
     return to_arrays(agent.policy.state_dict())
-
-
-def _passes(config: Config, epochs: int) -> float:
-    """Training windows that one bar of a month's training range costs; a forward pass alone is a third of one."""
-    stop_frac, train_months = config.classifiers.early_stop_frac, config.walk_forward.train_months
-    trained = epochs * (1 - stop_frac) / config.classifiers.window_stride
-    return trained + ((epochs + 1) * stop_frac + 1 / train_months) / 3
-
-
-def _rate(work: Callable[[], int], budget_s: float) -> float:
-    """Amount per second of repeated `work`, the first time left out."""
-    work()
-    began_s, done = time.perf_counter(), 0
-    while not done or time.perf_counter() - began_s < budget_s:
-        done += work()
-    return done / (time.perf_counter() - began_s)
-
-
-def _play(data: WindowData, config: Config, policy: Policy) -> int:
-    return len(play_month(data, config, [policy])[OWN_COSTS][0].row)
-
-
-def _fit_rate(member: str, inputs: Inputs, budget_s: float) -> float:
-    """Training windows per second, of as many batches as fill the budget."""
-    settings = inputs.config.classifiers
-    rows = np.flatnonzero(inputs.ready)[: settings.batch_size]
-    table = torch.zeros(len(inputs.bars), inputs.features.shape[1], device=inputs.config.compute.device)
-    model = build_predictor(Architecture.of(member, inputs.features.shape[1], settings), seed=0).to(table.device)
-    targets = torch.zeros(len(inputs.bars), dtype=torch.int64, device=table.device)
-    weights = torch.ones(CLASSES, device=table.device)
-    task = Task(member, Windows(table, settings.lookback_bars), targets, weights, rows, rows[:1])
-
-    def work() -> int:
-        fit(model, task, settings, Schedule(1, False, 0), Meter(Silent(), 0))
-        return rows.size
-
-    return _rate(work, budget_s)
-
-
-def _coin_tosses(t: np.ndarray, members: Sequence[str]) -> pd.DataFrame:
-    """Predictions of every bar that know nothing."""
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame(rng.dirichlet(np.ones(CLASSES), len(t)), columns=list(CLASS_NAMES))
-    return soft_vote({name: frame.assign(t=t, fitted_until=0) for name in members})
-
-
-def _whole_rollouts(ppo: PPOConfig) -> int:
-    """Environment steps that a training takes."""
-    per_rollout = ppo.num_envs * ppo.rollout_steps
-    return -(-ppo.timesteps // per_rollout) * per_rollout
 
 
 def _summary(link: Link) -> dict[str, Any]:

@@ -308,11 +308,23 @@ def test_only_windows_that_the_request_names_are_joined(scored):
         evaluated(run, CLASSIFIER)
 
 
-def test_the_plan_knows_the_work_of_each_kind_of_unit(finished):
+@pytest.mark.slow
+def test_every_rate_of_the_plan_is_measured(finished):
     config = finished.load_config()
-    described, rates = stage.describe(config), stage.calibrate(config, 0.01)
-    assert {item["name"] for item in described["work"]} == rates.keys()
+    rates = stage.calibrate(config, 0.01)
+    assert {item["name"] for item in stage.describe(config)["work"]} == rates.keys()
     assert all(rate > 0 for rate in rates.values())
+
+
+def test_the_plan_knows_the_work_of_each_kind_of_unit(finished):
+    described = stage.describe(finished.load_config())
+    units = {item["name"]: item["units"] for item in described["work"]}
+    assert {name for name, unit in units.items() if unit == CLASSIFIER} == {
+        "lstm windows trained",
+        "lstm windows predicted",
+    }
     amounts = {item["name"]: item["amount"] for item in described["work"]}
     assert amounts["steps"] == 2 * 384
-    assert [item["units"] for item in described["work"]] == [CLASSIFIER, *["walk_forward/????-??"] * 3]
+    per_month = 24 * 365 / 12
+    assert amounts["lstm windows trained"] == pytest.approx(3 * per_month * 0.85 / 2)
+    assert amounts["lstm windows predicted"] == pytest.approx(3 * per_month * (0.15 * 2 + 1))

@@ -1,0 +1,111 @@
+"""What walk-forward units cost: their work, and this machine's rates of it, for `plan`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from configs.schema import Config
+from ppo.learner.train import advance, start
+from ppo.stages.agent import calibrate_agent, describe_agent, evaluations
+from ppo.walk_forward import CLASSIFIER, WindowData, play_month, whole_steps, window_data, window_job, window_ppo
+from training.crossfit import soft_vote
+from training.determinism import set_up_torch
+from training.features import compute
+from training.market import Bars
+from training.metrics import CLASS_NAMES
+from training.predictors.base import CLASSES
+from training.rolling import predicted_months
+from training.speed import WindowSpeed
+from training.streams import stream
+
+MONTHS = 12
+MONTH_UNITS = "walk_forward/????-??"
+MONTH_DECISIONS_PER_S = 6_000.0
+"""Bars of a test month that one agent plays per second, at all cost levels side by side; measured on one core."""
+FIRST_ROLLOUT_S = 1.5
+"""What torch and the compiled rules load and set up the first time; measured."""
+TRACK_BYTES_PER_BAR = 100
+"""Of one agent's tracks at five cost levels; measured, rounded up."""
+DEMO_MONTH = "2024-06"
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """Facts for `plan`; `least_frac` is left where every fit stops as early as its patience lets it."""
+    from training.stages import classifiers  # inner: its plots load a second of modules that no unit here needs
+
+    ppo, month_bars = window_ppo(config), config.market.bars_per_year / MONTHS
+    agent, fitted = describe_agent(config, ppo), classifiers.describe(config)
+    selecting_bars = month_bars * config.walk_forward.train_months * config.walk_forward.early_stop_frac
+    amounts = {
+        "steps": whole_steps(ppo),
+        "validation decisions": evaluations(ppo) * selecting_bars,
+        "month decisions": month_bars,
+    }
+    rates = {item["name"]: item["rate_per_s"] for item in agent["work"]} | {"month decisions": MONTH_DECISIONS_PER_S}
+    work = [
+        {"name": name, "amount": config.agent.seeds * amount, "rate_per_s": rates[name], "units": MONTH_UNITS}
+        for name, amount in amounts.items()
+    ]
+    work.append({"name": "first rollout", "amount": 1, "rate_per_s": 1 / FIRST_ROLLOUT_S, "units": MONTH_UNITS})
+    for member in config.ensemble.members:
+        per_window = classifiers.flops_per_window(member, config)
+        work += _fits(config, member, classifiers.FLOPS_PER_S[config.compute.device] / per_window)
+    return {
+        "bars_needed": agent["bars_needed"],
+        "memory_bytes": max(agent["memory_bytes"], fitted["memory_bytes"]),
+        "artifact_bytes": TRACK_BYTES_PER_BAR * month_bars * config.agent.seeds,
+        "work": work,
+    }
+
+
+def calibrate(config: Config, budget_s: float) -> dict[str, float]:
+    """Rates of this machine, measured in about `budget_s` seconds on DEMO-USD_1H."""
+    set_up_torch(config.compute.threads_per_unit)
+    members, speed, settings = config.ensemble.members, WindowSpeed(config), config.walk_forward
+    shown = {"first_test_month": DEMO_MONTH, "windows": 1, "train_months": min(settings.train_months, 6)}
+    config = config.model_copy(update={"walk_forward": settings.model_copy(update=shown)})
+    share_s = budget_s / (2 * len(members) + 2)
+    data = _demo_window(speed.bars, config)
+    begun_s = time.perf_counter()
+    job = window_job(data, config, 0)
+    state = start(job)
+    advance(state, job.ppo.model_copy(update={"epochs": 1}))
+    rates = {"first rollout": 1 / (time.perf_counter() - begun_s)}
+    rates |= calibrate_agent(config, job.ppo, share_s)
+    for member in members:
+        rates[f"{member} windows trained"] = speed.trained_per_s(member, share_s)
+        rates[f"{member} windows predicted"] = speed.predicted_per_s(member, share_s)
+    begun_s, played = time.perf_counter(), 0
+    while not played or time.perf_counter() - begun_s < share_s:
+        play_month(data, config, [state.policy])
+        played += len(data.tape) - data.window.test[0]
+    return rates | {"month decisions": played / (time.perf_counter() - begun_s)}
+
+
+def _fits(config: Config, member: str, rate_per_s: float) -> list[dict[str, Any]]:
+    """Work of one member's months; a window that is only asked costs a third of one that is trained on."""
+    settings, own, months = config.classifiers, config.walk_forward, len(predicted_months(config))
+    month_bars = config.market.bars_per_year / MONTHS
+    fitted_bars = months * month_bars * own.train_months
+    trained = fitted_bars * (1 - settings.early_stop_frac) / settings.window_stride * own.epochs
+    asked = fitted_bars * settings.early_stop_frac * (own.epochs + 1) + months * month_bars
+    common = {
+        "units": f"walk_forward/{CLASSIFIER}{member}",
+        "least_frac": min(own.epochs, settings.patience_epochs) / own.epochs,
+    }
+    return [
+        {"name": f"{member} windows trained", "amount": trained, "rate_per_s": rate_per_s} | common,
+        {"name": f"{member} windows predicted", "amount": asked, "rate_per_s": 3 * rate_per_s} | common,
+    ]
+
+
+def _demo_window(bars: Bars, config: Config) -> WindowData:
+    """A window of the demo with predictions that know nothing."""
+    rng = stream(config.seed, "calibration", "walk_forward")
+    frame = pd.DataFrame(rng.dirichlet(np.ones(CLASSES), len(bars)), columns=list(CLASS_NAMES))
+    vote = soft_vote({name: frame.assign(t=bars.t, fitted_until=0) for name in config.ensemble.members})
+    return window_data(bars, compute(bars, config.features), vote, DEMO_MONTH, config)
