@@ -48,7 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, seaweed() as server:
         environment = os.environ | server.environment
-        run(Path(folder) / "first", environment, arguments.timesteps, "--until", "classifiers")
+        run(Path(folder) / "first", environment, arguments.timesteps, "--stages", "prepare,classifiers")
         pairs = []
         for number in range(arguments.pairs):
             order = [False, True] if number % 2 == 0 else [True, False]
@@ -57,7 +57,9 @@ def main() -> None:
                 option = ("--store", server.store_url()) if kept else ()
                 runs = Path(folder) / f"pair-{number}-{int(kept)}"  # of its own: no agent is taken over
                 shutil.copytree(Path(folder) / "first" / "run", runs / "earlier", ignore=shutil.ignore_patterns("lock"))
-                turns[kept] = run(runs, environment, arguments.timesteps, "--until", "ppo", *option)
+                turns[kept] = run(
+                    runs, environment, arguments.timesteps, "--stages", "prepare,classifiers,ppo", *option
+                )
                 shutil.rmtree(runs)
             pairs.append((turns[False], turns[True]))
             print(f"pair {number}: {describe(turns[False])} without, {describe(turns[True])} with a store")

@@ -70,7 +70,7 @@ def test_help_lists_every_exit_code_and_command():
     shown = call("--help").stdout
     for code, meaning in EXIT_CODE_MEANING.items():
         assert f"{code.value}  {meaning}" in shown
-    for command in "run preflight plan status logs stop report compare evaluate data config".split():
+    for command in "run ablate preflight plan status logs stop report compare evaluate data config".split():
         assert f"\n  {command} " in shown
 
 
@@ -167,6 +167,8 @@ def assert_one_message(done) -> None:
         ([*DEMO, "--set", "ppo.epoch=1", "--set", "seed=-1"], 78, "2 invalid settings"),
         ([*DEMO, "--until", "training"], 78, "expected one of prepare"),
         ([*DEMO, "--run-id", "../x"], 78, "run id"),
+        (["ablate", *DEMO, "--set", "walk_forward.windows=0"], 78, "nothing to do in ablation"),
+        ([*DEMO, "--workers", "0"], 78, "runtime.workers"),
         (["status", "../../etc"], 78, "no run"),
         (["status", "none-such"], 78, "no run"),
         (["stop"], 78, "no run"),
@@ -177,6 +179,23 @@ def test_a_wrong_request_is_one_message_and_its_code(arguments, code, part, tmp_
     assert done.returncode == code, done.stderr
     assert part in done.stderr
     assert_one_message(done)
+
+
+MONTHS = ("--dataset", "DEMO-USD_1H_20230101-20230610", "--offline", "--dry-run", "--json")
+
+
+def test_data_that_hold_no_window_are_refused_only_where_windows_are_to_be_played(tmp_path):
+    def asked(*options: str) -> Done:
+        return call(*MONTHS, "--runs-dir", tmp_path / "runs", *options)
+
+    refused = asked()
+    assert refused.returncode == 65 and "5 full calendar months (2023-01 to 2023-05)" in refused.stderr
+    assert_one_message(refused)
+    assert asked("--until", "ppo").returncode == 0
+    assert asked("--set", "walk_forward.windows=0").returncode == 0
+    fewer = asked("--set", "walk_forward.train_months=1")
+    assert fewer.returncode == 0 and "3 of the 12 windows asked for fit" in fewer.stderr
+    assert "walk_forward/2023-05" in json.loads(fewer.stdout)["units"]
 
 
 def test_an_error_with_json_is_still_one_object_on_stdout(tmp_path):
@@ -377,7 +396,7 @@ def test_an_unknown_timeframe_of_a_file_is_wrong_usage(tmp_path):
 def test_the_reproducing_line_can_be_pasted_into_a_shell(tmp_path):
     file = tmp_path / "my bars.csv"
     file.write_text("timestamp,open,high,low,close,volume\n1704067200,1,1,1,1,1\n1704070800,1,1,1,1,1\n")
-    options = ("--symbol", "ADA-EUR", "--timeframe", "1H", "--runs-dir", tmp_path, "--dry-run")
+    options = ("--symbol", "ADA-EUR", "--timeframe", "1H", "--runs-dir", tmp_path, "--dry-run", "--until", "prepare")
     shown = call("--dataset", file, *options).stdout
     assert shlex.split(shown.splitlines()[-1].partition(": ")[2])[2] == str(file)
 
