@@ -83,7 +83,7 @@ class Arms:
         job = window_job(self._window(month), config, self._seed)
         return replace(job, start=handed_over(done.weights[PRETRAINING])) if arm == PRETRAINED else job
 
-    def rows(self, name: str, trained: TrainResult) -> list[dict[str, Any]]:
+    def rows(self, name: str, _job: Job, trained: TrainResult) -> list[dict[str, Any]]:
         """How the agent of one training did; nothing is played after the pre-training."""
         if name == PRETRAINING:
             return []

@@ -188,15 +188,7 @@ def write_agent(unit: Unit, trained: TrainResult, scaler: Scaler, began: str, ba
         began: where its weights began: "scratch", "pretrained" or "chain".
         backend: who trained it.
     """
-    facts: dict[str, Any] = {
-        "backend": backend,
-        "start": began,
-        "best_steps": trained.best_steps,
-        "best_score": trained.best_score,
-        "steps": trained.history[-1]["step"],
-        "collapse": trained.collapse,
-        "validation": trained.validation.performance,
-    }
+    facts = {"backend": backend} | agent_facts(trained, began)
     save_policy(unit.dir, trained.policy)
     write_json(unit.dir / "scaler.json", scaler.to_json())
     write_json(unit.dir / "history.json", trained.history)
@@ -207,6 +199,18 @@ def write_agent(unit: Unit, trained: TrainResult, scaler: Scaler, began: str, ba
 def _columns(config: Config) -> int:
     """Of a tape: the prediction block and the market columns."""
     return 5 + 4 * len(config.ensemble.members) + len(MARKET_OBSERVATION)
+
+
+def agent_facts(trained: TrainResult, began: str) -> dict[str, Any]:
+    """What is told of an agent, plain values; `began` as in `write_agent`."""
+    return {
+        "start": began,
+        "best_steps": trained.best_steps,
+        "best_score": trained.best_score,
+        "steps": trained.history[-1]["step"],
+        "collapse": trained.collapse,
+        "validation": trained.validation.performance,
+    }
 
 
 class Reporter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from configs.errors import StopRequested
 from configs.unit import Unit
+from ppo.learner.policy import Policy, PolicySizes
 from ppo.learner.state import LearnerState
 from ppo.learner.train import Job, Row, TrainResult, start, train
 from training.checkpoint import Checkpoints, Saved, to_arrays, to_tensors
@@ -21,8 +23,10 @@ class Done:
 
     weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     """Of the best policy."""
+    sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of the policy, JSON values."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """JSON values."""
+    """What was to be kept, JSON values."""
     steps: int = 0
     """Played in all of them."""
 
@@ -32,14 +36,27 @@ class Done:
         if saved is None:
             return cls()
         weights = {name: to_tensors(part) for name, part in saved.parts.items()}
-        return cls(weights, dict(saved.scalars["facts"]), saved.scalars["steps_before"])
+        return cls(weights, **saved.scalars["done"])
+
+    def add(self, name: str, trained: TrainResult, facts: Any, steps: int) -> None:
+        """One more is finished."""
+        self.weights[name] = trained.policy.state_dict()
+        self.sizes[name] = trained.policy.sizes.model_dump(mode="json")
+        self.facts[name] = facts
+        self.steps += steps
+
+    def policy(self, name: str) -> Policy:
+        """The best policy of a training."""
+        policy = Policy(PolicySizes.model_validate(self.sizes[name]))
+        policy.load_state_dict(self.weights[name])
+        return policy.eval()
 
 
 def train_in_turn(
     unit: Unit,
     names: Sequence[str],
     job_of: Callable[[str, Done], Job],
-    facts_of: Callable[[str, TrainResult], Any],
+    kept: Callable[[str, Job, TrainResult], Any],
     total_steps: int,
 ) -> Done:
     """Do every training that the newest checkpoint does not hold yet, and go on inside one that was cut short.
@@ -48,7 +65,7 @@ def train_in_turn(
         unit: asked for a stop after each rollout; then it saves and ends.
         names: of the trainings in order, fit for file names.
         job_of: the job of a training, given what those before left.
-        facts_of: what is to be kept of a training beside the weights of its best policy, JSON values.
+        kept: what is to be kept of a training beside its best policy, JSON values.
         total_steps: of all trainings, for the progress.
     """
     checkpoints = Checkpoints.of(unit)
@@ -62,9 +79,7 @@ def train_in_turn(
         if saved is not None and saved.scalars["training"] == name:
             state.load_arrays(saved.arrays, saved.scalars["learner"])
         trained = train(job, state, _watch(unit, name, done, checkpoints, job, total_steps), unit.batch_halvings)
-        done.weights[name] = trained.policy.state_dict()
-        done.facts[name] = facts_of(name, trained)
-        done.steps += state.steps
+        done.add(name, trained, kept(name, job, trained), state.steps)
     return done
 
 
@@ -72,19 +87,23 @@ def _watch(
     unit: Unit, name: str, done: Done, checkpoints: Checkpoints, job: Job, total_steps: int
 ) -> Callable[[LearnerState, Row], None]:
     rollout_steps = job.ppo.num_envs * job.ppo.rollout_steps
+    told_s = time.monotonic()
     parts = {other: to_arrays(weights) for other, weights in done.weights.items()}
 
     def save(state: LearnerState) -> None:
         arrays, learner = state.to_arrays()
-        scalars = {"training": name, "learner": learner, "facts": done.facts, "steps_before": done.steps}
+        before = {"sizes": done.sizes, "facts": done.facts, "steps": done.steps}
+        scalars = {"training": name, "learner": learner, "done": before}
         checkpoints.save(done.steps + state.steps, arrays, scalars, parts)
 
     def on_rollout(state: LearnerState, row: Row) -> None:
-        step = done.steps + state.steps
+        nonlocal told_s
+        before_s, told_s = told_s, time.monotonic()
+        step, rate = done.steps + state.steps, rollout_steps / max(told_s - before_s, 1e-9)
         try:
             if "validation" in row:
                 unit.metric("validation", training=name, step=state.steps, **row["validation"])
-            unit.progress(step, max(step, total_steps), training=name, entropy=row["entropy"])
+            unit.progress(step, max(step, total_steps), rate, training=name, entropy=row["entropy"])
         except StopRequested:
             save(state)
             raise

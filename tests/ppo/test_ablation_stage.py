@@ -87,7 +87,7 @@ def test_the_arm_from_scratch_is_the_agent_of_the_window(finished):
     arms = stage.Arms(unit_of(finished, UNITS[0], config))
     assert arms.job("2023-03.scratch", Done()).seed == job.seed
     expected = rows_of(finished, UNITS[0])
-    got = pd.DataFrame(arms.rows("2023-03.scratch", alone))[list(COLUMNS)]
+    got = pd.DataFrame(arms.rows("2023-03.scratch", job, alone))[list(COLUMNS)]
     own = expected[(expected["window"] == "2023-03") & (expected["arm"] == "scratch")].reset_index(drop=True)
     pd.testing.assert_frame_equal(got, own)
 
