@@ -7,7 +7,7 @@ N ?= 50
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run chaos faults learning test test-fast test-slow martingale check format lint types bench lock gpu-check clean
+.PHONY: help setup setup-dev run chaos faults learning test test-fast test-slow martingale check format lint types bench lock forecast gpu-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -72,6 +72,9 @@ format: setup-dev  ## rewrite the sources as `check` wants them
 bench: setup-dev  ## every benchmark beside its peer
 	$(BIN)/python -m pip install --quiet --no-deps gym-trading-env==0.3.5
 	for name in env features synthetic classifiers ppo store overhead; do echo "== $$name"; OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+forecast: setup-dev  ## predicted against actual: ADA-EUR_1H quick three times, measured anew; needs an idle machine
+	$(BIN)/python -m benchmarks.forecast $(ARGS)
 
 gpu-check: setup-dev  ## on a machine with a GPU: tests marked gpu, then quick and standard on it
 	$(PYTEST) -m gpu

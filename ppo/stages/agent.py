@@ -80,7 +80,7 @@ def pretrained_weights(unit: Unit, source: str, sizes: PolicySizes, folder: str 
 
 def describe_agent(config: Config, ppo: PPOConfig, slowdown: float = 1.0) -> dict[str, Any]:
     """Facts for `plan` of a unit that trains one single-asset agent; `slowdown` is its backend's."""
-    sizes = single_asset_sizes(config, _columns(config), ppo)
+    sizes = single_asset_sizes(config, observed_columns(config), ppo)
     width, memory = (sizes.observation + sizes.memory, *sizes.hidden), sizes.memory
     weights = sum(a * b for a, b in pairwise(width)) * 2 + width[-1] * (sizes.actions + 1)
     weights += 2 * 4 * memory * (sizes.observation + memory)
@@ -116,19 +116,23 @@ def evaluations(ppo: PPOConfig) -> int:
 def calibrate_agent(config: Config, ppo: PPOConfig, budget_s: float) -> dict[str, float]:
     """The rates of `describe_agent`'s work on this machine, of the builtin learner on generated bars."""
     set_up_torch(config.compute.threads_per_unit)
-    rng = stream(config.seed, "calibration", "agent")
-    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.005, CALIBRATION_BARS)))
-    columns = rng.normal(size=(CALIBRATION_BARS, _columns(config))).astype(np.float32)
-    stamps = np.arange(CALIBRATION_BARS, dtype=np.int64)
-    everywhere = np.ones(CALIBRATION_BARS, bool)
-    tape = Tape(stamps, close, close, close, close, stamps * 0, 1, columns, everywhere)
-    job = single_asset_job(tape, [(0, CALIBRATION_BARS)], [(0, CALIBRATION_BARS)], config, 0, ppo)
+    tape = generated_tape(config, CALIBRATION_BARS)
+    job = single_asset_job(tape, [(0, len(tape.t))], [(0, len(tape.t))], config, 0, ppo)
     state, validate = start(job), job.validator()
     advance(state, ppo.model_copy(update={"epochs": 1}))
     began_s = time.perf_counter()
     validate(state.policy)
     validated_per_s = CALIBRATION_BARS / (time.perf_counter() - began_s)
     return {"steps": steps_per_s(state, ppo, budget_s / 2), "validation decisions": validated_per_s}
+
+
+def generated_tape(config: Config, bars: int) -> Tape:
+    """A random walk with columns that say nothing, for measuring."""
+    rng = stream(config.seed, "calibration", "agent")
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.005, bars)))
+    columns = rng.normal(size=(bars, observed_columns(config))).astype(np.float32)
+    stamps = np.arange(bars, dtype=np.int64)
+    return Tape(stamps, close, close, close, close, stamps * 0, 1, columns, np.ones(bars, bool))
 
 
 def steps_per_s(state: LearnerState, ppo: PPOConfig, budget_s: float) -> float:
@@ -196,7 +200,7 @@ def write_agent(unit: Unit, trained: TrainResult, scaler: Scaler, began: str, ba
     return facts
 
 
-def _columns(config: Config) -> int:
+def observed_columns(config: Config) -> int:
     """Of a tape: the prediction block and the market columns."""
     return 5 + 4 * len(config.ensemble.members) + len(MARKET_OBSERVATION)
 

@@ -67,6 +67,7 @@ evidence of an edge" where any has that, else "collapsed".
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -81,15 +82,18 @@ from configs.unit import Unit, run_stage
 from configs.verdicts import FAMILIES, leading
 from ppo.evaluate import Agent
 from ppo.joining import joined
-from ppo.judge import score, summary
-from ppo.learner.policy import read_policy
+from ppo.judge import judgement, score, summary
+from ppo.learner.policy import Policy, read_policy
+from ppo.learner.train import single_asset_sizes
 from ppo.portfolio.evaluate import score_portfolio
 from ppo.scoring import Played, SingleAsset, dataset_facts, enter, judge, write_evaluation
+from ppo.stages.agent import generated_tape, observed_columns
 from ppo.tape import build_tape, spans
 from ppo.targets import targets
 from training.crossfit import score_predictions
 from training.determinism import set_up_torch
 from training.scaling import Scaler
+from training.speed import WindowSpeed
 from training.splits import bars_needed
 from training.stages.prepare import Prepared, load_predictions, load_prepared
 
@@ -101,8 +105,11 @@ NOMINAL_TEST_BARS = 3_500
 """A fifth of two years of hourly bars."""
 AGENT_UNIT = re.compile(r"\w+/(seed-\d+|\d{4}-\d\d)")
 """Units that trained agents: a seed, or all seeds of a test month."""
-DECISIONS_PER_S = 5_000.0
-"""Greedy decisions of a small policy, one at a time, on one core."""
+JUDGED, SCORED = "bars played and judged", "bars of classifiers scored"
+JUDGED_PER_S, SCORED_PER_S = 1_000.0, 6_000.0
+CALIBRATION_BARS = 1_000
+ARTIFACT_BYTES = 10_000_000
+"""Equity, tables and trades of all families."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -129,13 +136,43 @@ def work(unit: Unit) -> dict[str, Any]:
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """Facts for `plan`; the work is that of `NOMINAL_TEST_BARS` scored bars."""
-    plays = config.agent.seeds * (1 + len(config.judging.cost_sweep_bps))
+    """Facts for `plan`, of a run with every family."""
+    settings = config.walk_forward
+    month_bars = config.market.bars_per_year / 12
+    test_frac = 1 - config.splits.train_frac - config.splits.validation_frac
+    scored = (len(config.classifiers.members) + 1) * test_frac
     return {
         "bars_needed": bars_needed(config),
         "memory_bytes": BASE_BYTES + BYTES_PER_BAR * max(NOMINAL_TEST_BARS, bars_needed(config)),
-        "work": [{"name": "decisions", "amount": plays * NOMINAL_TEST_BARS, "rate_per_s": DECISIONS_PER_S}],
+        "artifact_bytes": ARTIFACT_BYTES,
+        "work": [
+            {"name": JUDGED, "amount": 3 * test_frac, "per": "bar", "rate_per_s": JUDGED_PER_S},
+            {"name": JUDGED, "amount": settings.windows * month_bars, "rate_per_s": JUDGED_PER_S},
+            {"name": SCORED, "amount": scored, "per": "bar", "rate_per_s": SCORED_PER_S},
+        ],
     }
+
+
+def calibrate(config: Config, budget_s: float) -> dict[str, float]:
+    """Rates of the stage's work on this machine, of untrained agents on generated bars."""
+    set_up_torch(config.compute.threads_per_unit)
+    tape, sizes = (
+        generated_tape(config, CALIBRATION_BARS),
+        single_asset_sizes(config, observed_columns(config), config.ppo),
+    )
+    agents = [Policy(sizes).eval() for _ in range(config.agent.seeds)]
+
+    def judge_one(bars: int) -> None:
+        scored = score(tape, config, [(0, bars)], agents, None)
+        judgement(scored, config, [0.0])
+
+    judge_one(CALIBRATION_BARS // 10)  # compiles
+    done, begun_s = 0, time.perf_counter()
+    while not done or time.perf_counter() - begun_s < budget_s / 2:
+        judge_one(CALIBRATION_BARS)
+        done += CALIBRATION_BARS
+    judged_per_s = done / (time.perf_counter() - begun_s)
+    return {JUDGED: judged_per_s, SCORED: WindowSpeed(config).scored_per_s()}
 
 
 def families_of(run: RunDir, unit_id: str) -> list[str]:

@@ -1,16 +1,21 @@
 """Predicted against actual, by hand from event logs."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from configs.load import resolve
 from configs.run_dir import RunDir
 from runner.calibration import Measured, Speed
+from runner.cli import main
 from runner.forecast import BEFORE, WHOLE, Row, compared, keep, load
 from runner.graph import Unit
 from runner.plan import Facts, Range, make_plan
 from runner.schedule import Places
+from tests.cli import cli
+from tests.runner.fixture_stages.world import wait_for
 
 CONFIG = resolve("DEMO-USD_1H", "quick").config
 SECONDS = {"prepare": 2.0, "ppo/seed-0": 10.0, "ppo/seed-1": 10.0}
@@ -101,3 +106,51 @@ def test_plans_of_all_starts_are_kept(tmp_path):
     keep(run, plan_of("prepare"))
     keep(run, plan_of("ppo/seed-0"))
     assert [[unit["id"] for unit in start["units"]] for start in load(run)] == [["prepare"], ["ppo/seed-0"]]
+
+
+# -- by the command line
+
+DEMO = ("--dataset", "DEMO-USD_1H", "--offline", "--skip-preflight")
+
+
+@pytest.mark.parametrize("price", ["0", "-1", "nan", "inf"])
+def test_a_price_that_is_none_is_refused_before_anything(tmp_path, capsys, price):
+    assert main(["plan", *DEMO[:3], "--runs-dir", str(tmp_path / "runs"), "--price", price]) == 2
+    assert "is no price" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("dataset", "code"), [((), 2), (("--dataset", "BTC-EUR_1H", "--offline"), 66)])
+def test_a_plan_without_a_dataset_says_so_before_anything_is_measured(tmp_path, capsys, dataset, code):
+    options = ("--data-dir", str(tmp_path), "--runs-dir", str(tmp_path / "runs"), "--seconds", "1")
+    assert main(["plan", *dataset, *options]) == code
+    assert "measuring" not in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_more_than_a_limit_leaves_is_refused_with_79_and_started_with_yes(tmp_path):
+    """All of quick takes minutes, by nominal rates too; 108 s are left."""
+    options = (
+        *DEMO,
+        "--runs-dir",
+        str(tmp_path),
+        "--max-hours",
+        "0.03",
+        "--price",
+        "0.5",
+        "--set",
+        "runtime.stop_grace_s=5",
+    )
+    refused = cli(*options)
+    assert refused.returncode == 79, refused.stderr
+    assert "of 0.03 h spent" in refused.stderr and "USD) to go" in refused.stderr and "--yes" in refused.stderr
+    run = RunDir(next(tmp_path.glob("*/config.yaml")).parent)
+    assert not run.stages.exists() and len(load(run)) == 1
+    assert json.loads((run.root / "exit.json").read_text())["exit_code"] == 79
+    going = subprocess.Popen([sys.executable, "-m", "runner.cli", *options, "--yes"], stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: list(run.logs.glob("prepare.log")) or going.poll() is not None, timeout_s=60)
+    finally:
+        going.terminate()
+    assert "going on because of --yes" in going.communicate()[1] and len(load(run)) == 2
