@@ -94,6 +94,11 @@ class PortfolioEnvs:
         )  # fmt: skip
         return own
 
+    @property
+    def equity(self) -> np.ndarray:
+        """(E,) of the accounts at their last mark."""
+        return self._account[:, rules.EQUITY].copy()
+
     def state(self) -> dict[str, np.ndarray]:
         """Everything that decides what comes next, copied."""
         return {name: array.copy() for name, array in self._state_arrays().items()}

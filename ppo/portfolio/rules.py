@@ -482,7 +482,9 @@ def play_all(
         own, held, ticks = account[env], legs[env], clock[env]
         write_order(own, held, actions[env], ticks[BAR], prices, flags, terms, order)
         ticks[BAR] += 1
-        row, orders[env] = ticks[BAR], np.int64(order[WANTED].sum())
+        row, orders[env] = ticks[BAR], 0
+        for k in range(held.shape[0]):
+            orders[env] += order[WANTED, k] != 0.0
         log_return[env], over, _ = advance(own, held, order, prices[row], flags[row], False, terms, fills)
         shaping[env] = shape(own, log_return[env], terms)
         reward[env] = _clip(terms[REWARD_SCALE] * log_return[env] + shaping[env], terms[REWARD_CLIP])

@@ -25,7 +25,7 @@ from ppo.portfolio.data import load_portfolio, write_assets
 from ppo.portfolio.env import PortfolioEnvs
 from ppo.portfolio.rules import PRESENT, READY, observation_size
 from ppo.portfolio.validate import PortfolioValidator
-from ppo.stages.agent import seed_index, train_agent, write_agent
+from ppo.stages.agent import evaluations, seed_index, steps_per_s, train_agent, write_agent
 from training.checkpoint import Arrays, Checkpoints
 from training.determinism import set_up_torch
 from training.features import FEATURE_NAMES, MARKET_OBSERVATION
@@ -42,6 +42,8 @@ NOMINAL_BARS = 50_000
 FLOP_PER_S = {"cpu": 28e9, "cuda": 2e12}
 """As in `ppo.stages.ppo`."""
 PREDICT_FLOP_PER_S = {"cpu": 30e9, "cuda": 4e12}
+VALIDATED_PER_S = 15_000.0
+"""Greedy decisions on the validation slices, side by side, with a small policy on one core."""
 CALIBRATION_BARS = 2_000
 
 
@@ -106,6 +108,13 @@ def describe(config: Config) -> dict[str, Any]:
                 "rate_per_s": FLOP_PER_S[device] * cores / (2 * weights * (3 * settings.epochs + 1)),
                 "units": "multi_asset/seed-*",
             },
+            {
+                "name": "portfolio validation decisions",
+                "amount": evaluations(settings) * config.splits.validation_frac,
+                "per": "bar",
+                "rate_per_s": VALIDATED_PER_S,
+                "units": "multi_asset/seed-*",
+            },
         ],
     }
 
@@ -113,9 +122,16 @@ def describe(config: Config) -> dict[str, Any]:
 def calibrate(config: Config, budget_s: float) -> dict[str, float]:
     """Rates of the stage's work on this machine, measured on generated bars in about `budget_s`."""
     set_up_torch(config.compute.threads_per_unit)
+    job = _calibration_job(config)
+    state, validate = start(job), job.validator()
+    advance(state, job.ppo.model_copy(update={"epochs": 1}))  # compiles
+    validate(state.policy)
+    began_s = time.perf_counter()
+    validate(state.policy)
     return {
-        "portfolio steps": _steps_per_s(config, budget_s / 2),
-        "portfolio prediction operations": _prediction_flop_per_s(config, budget_s / 2),
+        "portfolio validation decisions": CALIBRATION_BARS / (time.perf_counter() - began_s),
+        "portfolio steps": steps_per_s(state, job.ppo, budget_s / 2),
+        "portfolio prediction operations": _prediction_flop_per_s(config, budget_s / 3),
     }
 
 
@@ -187,29 +203,23 @@ def _window_flops(config: Config) -> int:
     return 2 * weights * config.classifiers.lookback_bars
 
 
-def _steps_per_s(config: Config, budget_s: float) -> float:
-    """Of whole rollouts with their updates, after one that warms up."""
-    settings, assets = config.multi_asset, len(config.asset_datasets())
-    columns = _columns(config)
+def _calibration_job(config: Config) -> Job:
+    """Training on random walks of as many assets as the run has."""
+    assets = config.asset_datasets()
     rng = stream(config.seed, "calibration", "multi_asset")
-    walk = np.exp(np.cumsum(rng.normal(0, 0.005, (CALIBRATION_BARS, assets)), axis=0))
+    walk = np.exp(np.cumsum(rng.normal(0, 0.005, (CALIBRATION_BARS, len(assets))), axis=0))
     tape = PortfolioTape(
-        assets=config.asset_datasets(),
+        assets=assets,
         t=np.arange(CALIBRATION_BARS, dtype=np.int64) * config.market.max_gap_s,
         prices=np.repeat(100 * walk[:, :, None], 4, axis=2),
-        flags=np.full((CALIBRATION_BARS, assets), PRESENT | READY, np.uint8),
-        segment=np.zeros((CALIBRATION_BARS, assets), np.int32),
-        market=rng.normal(size=(CALIBRATION_BARS, assets * columns)).astype(np.float32),
+        flags=np.full((CALIBRATION_BARS, len(assets)), PRESENT | READY, np.uint8),
+        segment=np.zeros((CALIBRATION_BARS, len(assets)), np.int32),
+        market=rng.normal(size=(CALIBRATION_BARS, len(assets) * _columns(config))).astype(np.float32),
         timeframe_s=config.market.max_gap_s,
         max_gap_s=config.market.max_gap_s,
     )
     spans = portfolio_spans(tape, 0, CALIBRATION_BARS)
-    state = start(portfolio_job(tape, spans, spans, config, seed=0))
-    advance(state, settings)
-    began_s, first = time.perf_counter(), state.steps
-    while state.steps == first or time.perf_counter() - began_s < budget_s:
-        advance(state, settings)
-    return (state.steps - first) / (time.perf_counter() - began_s)
+    return portfolio_job(tape, spans, spans, config, seed=0)
 
 
 if __name__ == "__main__":
