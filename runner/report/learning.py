@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from configs.verdicts import FAMILIES
 from runner.report import numbers
+from runner.report.agents import COLOURS
 from runner.report.facts import Facts
 from runner.report.figure import Figure, Trace, line, stacked
 from runner.report.markup import Html, join, table, tag
 from runner.report.section import Section, badge, heading, note
 from runner.report.series import MAX_POINTS, THINNED, thin
+from runner.summary import family_title
 
 Rows = list[dict[str, Any]]
 
@@ -18,6 +21,10 @@ CLASS_NAMES = ("fall", "stationary", "rise")
 SKILL_HEAD = ("Against best", "Lower bound", "Skill")
 RULE_NAMES = {"majority": "majority", "known_part": "known part", "volatility": "volatility"}
 FIT_COLOURS = ("@mean", "@buy_and_hold", "@moving_average", "@follow_classifier", "@muted")
+AGENT_STAGES = {"pretrain": ("Pre-training", "@muted")} | {
+    name: (family_title(name), COLOURS[name]) for name in FAMILIES
+}
+"""Stage -> name and colour of its agents where there are several stages; walk-forward's windows have no curves."""
 AGENT_PANELS = (
     ("Validation, basis points per bar", ("validation.score",), 1e4, ".1f"),
     ("Reward per training step", ("reward_mean",), 1, "~g"),
@@ -73,9 +80,9 @@ def training(facts: Facts) -> Section | None:
     fits = {unit: fits[unit] for unit in _in_order(fits, facts)}
     if fits:
         parts += [heading("Classifiers"), _fit_figure(fits)]
-    agents = {unit: history for unit, history in facts.histories.items() if unit.startswith("ppo/")}
+    agents = {unit: history for unit, history in facts.histories.items() if _stage(unit) in AGENT_STAGES}
     agents = {unit: _agent_rows(history) for unit, history in agents.items()} | _agents_of_events(facts, set(agents))
-    agents = {unit: rows for unit, rows in sorted(agents.items()) if rows}
+    agents = {unit: agents[unit] for unit in sorted(agents, key=_agent_order) if agents[unit]}
     figure = _agent_figure(agents) if agents else None
     if figure is not None:
         parts += [heading("Agents"), figure]
@@ -158,6 +165,8 @@ def _fit_figure(fits: dict[str, list[tuple[str, Rows]]]) -> Figure:
 
 def _agent_figure(agents: dict[str, Rows]) -> Figure | None:
     panels, traces = [], []
+    first = set({_stage(unit): unit for unit in reversed(agents)}.values())
+    several = len(first) > 1
     for title, keys, factor, tick_format in AGENT_PANELS:
         key = next(
             (key for key in keys if any(_at(row, key) is not None for rows in agents.values() for row in rows)), ""
@@ -169,9 +178,14 @@ def _agent_figure(agents: dict[str, Rows]) -> Figure | None:
             style: dict[str, Any] = {"yaxis": "y" if len(panels) == 1 else f"y{len(panels)}", "legendgroup": unit}
             colour = FIT_COLOURS[index % len(FIT_COLOURS)]
             name = unit.rpartition("/")[2].replace("-", " ")
+            if several:
+                style["legendgroup"] = _stage(unit)
+                title_of, colour = AGENT_STAGES[_stage(unit)]
+                name = title_of if unit in first else f"{title_of}, {name}"
             x, y = _curve(rows, "step", key)
             y = [factor * value for value in y]
-            traces.append(line(x, y, name, colour, showlegend=len(panels) == 1, **style))
+            shown = len(panels) == 1 and (not several or unit in first)
+            traces.append(line(x, y, name, colour, showlegend=shown, **style))
     if not panels:
         return None
     height_px = 120 + 120 * len(panels)
@@ -179,9 +193,18 @@ def _agent_figure(agents: dict[str, Rows]) -> Figure | None:
     layout["xaxis"] |= {"title": {"text": "environment steps"}}
     label = "Training figures of each agent by environment step"
     longest = max(len(rows) for rows in agents.values())
-    caption = "Validation: mean log return of greedy play on slices of the validation part; it selects the policy. "
+    caption = "Validation: mean log return of greedy play on validation bars; it selects the policy. "
+    caption += "Lines of one colour are the seeds of one stage. " if several else ""
     caption += THINNED if longest > MAX_POINTS else ""
     return Figure("figure-agents", traces, layout, height_px, label, caption)
+
+
+def _stage(unit: str) -> str:
+    return unit.partition("/")[0]
+
+
+def _agent_order(unit: str) -> tuple[int, str]:
+    return (list(AGENT_STAGES).index(_stage(unit)), unit)
 
 
 def _in_order(names: Iterable[str], facts: Facts) -> list[str]:
@@ -220,7 +243,7 @@ def _agents_of_events(facts: Facts, known: set[str]) -> dict[str, Rows]:
     found: dict[str, Rows] = {}
     for event in facts.events:
         unit = event["unit"]
-        if event["kind"] == "metric" and "step" in event and unit.startswith("ppo/") and unit not in known:
+        if event["kind"] == "metric" and "step" in event and _stage(unit) in AGENT_STAGES and unit not in known:
             row = {"step": event["step"], "validation": event} if event.get("name") == "validation" else event
             found.setdefault(unit, []).append(row)
     return found

@@ -332,6 +332,9 @@ def histories(rng: np.random.Generator, run: RunDir) -> None:
             ]
             folds[name] = rows
         write_json(run.unit_dir(f"classifiers/{member}") / "history.json", folds)
+    for stage in ("pretrain", "lstm_ppo"):
+        rows = [agent_row(rng, step) for step in range(8_192, 102_401, 8_192)]
+        write_json(run.unit_dir(f"{stage}/seed-0") / "history.json", rows)
     for seed in range(SEEDS):
         rows = [agent_row(rng, step) for step in range(8_192, 204_801, 8_192)]
         write_json(run.unit_dir(f"ppo/seed-{seed}") / "history.json", rows)
