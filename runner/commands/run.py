@@ -200,7 +200,8 @@ def _dry_run(job: Any, as_json: bool) -> ExitCode:
         click.echo(json.dumps({"run_id": plan.run.run_id, "exists": exists, "units": states}))
         return ExitCode.DONE
     click.echo(f"run {plan.run.run_id} ({'exists' if exists else 'new'}) in {plan.run.root.parent}")
+    width = max(map(len, states)) + 2
     for unit_id, state in states.items():
-        click.echo(f"  {unit_id:<24}{state}")
+        click.echo(f"  {unit_id:<{width}}{state}")
     click.echo(f"reproduce with: {shell_line(plan.command)}")
     return ExitCode.DONE
