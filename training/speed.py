@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
+from numba.core import event
 
 from configs.errors import StopRequested
 from configs.schema import Config
@@ -22,6 +25,18 @@ from training.predictors.base import CLASSES
 from training.scaling import Scaler
 from training.splits import split
 from training.streams import stream
+
+T = TypeVar("T")
+LEAST_S = 1e-3
+
+
+def without_compiling_s(work: Callable[[], T]) -> tuple[T, float]:
+    """What `work` gives and how many seconds it takes, without those that numba compiles once on a machine."""
+    compiled: list[float] = []
+    began_s = time.perf_counter()
+    with event.install_timer("numba:compile", compiled.append):
+        result = work()
+    return result, max(LEAST_S, time.perf_counter() - began_s - sum(compiled))
 
 
 class WindowSpeed:

@@ -28,6 +28,7 @@ from training.checkpoint import Checkpoints
 from training.determinism import set_up_torch
 from training.features import MARKET_OBSERVATION
 from training.scaling import Scaler
+from training.speed import without_compiling_s
 from training.splits import bars_needed
 from training.stages.prepare import load_predictions, load_prepared
 from training.streams import stream
@@ -37,6 +38,7 @@ BASE_BYTES = 600_000_000
 FLOP_PER_S = {"cpu": 28e9, "cuda": 2e12}
 """Useful floating-point operations per second of one core, or of a GPU, with minibatches of 1,024; measured on the
 CPU with [64, 64]; larger nets reach up to twice as much. A guess for the GPU."""
+SETTING_UP, SETTING_UP_S = "setting up an agent", 4.0
 VALIDATED_PER_S = 20_000.0
 """Greedy decisions, a few slices side by side; measured with a small net."""
 CALIBRATION_BARS = 5_000
@@ -104,6 +106,7 @@ def describe_agent(config: Config, ppo: PPOConfig, slowdown: float = 1.0) -> dic
                 "per": "bar",
                 "rate_per_s": VALIDATED_PER_S,
             },
+            {"name": SETTING_UP, "amount": 1, "rate_per_s": 1 / SETTING_UP_S},
         ],
     }
 
@@ -118,12 +121,29 @@ def calibrate_agent(config: Config, ppo: PPOConfig, budget_s: float) -> dict[str
     set_up_torch(config.compute.threads_per_unit)
     tape = generated_tape(config, CALIBRATION_BARS)
     job = single_asset_job(tape, [(0, len(tape.t))], [(0, len(tape.t))], config, 0, ppo)
-    state, validate = start(job), job.validator()
-    advance(state, ppo.model_copy(update={"epochs": 1}))
+    state, setting_up_s = set_up(job)
+    validate = job.validator()
     began_s = time.perf_counter()
     validate(state.policy)
     validated_per_s = CALIBRATION_BARS / (time.perf_counter() - began_s)
-    return {"steps": steps_per_s(state, ppo, budget_s / 2), "validation decisions": validated_per_s}
+    return {
+        "steps": steps_per_s(state, ppo, budget_s / 2),
+        "validation decisions": validated_per_s,
+        SETTING_UP: 1 / setting_up_s,
+    }
+
+
+def set_up(job: Job) -> tuple[LearnerState, float]:
+    """A learner after its first rollout, and the seconds until then, in a process that had none before."""
+
+    def work() -> LearnerState:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: F401 -- as a unit's reporter loads it
+
+        state = start(job)
+        advance(state, job.ppo.model_copy(update={"epochs": 1}))
+        return state
+
+    return without_compiling_s(work)
 
 
 def generated_tape(config: Config, bars: int) -> Tape:

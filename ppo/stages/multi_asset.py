@@ -19,13 +19,22 @@ from configs.schema import Config
 from configs.unit import Unit, run_stage
 from ppo.evaluate import Spans
 from ppo.learner.policy import PolicySizes
-from ppo.learner.train import Job, advance, start
+from ppo.learner.train import Job
 from ppo.portfolio.align import PortfolioTape, portfolio_spans
 from ppo.portfolio.data import load_portfolio, write_assets
 from ppo.portfolio.env import PortfolioEnvs
 from ppo.portfolio.rules import PRESENT, READY, observation_size
 from ppo.portfolio.validate import PortfolioValidator
-from ppo.stages.agent import evaluations, seed_index, steps_per_s, train_agent, write_agent
+from ppo.stages.agent import (
+    SETTING_UP,
+    SETTING_UP_S,
+    evaluations,
+    seed_index,
+    set_up,
+    steps_per_s,
+    train_agent,
+    write_agent,
+)
 from training.checkpoint import Arrays, Checkpoints
 from training.determinism import set_up_torch
 from training.features import FEATURE_NAMES, MARKET_OBSERVATION
@@ -115,6 +124,7 @@ def describe(config: Config) -> dict[str, Any]:
                 "rate_per_s": VALIDATED_PER_S,
                 "units": "multi_asset/seed-*",
             },
+            {"name": SETTING_UP, "amount": 1, "rate_per_s": 1 / SETTING_UP_S, "units": "multi_asset/seed-*"},
         ],
     }
 
@@ -123,12 +133,13 @@ def calibrate(config: Config, budget_s: float) -> dict[str, float]:
     """Rates of the stage's work on this machine, measured on generated bars in about `budget_s`."""
     set_up_torch(config.compute.threads_per_unit)
     job = _calibration_job(config)
-    state, validate = start(job), job.validator()
-    advance(state, job.ppo.model_copy(update={"epochs": 1}))  # compiles
+    state, setting_up_s = set_up(job)
+    validate = job.validator()
     validate(state.policy)
     began_s = time.perf_counter()
     validate(state.policy)
     return {
+        SETTING_UP: 1 / setting_up_s,
         "portfolio validation decisions": CALIBRATION_BARS / (time.perf_counter() - began_s),
         "portfolio steps": steps_per_s(state, job.ppo, budget_s / 2),
         "portfolio prediction operations": _prediction_flop_per_s(config, budget_s / 3),

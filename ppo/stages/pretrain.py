@@ -12,9 +12,17 @@ from typing import Any
 
 from configs.schema import Config
 from configs.unit import Unit, run_stage
-from ppo.learner.train import advance, start
 from ppo.pretrain import VALIDATION_SCENARIOS, pretraining_job, pretraining_ppo
-from ppo.stages.agent import describe_agent, evaluations, seed_index, steps_per_s, train_agent, write_agent
+from ppo.stages.agent import (
+    SETTING_UP,
+    describe_agent,
+    evaluations,
+    seed_index,
+    set_up,
+    steps_per_s,
+    train_agent,
+    write_agent,
+)
 from training.determinism import set_up_torch
 from training.stages.synthetic import load_parameters
 from training.synthetic import preset_parameters
@@ -43,7 +51,7 @@ def work(unit: Unit) -> dict[str, Any]:
 def describe(config: Config) -> dict[str, Any]:
     """Facts for `plan`: of one unit."""
     agent = describe_agent(config, pretraining_ppo(config))
-    bars, (steps, validation) = config.synthetic.bars, agent["work"]
+    bars, (steps, validation, setting_up) = config.synthetic.bars, agent["work"]
     total_bars = (config.synthetic.scenarios + VALIDATION_SCENARIOS) * bars
     decisions = evaluations(pretraining_ppo(config)) * VALIDATION_SCENARIOS * bars
     return {
@@ -53,6 +61,7 @@ def describe(config: Config) -> dict[str, Any]:
             {"name": "scenario bars", "amount": total_bars, "rate_per_s": BARS_PER_S},
             steps,
             {"name": validation["name"], "amount": decisions, "rate_per_s": VALIDATED_PER_S},
+            setting_up,
         ],
     }
 
@@ -67,8 +76,8 @@ def calibrate(config: Config, budget_s: float) -> dict[str, float]:
     began_s = time.perf_counter()
     job, _ = pretraining_job(preset_parameters(config), few, 0)
     bars_per_s = (1 + VALIDATION_SCENARIOS) * bars / (time.perf_counter() - began_s)
-    state, validate = start(job), job.validator()
-    advance(state, job.ppo.model_copy(update={"epochs": 1}))  # compiles
+    state, setting_up_s = set_up(job)
+    validate = job.validator()
     began_s = time.perf_counter()
     validate(state.policy)
     validated_per_s = VALIDATION_SCENARIOS * bars / (time.perf_counter() - began_s)
@@ -76,6 +85,7 @@ def calibrate(config: Config, budget_s: float) -> dict[str, float]:
         "scenario bars": bars_per_s,
         "steps": steps_per_s(state, job.ppo, budget_s / 2),
         "validation decisions": validated_per_s,
+        SETTING_UP: 1 / setting_up_s,
     }
 
 

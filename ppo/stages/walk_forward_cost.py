@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from configs.schema import Config
-from ppo.learner.train import advance, start
-from ppo.stages.agent import calibrate_agent, describe_agent, evaluations
+from ppo.stages.agent import SETTING_UP, calibrate_agent, describe_agent, evaluations, set_up
 from ppo.walk_forward import CLASSIFIER, WindowData, play_month, whole_steps, window_data, window_job, window_ppo
 from training.crossfit import soft_vote
 from training.determinism import set_up_torch
@@ -26,8 +25,6 @@ MONTHS = 12
 MONTH_UNITS = "walk_forward/????-??"
 MONTH_DECISIONS_PER_S = 6_000.0
 """Bars of a test month that one agent plays per second, at all cost levels side by side; measured on one core."""
-FIRST_ROLLOUT_S = 1.5
-"""What torch and the compiled rules load and set up the first time; measured."""
 TRACK_BYTES_PER_BAR = 100
 """Of one agent's tracks at five cost levels; measured, rounded up."""
 DEMO_MONTH = "2024-06"
@@ -50,7 +47,7 @@ def describe(config: Config) -> dict[str, Any]:
         {"name": name, "amount": config.agent.seeds * amount, "rate_per_s": rates[name], "units": MONTH_UNITS}
         for name, amount in amounts.items()
     ]
-    work.append({"name": "first rollout", "amount": 1, "rate_per_s": 1 / FIRST_ROLLOUT_S, "units": MONTH_UNITS})
+    work.append({"name": SETTING_UP, "amount": 1, "rate_per_s": rates[SETTING_UP], "units": MONTH_UNITS})
     for member in config.ensemble.members:
         per_window = classifiers.flops_per_window(member, config)
         work += _fits(config, member, classifiers.FLOPS_PER_S[config.compute.device] / per_window)
@@ -70,12 +67,9 @@ def calibrate(config: Config, budget_s: float) -> dict[str, float]:
     config = config.model_copy(update={"walk_forward": settings.model_copy(update=shown)})
     share_s = budget_s / (2 * len(members) + 2)
     data = _demo_window(speed.bars, config)
-    begun_s = time.perf_counter()
     job = window_job(data, config, 0)
-    state = start(job)
-    advance(state, job.ppo.model_copy(update={"epochs": 1}))
-    rates = {"first rollout": 1 / (time.perf_counter() - begun_s)}
-    rates |= calibrate_agent(config, job.ppo, share_s)
+    state, setting_up_s = set_up(job)
+    rates = calibrate_agent(config, job.ppo, share_s) | {SETTING_UP: 1 / setting_up_s}
     for member in members:
         rates[f"{member} windows trained"] = speed.trained_per_s(member, share_s)
         rates[f"{member} windows predicted"] = speed.predicted_per_s(member, share_s)

@@ -212,7 +212,11 @@ def test_another_scoring_of_the_same_bars_raises_the_count(fresh):
 def test_plan_is_told_what_the_unit_needs(quick_config):
     described = evaluate.describe(quick_config)
     assert {"bars_needed", "memory_bytes", "work"} <= described.keys()
-    assert described["work"][0]["amount"] == 3 * 5 * evaluate.NOMINAL_TEST_BARS
+    families, months, scored = described["work"]
+    assert families["amount"] == pytest.approx(3 * 0.2) and families["per"] == "bar", (
+        "three families, a fifth of the bars"
+    )
+    assert months["amount"] == pytest.approx(12 * 8_760 / 12) and scored["amount"] == pytest.approx(5 * 0.2)
 
 
 def other(run: RunDir, data: Path, dataset: str, out: Path, capsys) -> tuple[int, str, str]:
