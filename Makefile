@@ -44,7 +44,7 @@ test-slow: setup-dev  ## stages as real processes, learning, browser
 	$(PYTEST) -m slow --dist loadfile
 
 learning: setup-dev  ## agents on planted markets over all seeds, learning curves beside MaskablePPO; minutes
-	LEARNING=all $(PYTEST) -m slow -n 0 -s tests/ppo/test_learning.py tests/ppo/portfolio/test_portfolio_learning.py
+	LEARNING=all $(PYTEST) -m slow -n 0 -s tests/ppo/test_learning.py tests/ppo/test_memory_learning.py tests/ppo/portfolio/test_portfolio_learning.py
 
 martingale: setup-dev  ## trained agents on 20 driftless markets with all of quick's steps; minutes
 	MARTINGALE_TIMESTEPS=491520 $(PYTEST) -m slow -n 0 -s tests/ppo/test_martingale.py
@@ -71,7 +71,7 @@ format: setup-dev  ## rewrite the sources as `check` wants them
 # Gym-Trading-Env pins an old ccxt, so it comes without its dependencies, for the benchmark alone.
 bench: setup-dev  ## every benchmark beside its peer
 	$(BIN)/python -m pip install --quiet --no-deps gym-trading-env==0.3.5
-	for name in env portfolio features synthetic classifiers ppo store overhead; do echo "== $$name"; OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in env portfolio features synthetic classifiers ppo lstm_ppo store overhead; do echo "== $$name"; OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 forecast: setup-dev  ## predicted against actual: ADA-EUR_1H quick three times, measured anew; needs an idle machine
 	$(BIN)/python -m benchmarks.forecast $(ARGS)

@@ -74,11 +74,11 @@ class Law:
     def best_actions(self) -> np.ndarray:
         """(beliefs, weights) best action on the grids `LOG_ODDS` and `WEIGHTS`."""
         belief = expit(LOG_ODDS)[:, None]
-        growth_up, weight_up = self._bar(self.drift)
-        growth_down, weight_down = self._bar(-self.drift)
+        growth_up, weight_up = held_bar(self.drift, self.volatility)
+        growth_down, weight_down = held_bar(-self.drift, self.volatility)
         growth = belief * growth_up + (1 - belief) * growth_down
         belief_up, belief_down = self._next_beliefs(1 - self.flip), self._next_beliefs(self.flip)
-        fills = [_fill(action, self.fee_frac) for action in range(ACTIONS)]
+        fills = [fill(action, self.fee_frac) for action in range(ACTIONS)]
         value = np.zeros((len(LOG_ODDS), len(WEIGHTS)))
         while True:
             held = (
@@ -97,14 +97,6 @@ class Law:
         up = belief * (1 - self.flip) + (1 - belief) * self.flip
         return np.log(up) - np.log1p(-up)
 
-    def _bar(self, drift: float) -> tuple[np.ndarray, np.ndarray]:
-        """Expected log growth by weight held, and the table of the weight after the bar."""
-        nodes, mass = np.polynomial.hermite_e.hermegauss(15)
-        move = np.expm1(drift + self.volatility * nodes)
-        growth = 1 + WEIGHTS[:, None] * move
-        after = WEIGHTS[:, None] * (1 + move) / growth
-        return np.log(growth) @ mass / mass.sum(), _table(WEIGHTS, after, mass / mass.sum())
-
     def _next_beliefs(self, up: float) -> np.ndarray:
         """Table of the next log odds, where the next sign is +1 with probability `up`."""
         nodes, mass = np.polynomial.hermite_e.hermegauss(31)
@@ -114,7 +106,16 @@ class Law:
         return _table(LOG_ODDS, after, np.r_[up * mass, (1 - up) * mass])
 
 
-def _fill(action: int, fee: float) -> tuple[np.ndarray, np.ndarray]:
+def held_bar(drift: float, volatility: float, borrow_frac: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Expected log growth by weight held over one bar, and the table of the weight after it; shorts pay to borrow."""
+    nodes, mass = np.polynomial.hermite_e.hermegauss(15)
+    move = np.expm1(drift + volatility * nodes)
+    growth = 1 + WEIGHTS[:, None] * move - borrow_frac * np.maximum(-WEIGHTS[:, None], 0)
+    after = WEIGHTS[:, None] * (1 + move) / growth
+    return np.log(growth) @ mass / mass.sum(), _table(WEIGHTS, after, mass / mass.sum())
+
+
+def fill(action: int, fee: float) -> tuple[np.ndarray, np.ndarray]:
     """Log cost by weight (-inf where illegal) and the table of the weight after the fill, for equity 1 at price 1."""
     weight, cash = WEIGHTS, 1 - WEIGHTS
     if action == HOLD:
@@ -150,7 +151,7 @@ class Optimal:
 
     def __init__(self, law: Law, tape: Tape, first: int) -> None:
         self._actions = law.best_actions()
-        self._belief = _nearest(LOG_ODDS, law.log_odds(tape.observation[:, 0].astype(float)))
+        self._belief = nearest(LOG_ODDS, law.log_odds(tape.observation[:, 0].astype(float)))
         self._first = first
 
     def player(self, count: int) -> Player:
@@ -158,13 +159,13 @@ class Optimal:
         bars = itertools.count(self._first)
 
         def play(obs: np.ndarray, mask: np.ndarray, start: np.ndarray) -> np.ndarray:
-            actions = self._actions[self._belief[next(bars)], _nearest(WEIGHTS, obs[:, COLUMNS])]
+            actions = self._actions[self._belief[next(bars)], nearest(WEIGHTS, obs[:, COLUMNS])]
             return np.where(mask[np.arange(len(obs)), actions], actions, HOLD)
 
         return play
 
 
-def _nearest(grid: np.ndarray, points: np.ndarray) -> np.ndarray:
+def nearest(grid: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.clip(np.rint((points - grid[0]) / (grid[1] - grid[0])), 0, len(grid) - 1).astype(int)
 
 
