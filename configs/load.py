@@ -256,6 +256,8 @@ def _fault(item: Any, origins: dict[str, str]) -> str:
     if item["type"] == "model_type":
         example = f"{path}.{_keys_of(location)[0]}"
         return f"{path}: a section, expected keys below it ({example}), got {_short(item['input'])}{_from(origin)}"
+    if not location:  # a rule between sections names what it compares
+        return str(item["msg"].removeprefix("Value error, "))
     if item["type"] == "missing":
         return f"{path}: required, not given"
     return f"{path}: {item['msg'].removeprefix('Value error, ')}, got {_short(item['input'])}{_from(origin)}"

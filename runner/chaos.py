@@ -62,6 +62,7 @@ SETTINGS = (
     # operational: save and upload often enough for a run of seconds to be caught at it
     "runtime.mean_time_between_failures_s=1",
     "store.min_interval_s=0.2",
+    "runtime.calibrate_s=0",
 )
 TARGETS: tuple[Target, ...] = ("supervisor", "stage", "everything")
 AIMS: tuple[Aim, ...] = ("time", "save", "upload")

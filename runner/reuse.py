@@ -73,7 +73,6 @@ def standing(
         states[unit.id] = "to run"
         if gates.leaves_out(unit, gone):
             states[unit.id] = "gated"
-            gone.add(unit.id)
         elif gates.lets_start(unit, results, gone):
             request = keys.request(unit, results)
             result = done_result(run, request)
@@ -82,9 +81,10 @@ def standing(
                 states[unit.id], results[unit.id] = "done", result
             elif found is not None:
                 states[unit.id], results[unit.id] = f"reusable from {found[0].run_id}", found[1]
-        if states[unit.id] == "to run" and unit.id in optional:
+        if states[unit.id] in ("to run", "gated") and unit.id in optional:
             states[unit.id] = "left out"
             gates.forget(unit)
+        if states[unit.id] in ("gated", "left out"):
             gone.add(unit.id)
     return states
 

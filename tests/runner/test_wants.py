@@ -70,3 +70,12 @@ def test_what_was_not_chosen_is_never_taken_from_another_run(world, tmp_path):
     states = standing(other.run, other.units(), other.keys(), optional={"extra"})
     assert states == {"base": "reusable from one", "extra": "left out", "user": "to run"}
     assert standing(other.run, other.units(), other.keys())["extra"] == "reusable from one"
+
+
+def test_what_needs_a_unit_that_is_left_out_is_left_out_too(world):
+    world.needs = {"base": (), "extra": ("base",), "more": ("extra",), "user": ("base",)}
+    world.wants = {"user": ("more",)}
+    states = standing(world.run, world.units(), world.keys(), optional={"extra", "more"})
+    assert states == {"base": "to run", "extra": "left out", "more": "left out", "user": "to run"}
+    world_units = without(world.units(), {"extra", "more"})
+    assert [unit.wants for unit in world_units] == [(), ()]
