@@ -20,11 +20,11 @@ from ppo.ablation import ARMS, COLUMNS, CRASH, PRETRAINED, REAL, ablation_window
 from ppo.learner.policy import handed_over
 from ppo.learner.train import Job, TrainResult
 from ppo.learner.validate import Validator
-from ppo.pretrain import market_scaler, pretraining_job, scenario_tape, scenarios, whole
+from ppo.pretrain import market_scaler, pretraining_job, pretraining_ppo, scenario_tape, scenarios, whole
 from ppo.stages import pretrain
 from ppo.stages.agent import seed_index
 from ppo.stages.in_turn import Done, train_in_turn
-from ppo.walk_forward import WindowData, load_window, window_job
+from ppo.walk_forward import WindowData, load_window, whole_steps, window_job, window_ppo
 from training.determinism import set_up_torch
 from training.stages.prepare import write_table
 from training.stages.synthetic import load_parameters
@@ -126,7 +126,7 @@ def trainings(config: Config) -> int:
 
 def total_steps(config: Config) -> int:
     """Of all trainings of one seed."""
-    return config.pretrain.timesteps + trainings(config) * config.walk_forward.timesteps
+    return whole_steps(pretraining_ppo(config)) + trainings(config) * whole_steps(window_ppo(config))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.load import resolve
-from ppo.ablation import ARMS, COLUMNS, METRICS, ablation_windows, compare, outcome, pigeonhole_means
+from ppo.ablation import ARMS, COLUMNS, METRICS, ablation_windows, compare, interval, outcome, pigeonhole_means
 from ppo.learner.validate import Played
 
 CONFIG = resolve("DEMO-USD_1H", "quick").config
@@ -88,6 +88,25 @@ def test_the_pigeonhole_bootstrap_varies_as_the_effects_of_seeds_and_windows_do(
     means = pigeonhole_means(a[:, None] + b[None, :], 40_000, np.random.default_rng(3))
     assert means.mean() == pytest.approx(a.mean() + b.mean(), abs=0.02)
     assert means.var() == pytest.approx(a.var() / 5 + b.var() / 4, rel=0.03)
+
+
+@pytest.mark.parametrize(("seed_effect", "window_effect", "noise"), [(1, 1, 1), (1, 1, 0), (0, 1, 1), (1, 0, 1)])
+def test_an_interval_of_95_percent_holds_the_truth_at_least_so_often(seed_effect, window_effect, noise):
+    """5 seeds x 4 windows with normal effects around 0."""
+    rng, held = np.random.default_rng(4), 0
+    for _ in range(400):
+        effects = seed_effect * rng.normal(size=(5, 1)) + window_effect * rng.normal(size=(1, 4))
+        lower, upper = interval(effects + noise * rng.normal(size=(5, 4)), 0.95, 200, rng)
+        held += lower <= 0 <= upper
+    assert held / 400 >= 0.94
+
+
+def test_with_one_window_the_seeds_alone_decide_the_interval():
+    """t of 4 degrees of freedom times the population deviation over the root of 5."""
+    difference = np.array([[1.0], [2.0], [4.0], [3.0], [5.0]])
+    lower, upper = interval(difference, 0.95, 40_000, np.random.default_rng(5))
+    half = 2.776 * difference.std() / np.sqrt(5)
+    assert (lower, upper) == pytest.approx((3 - half, 3 + half), rel=0.02)
 
 
 def test_an_outcome_by_hand():
