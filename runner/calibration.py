@@ -41,6 +41,8 @@ MACHINE = ("cpu_model", "cpu_cores", "gpus")
 CHANGE_NO_RATE = ("seed", "dataset", "market", "costs", "splits")
 """Settings that units read without getting faster or slower by them."""
 CHANGE_NO_RATE_OF = {"walk_forward": ("windows", "first_test_month")}
+LEAST_S = 0.1
+"""Of measuring, per stage, however little time there is."""
 SAVES = 2
 """A checkpoint's cost is the mean of so many."""
 
@@ -104,7 +106,8 @@ def speeds(
     known = _load(path)
     missing = [module for module in groups if named[module] not in known] if seconds > 0 else []
     if missing:
-        found = dict(_measure(keys.config, missing, side_by_side, _budgets(missing, items, seconds), tell))
+        counts = {module: max(1, items[module]) for module in missing}
+        found = dict(_measure(keys.config, counts, side_by_side, seconds, tell))
         fresh = {named[module]: entry for module, entry in found.items()}
         known |= fresh
         with contextlib.suppress(CannotWriteError, OSError):  # then the next plan measures again
@@ -133,12 +136,12 @@ def checkpoint_cost_s(runs_dir: Path, size_bytes: int) -> float | None:
 
 def _measure(
     config: Config,
-    modules: Sequence[str],
+    items: Mapping[str, int],
     side_by_side: Mapping[str, int],
-    budgets: Mapping[str, float],
+    seconds: float,
     tell: Callable[[str], None],
 ) -> Iterator[tuple[str, Entry]]:
-    begun_s = time.monotonic()
+    begun_s, modules = time.monotonic(), list(items)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir(Path(folder))
         run.save_config(config)
@@ -149,7 +152,8 @@ def _measure(
                 return
             tell(f"measuring how fast this machine is: {module.rpartition('.')[2]} ({number} of {len(modules)})")
             command = [sys.executable, "-m", "configs.describe", "--run-dir", folder, "--calibrate"]
-            command += ["--seconds", f"{budgets[module]:.3f}", "--since", f"{time.time():.3f}", module]
+            budget_s = _budget_s(seconds, list(items.values())[number - 1 :], left_s)
+            command += ["--seconds", f"{budget_s:.3f}", "--since", f"{time.time():.3f}", module]
             try:
                 threads = config.compute.threads_per_unit
                 answers = ask_together([command] * side_by_side[module], threads=threads, limit_s=left_s)
@@ -166,12 +170,10 @@ def _entry(answers: Sequence[dict[str, Any]]) -> Entry:
     return {"start_s": [float(answer["start_s"]) for answer in answers], "rates": kept, "t": int(time.time())}
 
 
-def _budgets(modules: Sequence[str], items: Mapping[str, int], seconds: float) -> dict[str, float]:
-    """Seconds that each module may measure; less for all where they would take too long together."""
-    wanted = {module: seconds * max(1, items[module]) for module in modules}
-    left_s = max(0.0, MOST_S - START_S * len(modules))
-    scale = min(1.0, left_s / sum(wanted.values()))
-    return {module: budget_s * scale for module, budget_s in wanted.items()}
+def _budget_s(wanted_s: float, items: Sequence[int], left_s: float) -> float:
+    """Seconds that the first of some modules may measure; less where all would take too long together."""
+    fair_s = left_s * items[0] / sum(items) - START_S
+    return max(LEAST_S, min(wanted_s * items[0], fair_s))
 
 
 def _speed(entry: Entry | None) -> Speed:

@@ -38,6 +38,8 @@ BASE_BYTES = 600_000_000
 FLOP_PER_S = {"cpu": 28e9, "cuda": 2e12}
 """Useful floating-point operations per second of one core, or of a GPU, with minibatches of 1,024; measured on the
 CPU with [64, 64]; larger nets reach up to twice as much. A guess for the GPU."""
+WEIGHT_BYTES, STATE_COPIES = 4, 4
+"""A learner's state has its weights, the best ones and Adam's two moments."""
 SETTING_UP, SETTING_UP_S = "setting up an agent", 4.0
 VALIDATED_PER_S = 20_000.0
 """Greedy decisions, a few slices side by side; measured with a small net."""
@@ -94,6 +96,8 @@ def describe_agent(config: Config, ppo: PPOConfig, slowdown: float = 1.0) -> dic
     return {
         "bars_needed": bars_needed(config),
         "memory_bytes": BASE_BYTES + 24 * weights + ppo.num_envs * ppo.rollout_steps * sample_bytes + in_nets_bytes,
+        "artifact_bytes": 3 * WEIGHT_BYTES * weights,  # the policy and two exports
+        "checkpoint_bytes": STATE_COPIES * WEIGHT_BYTES * weights,
         "work": [
             {
                 "name": "steps",

@@ -28,6 +28,8 @@ from ppo.portfolio.validate import PortfolioValidator
 from ppo.stages.agent import (
     SETTING_UP,
     SETTING_UP_S,
+    STATE_COPIES,
+    WEIGHT_BYTES,
     evaluations,
     seed_index,
     set_up,
@@ -102,6 +104,8 @@ def describe(config: Config) -> dict[str, Any]:
         + 24 * weights
         + settings.num_envs * settings.rollout_steps * sample_bytes
         + assets * bars * BYTES_PER_BAR,
+        "artifact_bytes": WEIGHT_BYTES * weights,
+        "checkpoint_bytes": STATE_COPIES * WEIGHT_BYTES * weights,
         "work": [
             {
                 "name": "portfolio prediction operations",

@@ -57,6 +57,8 @@ def describe(config: Config) -> dict[str, Any]:
     return {
         "bars_needed": 0,
         "memory_bytes": agent["memory_bytes"] + BYTES_PER_BAR * total_bars,
+        "artifact_bytes": agent["artifact_bytes"],
+        "checkpoint_bytes": agent["checkpoint_bytes"],
         "work": [
             {"name": "scenario bars", "amount": total_bars, "rate_per_s": BARS_PER_S},
             steps,

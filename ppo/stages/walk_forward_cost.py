@@ -54,7 +54,8 @@ def describe(config: Config) -> dict[str, Any]:
     return {
         "bars_needed": agent["bars_needed"],
         "memory_bytes": max(agent["memory_bytes"], fitted["memory_bytes"]),
-        "artifact_bytes": TRACK_BYTES_PER_BAR * month_bars * config.agent.seeds,
+        "artifact_bytes": (TRACK_BYTES_PER_BAR * month_bars + agent["artifact_bytes"]) * config.agent.seeds,
+        "checkpoint_bytes": agent["checkpoint_bytes"],
         "work": work,
     }
 

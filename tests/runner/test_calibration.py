@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from configs.load import resolve
-from configs.run_dir import RunDir
-from runner.calibration import FILE_NAME, START_S, Measured, checkpoint_cost_s, speeds
+from runner.calibration import FILE_NAME, START_S, Measured, _budget_s, checkpoint_cost_s, speeds
 from runner.graph import Unit
 from runner.identity import Keys
 from runner.process import ProcessFailedError, ask_together
@@ -125,23 +124,20 @@ def test_the_cost_of_a_checkpoint_is_measured_where_the_run_is_to_lie(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_stages_measure_what_they_say_they_do(tmp_path):
-    """Every module of the graph: what it measures is its own work, a finite positive rate of each."""
-    import subprocess
+@pytest.mark.parametrize(("left_s", "budget_s"), [(100, 4.0), (15, 3.0), (5, 0.1), (-1, 0.1)])
+def test_where_time_is_short_stages_share_what_is_left(left_s, budget_s):
+    """2 s for each of 2 pieces of work where there is time; with 15 s for 5 pieces, 2 / 5 of it less 3 s to start."""
+    assert _budget_s(2.0, [2, 1, 2], left_s) == pytest.approx(budget_s)
 
-    from runner.graph import STAGES
-    from runner.plan import describe
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["training.stages.prepare", "training.stages.classifiers", "ppo.stages.evaluate"])
+def test_a_stage_measures_all_the_work_that_it_describes(module):
+    import importlib
+
     from tests.cli import TINY
 
-    config = resolve("DEMO-USD_1H", "quick", settings=TINY).config
-    run = RunDir(tmp_path)
-    run.save_config(config)
-    modules = list(dict.fromkeys(stage.module for stage in STAGES))
-    answers = describe(config, [Unit(module, module, module) for module in modules])
-    command = [sys.executable, "-m", "configs.describe", "--run-dir", str(tmp_path), "--calibrate", "--seconds", "0.2"]
-    done = subprocess.run([*command, *modules], capture_output=True, text=True, check=True)
-    measured = json.loads(done.stdout)
-    for module in modules:
-        rates, names = measured[module]["rates"], {item["name"] for item in answers[module]["work"]}
-        assert rates.keys() <= names and all(0 < rate < float("inf") for rate in rates.values()), module
+    config, stage = resolve("DEMO-USD_1H", "quick", settings=TINY).config, importlib.import_module(module)
+    rates = stage.calibrate(config, 0.1)
+    assert rates.keys() == {item["name"] for item in stage.describe(config)["work"]}
+    assert all(0 < rate < float("inf") for rate in rates.values())
