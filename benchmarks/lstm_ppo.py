@@ -1,6 +1,6 @@
 """Training speed with memory: our LSTM-PPO beside sb3-contrib's RecurrentPPO, same environments, sizes and settings.
 
-Run with `python -m benchmarks.lstm_ppo [--threads 2]`. Both have separate LSTMs
+Run with `python -m benchmarks.lstm_ppo [--threads 2] [--profile quick]` on an idle machine. Both have separate LSTMs
 for actor and critic, the same tanh layers, environments, sequence length (the
 rollout), epochs and samples per minibatch; RecurrentPPO has no action masks. The
 two take turns, so that a busy machine slows them alike; the figure of each is the
@@ -36,23 +36,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--profile", default="quick")
     arguments = parser.parse_args()
     set_up_torch(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), {arguments.turns} turns")
-    for profile, rollouts in (("quick", 2), ("standard", 1)):
-        config = resolve("DEMO-USD_1H", profile, settings=["compute.device=cpu"]).config
-        config = config.model_copy(update={"ppo": config.lstm_ppo})
-        learners = {"ours": ours(config), "RecurrentPPO": theirs(config)}
-        rates = take_turns(learners, config, arguments.turns, rollouts=rollouts)
-        settings = config.lstm_ppo
-        print(
-            f"\n{profile}: LSTMs of {settings.memory_units} and layers {list(settings.hidden)} x 2, "
-            f"{settings.num_envs} envs x {settings.rollout_steps} steps, minibatch {settings.minibatch_size}, "
-            f"{settings.epochs} epochs"
-        )
-        for name, rate in rates.items():
-            print(f"  {name:<14}{rate:>10,.0f} steps/s   ours is {rates['ours'] / rate:.2f}x")
-        breakdown(config)
+    config = resolve("DEMO-USD_1H", arguments.profile, settings=["compute.device=cpu"]).config
+    settings = config.lstm_ppo
+    print(
+        f"{arguments.profile}: LSTMs of {settings.memory_units} and layers {list(settings.hidden)} x 2, "
+        f"{settings.num_envs} envs x {settings.rollout_steps} steps, minibatch {settings.minibatch_size}, "
+        f"{settings.epochs} epochs"
+    )
+    config = config.model_copy(update={"ppo": settings})
+    rates = take_turns({"ours": ours(config), "RecurrentPPO": theirs(config)}, config, arguments.turns, rollouts=1)
+    for name, rate in rates.items():
+        print(f"  {name:<14}{rate:>10,.0f} steps/s   ours is {rates['ours'] / rate:.2f}x")
+    breakdown(config)
 
 
 def job(config: Config) -> Job:

@@ -1,9 +1,8 @@
 """PPO's clipped loss, as a pure function of tensors.
 
-Shapes: B = units of a rollout that are drawn together: single samples, or
-environments with all their T steps in order, and then T follows B. D =
-observation, S = state of the core, A = actions, P = parameters of the action
-head. A suffix names a tensor's axes.
+Shapes: B = samples; for a core with memory B = sequences, and their T steps come
+first: (T, B, ...). D = observation, S = state of the core, A = actions, P =
+parameters of the action head. A suffix names a tensor's axes.
 """
 
 from __future__ import annotations
@@ -39,10 +38,24 @@ class Samples(NamedTuple):
     return_B: Tensor
     """Target of the critic: advantage + value."""
 
-    def time_major(self) -> Samples:
-        """Sequences (B, T, ...) as a core with memory takes them: (T, B, ...)."""
-        columns = {name: column.transpose(0, 1) for name, column in self._asdict().items() if name != "state_BS"}
-        return self._replace(**columns)
+    @property
+    def size(self) -> int:
+        """B."""
+        return len(self.state_BS)
+
+    def drawn(self, order_B: Tensor) -> Samples:
+        """Those of these numbers along B."""
+        return Samples(*(column.index_select(axis, order_B) for column, axis in self._along()))
+
+    def parts(self, size: int) -> list[Samples]:
+        """Consecutive parts of `size` along B."""
+        return [
+            Samples(*part) for part in zip(*(column.split(size, axis) for column, axis in self._along()), strict=True)
+        ]
+
+    def _along(self) -> list[tuple[Tensor, int]]:
+        sequences = self.start_B.dim() - 1
+        return [(column, 0 if column is self.state_BS else sequences) for column in self]
 
 
 class Loss(NamedTuple):

@@ -53,8 +53,7 @@ def samples_of(policy: Policy, rollout: Rollout, config: PPOConfig) -> Samples:
         "return_B": advantage_TE + rollout.value_TE,
     }
     if policy.sizes.memory:
-        sequences = {name: column.transpose(0, 1) for name, column in columns.items()}
-        return Samples(**sequences, state_BS=rollout.state_ES)
+        return Samples(**columns, state_BS=rollout.state_ES)
     columns["state_BS"] = rollout.state_ES.expand(config.rollout_steps, -1, -1)
     return Samples(**{name: column.flatten(0, 1) for name, column in columns.items()})
 
@@ -97,20 +96,15 @@ def _backward(policy: Policy, batch: Samples, config: PPOConfig, halvings: int) 
         loss = batch_loss(policy, batch, config)
         loss.total.backward()
         return loss
-    count = len(batch.obs_BD)
-    batch = batch._replace(advantage_B=normalized(batch.advantage_B))
-    parts = zip(*(column.split(max(1, count >> halvings)) for column in batch), strict=True)
-    losses = []
-    for part in map(Samples._make, parts):
-        loss = Loss(*(term * (len(part.obs_BD) / count) for term in _part_loss(policy, part, config)))
+    batch, losses = batch._replace(advantage_B=normalized(batch.advantage_B)), []
+    for part in batch.parts(max(1, batch.size >> halvings)):
+        loss = Loss(*(term * (part.size / batch.size) for term in _part_loss(policy, part, config)))
         loss.total.backward()
         losses.append(torch.stack(loss).detach())
     return Loss(*torch.stack(losses).sum(0))
 
 
 def _part_loss(policy: Policy, batch: Samples, config: PPOConfig) -> Loss:
-    if policy.sizes.memory:
-        batch = batch.time_major()
     params, value, _ = policy(batch.obs_BD, batch.state_BS, batch.start_B)
     return ppo_loss(policy.head, params, value, batch, config)
 
@@ -118,17 +112,14 @@ def _part_loss(policy: Policy, batch: Samples, config: PPOConfig) -> Loss:
 def rollout_figures(policy: Policy, rollout: Rollout, samples: Samples) -> dict[str, Any]:
     """Explained variance, mean reward and what the actions were, of one rollout, in one transfer."""
     head = policy.head
-    value = rollout.value_TE.T if policy.sizes.memory else rollout.value_TE
-    explained = explained_variance(value.flatten(), samples.return_B.flatten())
+    explained = explained_variance(rollout.value_TE.flatten(), samples.return_B.flatten())
     scalars = torch.stack([explained, rollout.reward_TE.mean()])
     explained_var, reward, *actions = torch.cat([scalars, head.figures(rollout.action_TE)]).tolist()
     return {"explained_variance": explained_var, "reward_mean": reward} | head.row(actions)
 
 
 def _minibatches(samples: Samples, config: PPOConfig, generator: torch.Generator) -> Iterator[Samples]:
-    count, device = len(samples.obs_BD), samples.obs_BD.device
-    size = config.minibatch_size * count // samples.return_B.numel()
+    size = config.minibatch_size * samples.size // samples.return_B.numel()
     for _ in range(config.epochs):
-        order = torch.randperm(count, generator=generator, device=device)
-        shuffled = [column.index_select(0, order) for column in samples]
-        yield from (Samples(*columns) for columns in zip(*(c.split(size) for c in shuffled), strict=True))
+        order = torch.randperm(samples.size, generator=generator, device=samples.obs_BD.device)
+        yield from map(samples.drawn, order.split(size))

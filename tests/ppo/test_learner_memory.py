@@ -96,7 +96,7 @@ def test_losses_and_gradients_equal_a_plain_loop_over_steps(job):
     samples, policy = samples_of(state.policy, rollout, job.ppo), nudged(state.policy)
     loss = batch_loss(policy, samples, job.ppo)
     advantage = samples.advantage_B
-    normal = samples._replace(advantage_B=(advantage - advantage.mean()) / (advantage.std() + 1e-8)).time_major()
+    normal = samples._replace(advantage_B=(advantage - advantage.mean()) / (advantage.std() + 1e-8))
     expected = ppo_loss(policy.head, *by_hand(policy, rollout), normal, job.ppo)
     assert 0.05 < loss.clip_frac < 0.95
     assert torch.stack(loss).tolist() == pytest.approx(torch.stack(expected).tolist(), abs=1e-6)
