@@ -71,7 +71,7 @@ format: setup-dev  ## rewrite the sources as `check` wants them
 # Gym-Trading-Env pins an old ccxt, so it comes without its dependencies, for the benchmark alone.
 bench: setup-dev  ## every benchmark beside its peer
 	$(BIN)/python -m pip install --quiet --no-deps gym-trading-env==0.3.5
-	for name in env portfolio features synthetic classifiers ppo lstm_ppo store overhead; do echo "== $$name"; OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in env portfolio features synthetic classifiers ppo lstm_ppo pretrain store overhead; do echo "== $$name"; OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 forecast: setup-dev  ## predicted against actual: ADA-EUR_1H quick three times, measured anew; needs an idle machine
 	$(BIN)/python -m benchmarks.forecast $(ARGS)

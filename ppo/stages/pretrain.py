@@ -27,7 +27,7 @@ from training.determinism import set_up_torch
 from training.stages.synthetic import load_parameters
 from training.synthetic import preset_parameters
 
-BARS_PER_S = 500_000.0
+BARS_PER_S = 300_000.0
 """Generated, their features computed, scaled."""
 VALIDATED_PER_S = 100_000.0
 """Decisions of one policy, some 30 to 50 accounts side by side."""
