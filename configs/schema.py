@@ -300,8 +300,9 @@ class MultiAssetConfig(PPOConfig):
     asset_cap: Positive = 1.0
     """Largest absolute weight of one asset."""
     allow_short: bool = True
-    rebalance_threshold: Fraction = 0.05
-    """A leg is traded only where its target differs from the drifted weight by more than this share of equity."""
+    rebalance_threshold: Fraction = 0.2
+    """A leg is traded only where its target differs from the drifted weight by more than this share of equity. Measured
+    against 0.05: on planted markets as good, on hourly coins at 25 bps a third of the turnover."""
     initial_deviation: Positive = 0.6
     """Standard deviation of the policy's raw action before training."""
 

@@ -70,7 +70,10 @@ def shifted(
 
 def _hold(account: Account, share: np.ndarray) -> None:
     """Want what is not held yet, from the cash there is."""
-    fresh = _tradable(account) & (account.legs[:, QUANTITY] == 0) & (share > 0)
+    fresh = (account.legs[:, QUANTITY] == 0) & (share > 0)
+    if not fresh.any():
+        return
+    fresh &= _tradable(account)
     account.order[WANTED] = fresh
     cash_frac = max(account.account[CASH] / account.account[EQUITY], 0.0)
     wanted = float(share[fresh].sum())

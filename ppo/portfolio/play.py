@@ -131,20 +131,17 @@ class Account:
         if not self._alive:
             self.order[:] = 0.0
         self._at = at = self._at + 1
-        ends = at + 1 == len(self._rows) or bool(self._first[at + 1])
-        bar, cash, quantity = self.tape.prices[self.row], self.account[rules.CASH], self.legs[:, QUANTITY].copy()
+        row, ends = self.row, at + 1 == len(self._rows) or bool(self._first[at + 1])
+        bar, cash, quantity = self.tape.prices[row], self.account[rules.CASH], self.legs[:, QUANTITY].copy()
         _, over, count = rules.advance(
-            self.account, self.legs, self.order, bar, self.flags[self.row], ends, self.terms, self._fills
+            self.account, self.legs, self.order, bar, self.flags[row], ends, self.terms, self._fills
         )
-        for fill in self._fills[:count].copy():
-            self._fill_row.append(self.row)
-            self._booked.append(fill)
-            if fill[F_REASON] == BY_ORDER:
-                leg = int(fill[F_ASSET])
-                cash, quantity[leg], self._ordered[at, leg] = fill[F_CASH], fill[F_POSITION], True
-        at_open = cash + quantity @ bar[:, OPEN]
+        if count:
+            cash = self._book(row, self._fills[:count].copy(), cash, quantity)
+        values = quantity * bar[:, OPEN]
+        at_open = cash + values.sum()
         if at_open > 0:
-            self._held[at] = quantity * bar[:, OPEN] / at_open
+            self._held[at] = values / at_open
         self._mark()
         self._alive = self._alive and not over
         self.done = at + 1 == len(self._rows)
@@ -160,6 +157,16 @@ class Account:
             fill_row=np.array(self._fill_row, np.int64), fills=fills, account=self.account, legs=self.legs,
             initial_equity=float(self.terms[rules.INITIAL_EQUITY]),
         )  # fmt: skip
+
+    def _book(self, row: int, fills: np.ndarray, cash: float, quantity: np.ndarray) -> float:
+        """Keep a row's fills; puts `quantity` where the order left it and returns its cash."""
+        for fill in fills:
+            self._fill_row.append(row)
+            self._booked.append(fill)
+            if fill[F_REASON] == BY_ORDER:
+                leg = int(fill[F_ASSET])
+                cash, quantity[leg], self._ordered[self._at, leg] = fill[F_CASH], fill[F_POSITION], True
+        return cash
 
     def _begin_span(self) -> None:
         flow = self.legs[:, FLOW].copy()

@@ -36,7 +36,7 @@ SETTINGS = (
     "multi_asset.num_envs=16", "multi_asset.rollout_steps=16", "multi_asset.minibatch_size=64",
     "multi_asset.epochs=1", "multi_asset.timesteps=1024", "multi_asset.hidden=[8]", "multi_asset.eval_slices=2",
     "multi_asset.eval_every_steps=256", "multi_asset.checkpoint_every_steps=256", "ppo.eval_slices=2",
-    "judging.random_shifts=20", "judging.bootstrap_samples=50",
+    "judging.random_shifts=20", "judging.bootstrap_samples=50", "multi_asset.rebalance_threshold=0.001",
 )  # fmt: skip
 OUTPUTS = {"policy.safetensors", "policy.json", "scaler.json", "history.json", "training.json"}
 
@@ -181,6 +181,17 @@ def test_a_stopped_unit_goes_on_to_the_same_bytes(template, run, tmp_path):
         work(run, unit_id, stage)
         work(whole, unit_id, stage)
         assert digests(run, unit_id) == digests(whole, unit_id)
+
+
+def test_without_further_assets_the_runs_own_is_the_portfolio(run):
+    config = run.load_config()
+    alone = config.model_copy(update={"multi_asset": config.multi_asset.model_copy(update={"assets": ()})})
+    run.save_config(alone)
+    run.clear_outputs(data.UNIT)
+    assert [asset["symbol"] for asset in work(run, data.UNIT, stage)["assets"]] == ["ADA-USD"]
+    assert work(run, "multi_asset/seed-0", stage)["steps"] == 1_024
+    portfolio, votes = data.load_portfolio(run, alone), load_predictions(run, "ensemble")
+    assert np.array_equal(portfolio.tape.flags[:, 0] & 2 != 0, votes["fitted_until"] >= 0)
 
 
 def test_an_asset_that_changed_or_begins_too_late_is_refused(run, tmp_path):

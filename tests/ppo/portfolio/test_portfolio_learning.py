@@ -53,7 +53,7 @@ def planted(count: int, seed: int) -> tuple[PortfolioTape, np.ndarray]:
 
 @pytest.mark.parametrize("seed", range(3 if IN_FULL else 1))
 def test_an_agent_uses_both_planted_edges(seed):
-    config = config_of(*COSTS, "multi_asset.rebalance_threshold=0.05", *(() if IN_FULL else SHORT))
+    config = config_of(*COSTS, "multi_asset.rebalance_threshold=0.2", *(() if IN_FULL else SHORT))
     tape, known = planted(UNSEEN[1], seed)
     trained = train(portfolio_job(tape, [TRAIN], [SELECT], config, seed))
     (track,) = rollouts(tape, [Lane([UNSEEN], _terms(config))], trained.policy)
