@@ -63,7 +63,7 @@ TARGETS = (
     Target("base_drawdown", BASE, "Base PPO: largest drawdown", 0.25, below=True, share=True),
     Target("base_win_rate", BASE, "Base PPO: round trips that won", 0.5, share=True),
     Target("lstm_sharpe", LSTM, "LSTM-PPO: Sharpe ratio", 1.2),
-    Target("lstm_less_base", LSTM, "LSTM-PPO: its Sharpe ratio less that of base PPO", 0.0),
+    Target("lstm_less_base", LSTM, "LSTM-PPO less base PPO: Sharpe", 0.0),
     Target("multi_asset_sharpe", "multi_asset", "Multi-asset PPO: Sharpe ratio", 1.4),
     Target("walk_forward_sharpe", "walk_forward", "Walk-forward PPO: Sharpe ratio", 0.8),
 )

@@ -1,9 +1,10 @@
 """What of a run is published: which files, in which form, and the words beside them.
 
-Report, configuration, results, evaluation, trades and the weights one would
-trade with. Not: checkpoints, TensorBoard, events, market data, predictions,
-plots (the report has them) and the folds' models (only the final ones predict
-new bars). Texts pass the filter of secrets; links are left out.
+Report, plan, configuration, results, evaluation, trades and the weights one
+would trade with. Not: checkpoints, TensorBoard, events, market data,
+predictions, plots (the report has them), the folds' models (only the final ones
+predict new bars) and agents on the way to a result: those of pre-training, of
+past windows and of the ablation. Texts pass the filter of secrets; links are left out.
 """
 
 from __future__ import annotations
@@ -20,20 +21,23 @@ from configs.run_dir import RunDir
 from configs.secrets import redact
 from runner.identity import shell_line
 from runner.publish.exchange import Source
-from runner.summary import rows_of, run_object
+from runner.summary import family_rows, rows_of, run_object
 
-TOP_FILES = ("run.json", "config.yaml", "exit.json", "report/index.html")
+TOP_FILES = ("run.json", "config.yaml", "plan.json", "exit.json", "report/index.html")
 TEXT_SUFFIXES = frozenset({".json", ".csv", ".html", ".yaml", ".md"})
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".zip"})
 FOLD_PREFIX = "fold-"
+WITHOUT_WEIGHTS = frozenset({"pretrain", "walk_forward", "ablation"})
+"""Stages whose agents nobody would trade with: 48 windows of large nets are gigabytes."""
 NOT_PUBLISHED = frozenset({"checkpoints", "tensorboard", "unit.json"})
 README = "README.md"
 IN_MESSAGE = ("agents, mean", "buy & hold", "flat")
 CONTENTS = (
     ("report/index.html", "the whole report, one file, works offline"),
     ("config.yaml, run.json", "every setting; data, code and machine the run was made with"),
-    ("stages/evaluate/", "evaluation.json, every trade of every agent"),
-    ("stages/ppo/seed-*/", "the policies, and exports for Stable-Baselines3"),
+    ("stages/evaluate/<family>/", "evaluation.json, every trade of every agent"),
+    ("stages/evaluate/", "targets, trials, scores of the classifiers"),
+    ("stages/{ppo,lstm_ppo,multi_asset}/seed-*/", "the policies; of ppo exports for Stable-Baselines3"),
     ("stages/classifiers/*/", "metrics and the final models"),
     ("*.pointer.json", "a file too large for this repository: its sha256 and where it is kept"),
 )
@@ -87,7 +91,8 @@ def is_published(path: str) -> bool:
     """Whether a file of a run, by its path below the run directory, is one to publish."""
     parts = path.split("/")
     left_out = any(part.startswith((".", FOLD_PREFIX)) or part in NOT_PUBLISHED for part in parts)
-    wanted = parts[0] == "stages" and Path(path).suffix in TEXT_SUFFIXES | WEIGHT_SUFFIXES
+    suffixes = TEXT_SUFFIXES if WITHOUT_WEIGHTS & set(parts[1:2]) else TEXT_SUFFIXES | WEIGHT_SUFFIXES
+    wanted = parts[0] == "stages" and Path(path).suffix in suffixes
     return path in TOP_FILES or (wanted and not left_out)
 
 
@@ -128,7 +133,10 @@ def _message(run: RunDir, facts: dict[str, Any], summary: dict[str, Any]) -> str
         f"profile  {run.load_config().profile}",
         f"command  {shell_line(facts['command'])}",
     ]
-    blocks = [f"{run.run_id}: {summary['verdict'] or 'no verdict'}", "\n".join(figures), "\n".join(about)]
+    families = family_rows(summary) if len(summary["families"]) > 1 else []
+    kinds = [f"{title:<18}{mean['verdict']}, {_figures(mean)}" for title, mean in families]
+    headline = f"{run.run_id}: {summary['verdict'] or 'no verdict'}"
+    blocks = [headline, "\n".join(kinds), "\n".join(figures), "\n".join(about)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 

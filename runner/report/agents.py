@@ -21,8 +21,8 @@ VERDICT_TONES = {"edge": "good", "collapsed": "bad"}
 STATE_WORDS = {"undecided": "cannot be decided"}
 STATE_TONES = {"met": "good", "missed": "bad", "undecided": "warn"}
 HEAD = (
-    "", "Verdict", "Sharpe", "95\u00a0% interval", "of each seed", "Best baseline", "Return", "Drawdown", "Deflated",
-    "N", "Bars",
+    "", "Verdict", "Sharpe", "95\u00a0% interval", "Return", "Drawdown", "Deflated", "N", "Best baseline",
+    "Sharpe of each seed", "Bars",
 )  # fmt: skip
 
 
@@ -51,37 +51,38 @@ def targets(facts: Facts) -> Section | None:
     rows = [
         [
             target["text"],
+            badge(STATE_WORDS.get(target["state"], target["state"]), STATE_TONES.get(target["state"], "quiet")),
             f"{'<' if target['below'] else '>'} {_value(target, target['wanted'])}",
             _value(target, target["measured"]),
             _value(target, target["standard_error"]),
             _interval(target),
             target["of"] or numbers.NONE,
-            badge(STATE_WORDS.get(target["state"], target["state"]), STATE_TONES.get(target["state"], "quiet")),
         ]
         for target in facts.targets
     ]
-    head = ("Target", "Wanted", "Measured", "Std. error", "95\u00a0% interval", "On", "")
+    head = ("Target", "", "Wanted", "Measured", "Std. error", "95\u00a0% interval", "On")
     lead = (
         "Reference figures of the plan, not conditions of the verdict. A target whose 95\u00a0% interval lies on both "
         "sides of it cannot be decided by so few bars."
     )
-    return Section("targets", "Targets", [table(head, rows, label="Targets", align="lrrrrrl")], lead)
+    return Section("targets", "Targets", [table(head, rows, label="Targets", align="llr")], lead)
 
 
 def _row(name: str, evaluation: dict[str, Any]) -> list[object]:
     mean, best = evaluation.get("mean") or {}, evaluation.get("best_baseline") or {}
     verdict = str(evaluation.get("verdict") or "not judged")
+    seeds = [(agent.get("metrics") or {}).get("sharpe") for agent in evaluation.get("agents") or ()]
     return [
         family_title(name),
         badge(verdict, VERDICT_TONES.get(verdict, "warn")),
         numbers.ratio(mean.get("sharpe")),
         numbers.interval(mean.get("sharpe_interval")),
-        " ".join(numbers.ratio((agent.get("metrics") or {}).get("sharpe")) for agent in evaluation.get("agents") or ()),
-        f"{numbers.ratio(best.get('sharpe'))} ({_short(best.get('name'))})",
         numbers.signed_percent(mean.get("total_return")),
         numbers.percent(mean.get("max_drawdown")),
         numbers.ratio(mean.get("dsr")),
         numbers.count((evaluation.get("trials") or {}).get("count")),
+        f"{numbers.ratio(best.get('sharpe'))} ({_short(best.get('name'))})",
+        ", ".join(numbers.ratio(sharpe) for sharpe in seeds),
         numbers.count((evaluation.get("test_range") or {}).get("bars")),
     ]
 

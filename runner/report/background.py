@@ -17,7 +17,16 @@ from runner.report.timeline import Clock, Span, clock_of, units_of
 
 MOST_ROWS = 20
 """Longest list of gaps or moves that is shown in full."""
-STATE_TONES = {"done": "good", "reused": "good", "skipped": "quiet", "running": "warn", "failed": "bad"}
+MOST_UNITS = 30
+"""Of more units the table is folded, and a stage has one row in the figure."""
+STATE_TONES = {
+    "done": "good",
+    "reused": "good",
+    "skipped": "quiet",
+    "running": "warn",
+    "failed": "bad",
+    "gated": "warn",
+}
 VERDICT_TONES = {"ok": "good", "warn": "warn", "fail": "bad"}
 MACHINE_FACTS = {"cpu_model": "Processor", "cpu_cores": "Cores", "gpus": "GPUs"}
 SPLIT_COLOURS = {"train": "@mean", "validation": "@moving_average", "test": "@buy_and_hold"}
@@ -64,8 +73,11 @@ def resources(facts: Facts) -> Section | None:
         for unit in units
     ]
     head = ("Unit", "State", "Attempts", "Time", "Remark")
-    parts: list[Html | Figure] = [facts_list(totals), table(head, rows, label="Units", align="llrrl")]
-    spans = [(unit.id, span) for unit in units for span in unit.spans]
+    whole, by_stage = table(head, rows, label="Units", align="llrrl"), len(units) > MOST_UNITS
+    if by_stage:
+        whole = tag("details", tag("summary", f"All {len(units)} units"), whole)
+    parts: list[Html | Figure] = [facts_list(totals), whole]
+    spans = [(unit.id.partition("/")[0] if by_stage else unit.id, span) for unit in units for span in unit.spans]
     if spans:
         parts.append(_unit_figure(spans, clock))
     if len(samples) > 1:

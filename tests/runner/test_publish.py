@@ -86,6 +86,10 @@ def make_run(root: Path, sharpe: float = 1.25) -> RunDir:
     judged = {"verdict": "edge", "agents": [figures | {"seed": 0}], "mean": figures, "bars_per_year": 8760.0}
     judged |= {"baselines": {"buy_and_hold": figures | {"sharpe": -0.5}, "flat": figures | {"sharpe": 0.0}}}
     judged |= {"detectable_sharpe": {"sharpe": 3.0}, "trials": 1}
+    judged["families"] = {name: {"verdict": "edge", "mean": figures} for name in ("ppo", "walk_forward")}
+    write_json(run.root / "plan.json", {"format": 1, "starts": []})
+    unit(run, "pretrain/seed-0", {}, {"policy.safetensors": WEIGHTS, "history.json": b"[]"})
+    unit(run, "walk_forward/2024-01", {}, {"seed-0/policy.safetensors": WEIGHTS, "agents.json": b"[]"})
     unit(run, "evaluate", judged, {"ppo/evaluation.json": b"{}", "ppo/trades-seed-0.csv": b"t,side\n1,buy\n"})
     write_json(run.unit_dir("ppo/seed-1") / "training.json", {"not": "finished"})
     run.report.parent.mkdir()
@@ -139,6 +143,7 @@ def push_as_somebody(tmp_path: Path, repository: Path, name: str, content: str =
 PUBLISHED = {
     "one/README.md",
     "one/config.yaml",
+    "one/plan.json",
     "one/report/index.html",
     "one/run.json",
     "one/stages/classifiers/lstm/metrics.json",
@@ -151,6 +156,10 @@ PUBLISHED = {
     "one/stages/ppo/seed-0/policy.safetensors",
     "one/stages/ppo/seed-0/result.json",
     "one/stages/prepare/result.json",
+    "one/stages/pretrain/seed-0/history.json",
+    "one/stages/pretrain/seed-0/result.json",
+    "one/stages/walk_forward/2024-01/agents.json",
+    "one/stages/walk_forward/2024-01/result.json",
 }
 
 
@@ -170,7 +179,12 @@ def test_the_message_and_the_readme_say_verdict_figures_and_command(run, bare):
     publish_run(run, file_url(bare), "runs")
     message = git("-C", bare, "log", "-1", "--format=%an <%ae>%n%B", "runs")
     assert message.splitlines()[:2] == ["sequence-runner <sequence-runner@localhost>", "one: edge"]
-    for line in ("agents, mean  Sharpe 1.25, return +10.0%", "buy & hold    Sharpe -0.50", "flat          Sharpe 0.00"):
+    for line in (
+        "Walk-forward PPO  edge, Sharpe 1.25, return +10.0%",
+        "agents, mean  Sharpe 1.25, return +10.0%",
+        "buy & hold    Sharpe -0.50",
+        "flat          Sharpe 0.00",
+    ):
         assert line in message
     assert "bars     17,491" in message and "profile  quick" in message
     command = "sequence-runner --dataset ADA-EUR_1H --config 'my settings.yaml'"

@@ -465,3 +465,16 @@ def test_no_text_ends_a_data_script(text):
 def test_markup_is_written_once_and_not_escaped_twice():
     assert join([tag("b", "1 < 2"), Html("<br>"), "&"]) == "<b>1 &lt; 2</b><br>&amp;"
     assert '<td class="num">7</td>' in table(["", "n"], [["a", 7]], label="t")
+
+
+def test_many_units_are_folded_and_drawn_by_stage(own_run):
+    lines = []
+    for month in range(40):
+        for kind, fields in (("unit_started", {"attempt": 1}), ("unit_finished", {"state": "done", "says": ""})):
+            unit = f"walk_forward/20{20 + month // 12}-{month % 12 + 1:02d}"
+            lines.append({"t": FIRST_T + 5_003_800 + month, "unit": unit, "kind": kind} | fields)
+    with (own_run.events / "supervisor.jsonl").open("a") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_report(own_run).read_text()
+    assert re.search(r"<summary>All \d+ units</summary>", page)
+    assert set(figures_of(page)["figure-units"]["data"][0]["y"]) >= {"prepare", "ppo", "walk_forward"}
