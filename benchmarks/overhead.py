@@ -26,7 +26,13 @@ from tests.servers import seaweed
 SETTINGS = (
     *("classifiers.units=8", "classifiers.folds=2", "classifiers.epochs=1", "classifiers.fold_epochs=1"),
     *("classifiers.window_stride=8", "agent.seeds=2", "ppo.hidden=[1280,640]", "ppo.num_envs=16"),
-    *("ppo.minibatch_size=1024", "ppo.epochs=20", "ppo.eval_every_steps=5000", "ppo.checkpoint_every_steps=25000"),
+    *(
+        "ppo.minibatch_size=1024",
+        "ppo.epochs=20",
+        "ppo.eval_every_steps=5000",
+        "ppo.checkpoint_every_steps=25000",
+        "runtime.calibrate_s=0",
+    ),
 )
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
