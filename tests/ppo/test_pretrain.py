@@ -27,7 +27,7 @@ from training.synthetic import preset_parameters, worlds_tape_inputs
 
 UNIT = "pretrain/seed-1"
 SETTINGS = (
-    "synthetic.scenarios=4", "synthetic.bars=600", "pretrain.timesteps=1024", "pretrain.window_bars=50",
+    "synthetic.scenarios=3", "synthetic.bars=500", "pretrain.timesteps=1024", "pretrain.window_bars=50",
     "ppo.num_envs=16", "ppo.rollout_steps=16", "ppo.minibatch_size=64", "ppo.epochs=1", "ppo.hidden=[8]",
     "ppo.eval_every_steps=512", "ppo.eval_slices=2", "ppo.checkpoint_every_steps=512",
 )  # fmt: skip
@@ -65,7 +65,7 @@ def test_the_scenario_tape_is_the_tape_of_the_same_bars_and_features_without_pre
 def test_every_scenario_is_a_span_of_its_own():
     tape, _ = scenario_tape(scenarios(PARAMETERS, CONFIG, "train", 3), CONFIG)
     found = whole(tape)
-    assert [stop for _, stop in found] == [600, 1_200, 1_800]
+    assert [stop for _, stop in found] == [500, 1_000, 1_500]
     assert len({stop - first for first, stop in found}) == 1
 
 

@@ -88,6 +88,7 @@ numbers = arrays(np.float64, 12, elements=st.floats(0, 100))
 ages = arrays(np.int64, 12, elements=st.integers(-1, 50))
 
 
+@settings(max_examples=50, deadline=None)
 @given(numbers, ages, st.floats(0.05, 10), st.floats(0, 1), st.floats(0, 1), st.randoms())
 def test_chances_are_a_distribution_that_favours_higher_scores_and_knows_no_order(
     score, age, beta, rho, replay_frac, random
