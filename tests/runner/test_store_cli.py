@@ -15,6 +15,7 @@ from runner.store.file import FileStore
 from runner.store.layout import Spent
 from runner.store.lease import acquire, owner_facts, read_head
 from runner.store.records import encode
+from tests.cli import BASE
 from tests.runner.store.runs import tree
 from tests.runner.test_cli import Done, assert_one_message, call
 from tests.test_end_to_end import NAME, market, write_csv
@@ -75,7 +76,7 @@ def test_the_reproducing_command_leaves_out_how_the_run_was_carried_out(world, r
 def test_a_dry_run_reads_the_store_and_writes_nothing(world, run, tmp_path):
     before = tree(world)
     for way in (("--resume", run.run_id), ("--dataset", NAME, "--data-dir", world / "data")):
-        done = call("run", *way, *kept(world), "--runs-dir", tmp_path / "none", "--dry-run", "--json")
+        done = call("run", *way, *kept(world), *BASE, "--runs-dir", tmp_path / "none", "--dry-run", "--json")
         answer = json.loads(done.stdout)
         assert answer["run_id"] == run.run_id and answer["exists"] is True
         assert answer["units"]["prepare"] == "done" and answer["units"]["evaluate"] == "to run"
