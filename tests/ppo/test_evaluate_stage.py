@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
+from configs.errors import BadDataError
 from configs.events import EventLog
 from configs.files import read_json, write_json
 from configs.load import resolve
 from configs.run_dir import Request, RunDir
 from configs.unit import Unit
+from configs.verdicts import COLLAPSED, EDGE, NO_EVIDENCE, leading
 from ppo.learner.policy import Policy, PolicySizes, save_policy
 from ppo.ledger import read_trades
 from ppo.rules import ACTIONS, observation_size
@@ -303,3 +305,37 @@ def test_what_cannot_be_scored_is_refused_in_one_line(dataset, code, part, fresh
     assert (found, printed, complaint.count("\n")) == (code, "", 1)
     assert part in complaint
     assert not (tmp_path / "out").exists()
+
+
+def test_siblings_are_trials_of_each_other_and_the_run_has_the_best_verdict(fresh):
+    for seed in range(2):
+        shutil.copytree(fresh.unit_dir(f"ppo/seed-{seed}"), fresh.unit_dir(f"lstm_ppo/seed-{seed}"))
+    metrics = work(fresh, evaluate, "evaluate")
+    assert list(metrics["families"]) == ["ppo", "lstm_ppo"]
+    assert metrics["agents"] == metrics["families"]["ppo"]["agents"]
+    evaluations = [read_json(fresh.unit_dir("evaluate") / name / "evaluation.json") for name in metrics["families"]]
+    assert [evaluation["trials"]["count"] for evaluation in evaluations] == [2, 2]
+    assert len(read_json(fresh.unit_dir("evaluate") / "trials.json")["trials"]) == 2
+    targets = {row["name"]: row for row in read_json(fresh.unit_dir("evaluate") / "targets.json")["targets"]}
+    assert targets["lstm_less_base"]["measured"] == 0, "they are the same agents"
+    assert targets["multi_asset_sharpe"]["state"] == "not measured"
+
+
+def test_a_run_without_agents_says_what_to_run(fresh):
+    shutil.rmtree(fresh.unit_dir("ppo"))
+    with pytest.raises(BadDataError, match="no agents to score.*run one of these stages first"):
+        work(fresh, evaluate, "evaluate")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "who"),
+    [
+        ({}, ""),
+        ({"ppo": NO_EVIDENCE, "lstm_ppo": EDGE}, "lstm_ppo"),
+        ({"ppo": COLLAPSED, "lstm_ppo": NO_EVIDENCE, "walk_forward": NO_EVIDENCE}, "lstm_ppo"),
+        ({"ppo": COLLAPSED, "walk_forward": COLLAPSED}, "ppo"),
+        ({"ppo": ["odd"], "walk_forward": COLLAPSED}, "walk_forward"),
+    ],
+)
+def test_the_leading_family_has_the_runs_verdict(verdicts, who):
+    assert leading(verdicts) == who

@@ -96,7 +96,8 @@ def test_every_figure_is_drawn_with_marks(open_report):
     page = open_report()
     empty = page.evaluate(
         """() => [...document.querySelectorAll(".plot")].filter(
-             (plot) => !plot.querySelector(".scatterlayer .trace, .barlayer .trace, .heatmaplayer .hm")).map((plot) => plot.id)"""
+             (plot) => !plot.querySelector(".scatterlayer .trace, .barlayer .trace, .heatmaplayer .hm")
+           ).map((plot) => plot.id)"""
     )
     assert empty == []
 
