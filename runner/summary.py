@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.run_dir import RunDir
+from configs.verdicts import FAMILIES
 
 FAMILY_TITLES = {
     "ppo": "Base PPO",
@@ -54,7 +55,8 @@ def family_title(name: str) -> str:
 def family_rows(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Every kind of agents as (title, metrics of the mean of its seeds, and its verdict)."""
     families = summary.get("families") or {}
-    return [(family_title(name), family["mean"] | {"verdict": family["verdict"]}) for name, family in families.items()]
+    known = [(family_title(name), families[name]) for name in FAMILIES if name in families]
+    return [(title, family["mean"] | {"verdict": family["verdict"]}) for title, family in known]
 
 
 def rows_of(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

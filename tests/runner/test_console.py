@@ -179,6 +179,7 @@ def test_what_an_earlier_start_did_is_no_measure_of_what_is_left():
 def test_each_kind_of_agents_has_one_line_in_the_final_block():
     mean = {"sharpe": 0.5, "total_return": 0.1, "max_drawdown": 0.2, "trades": 12}
     families = {
+        "lstm_ppo": {"verdict": "collapsed", "mean": mean},  # as a file has them, by name
         "ppo": {"verdict": "no evidence of an edge", "mean": mean},
         "walk_forward": {"verdict": "edge", "mean": mean | {"sharpe": 2.25}},
     }
@@ -188,7 +189,7 @@ def test_each_kind_of_agents_has_one_line_in_the_final_block():
     assert lines[0].startswith("verdict  edge")
     line = next(line for line in lines if line.startswith("Walk-forward PPO"))
     assert "2.25" in line and line.rstrip().endswith("edge")
-    assert sum("Base PPO" in line for line in lines) == 1
+    assert [line.split()[0] for line in lines if "PPO" in line] == ["Base", "LSTM-PPO", "Walk-forward"]
 
 
 def test_numbers_are_short():
