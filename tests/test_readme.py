@@ -9,17 +9,29 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli import TINY
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"(<!--[^>]*-->\n)?```sh\n(.*?)```", README, flags=re.S)
 COMMANDS = [(line, 69 if "69" in note else 0) for note, block in BLOCKS for line in block.splitlines()]
 GATE = {"make check", "make test"}
 """The gate itself runs these; a test that ran them would run itself."""
+WHOLE = os.environ.get("README") == "all"
+"""Every command as it stands (`make readme`); else the same commands at the size of a test."""
+RUN_ID = re.search(r"runs/(DEMO-USD_1H-quick-[0-9a-f]{8})", README)[1]
+
+
+def size_of_a_test() -> dict[str, str]:
+    """`TINY` as the environment variables that set the same."""
+    pairs = (setting.split("=", 1) for setting in (*TINY, "agent.seeds=3", "runtime.calibrate_s=0"))
+    return {f"SEQUENCE_{path.upper().replace('.', '__')}": value for path, value in pairs}
 
 
 def shell(command: str) -> subprocess.CompletedProcess[str]:
     # what a user has: no variable of the test's own make
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment |= {} if WHOLE else size_of_a_test()
     return subprocess.run(
         ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment
     )
@@ -27,15 +39,16 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_every_command_runs_and_the_first_prints_what_is_shown():
-    shown = re.search(r"```text\n(.*?)```", README, flags=re.S)[1]
+    shown, run_id = re.search(r"```text\n(.*?)```", README, flags=re.S)[1], RUN_ID
     for number, (command, expected) in enumerate(item for item in COMMANDS if item[0] not in GATE):
-        done = shell(command)
+        done = shell(command.replace(RUN_ID, run_id))
         assert done.returncode == expected, f"{command}: {done.returncode}\n{done.stderr[-2000:]}"
         assert "Traceback" not in done.stderr
         if number == 0:
             assert command == "make run"
             said = done.stdout + done.stderr
-            for line in shown.splitlines():
+            run_id = RUN_ID if WHOLE else re.search(r"runs/(DEMO-USD_1H-quick-[0-9a-f]{8})", said)[1]
+            for line in shown.replace(RUN_ID, run_id).splitlines():
                 label = line if line.startswith("report") else re.split(r"\s{2,}", line)[0].split(":")[0]
                 assert label.split("  ")[-1].strip() in said, line
 

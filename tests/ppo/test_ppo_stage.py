@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from stable_baselines3 import PPO
+from tensorboard.summary.writer import event_file_writer
 
 from configs.errors import BadDataError, ConfigError, StopRequested
 from configs.events import EventLog, read_events
@@ -53,6 +54,15 @@ def torch_as_before():
     yield
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def event_files_in_order():
+    """TensorBoard reads event files by name: second, host, process, number. Written within one second of one process,
+    number 10 would come before number 9; the units of a run are processes of their own."""
+    before, event_file_writer._global_uid = event_file_writer._global_uid, event_file_writer.AtomicCounter(1_000_000)
+    yield
+    event_file_writer._global_uid = before
 
 
 def random_predictions(bars, config) -> pd.DataFrame:
