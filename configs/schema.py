@@ -408,8 +408,6 @@ class RuntimeConfig(Model):
 
     workers: PositiveInt = 2
     """Units side by side; those that use a GPU have one each, at most."""
-    parallel_models: bool = False
-    """Start the base, LSTM and multi-asset agents side by side; gates are shown, and hold nothing back."""
     unit_timeout_s: Positive = 86_400
     stall_timeout_s: Positive = 3_600
     """A unit without any event for this long is stopped."""
@@ -420,7 +418,7 @@ class RuntimeConfig(Model):
     """Starts of a run in a row without any progress before it is given up."""
     mean_time_between_failures_s: Positive = 10_800
     """Expected life of the machine; with the measured cost of one checkpoint it decides how often to save."""
-    calibrate_s: Annotated[float, Field(ge=0)] = 2
+    calibrate_s: Annotated[float, Field(ge=0)] = 1
     """Seconds of measuring, per piece of work, before time and cost are predicted; two minutes at most in all. 0
     measures nothing, and a run starts without a prediction unless it has a limit to keep."""
     batch_halvings: dict[str, Annotated[int, Field(ge=1, le=3)]] = {}
@@ -545,6 +543,9 @@ class Config(Model):
     ablation: AblationConfig = AblationConfig()
     gates: dict[GatedStage, tuple[GateConfig, ...]] = {}
     """Stage -> what it waits for; all of it must hold."""
+    parallel_models: bool = False
+    """Start the base, LSTM and multi-asset agents side by side; gates are shown, and hold nothing back. No unit's
+    results depend on it, but which units there are, and so the verdict."""
     judging: JudgingConfig = JudgingConfig()
     compute: ComputeConfig
     runtime: RuntimeConfig = RuntimeConfig()

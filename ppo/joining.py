@@ -99,16 +99,18 @@ class WalkForward(SingleAsset):
 
 
 def joined(name: str, unit: Unit, prepared: Prepared) -> WalkForward:
-    """Join the windows among a unit's inputs.
+    """Join all windows of the run.
 
     Raises:
-        BadDataError: there is no window, a file of one is missing, or they have different numbers of seeds.
+        BadDataError: there is no window, one or a file of it is missing, or they have different numbers of seeds.
     """
     run, config = unit.run, unit.config
     request = run.request(unit.id)
-    done = [month for month in window_months(config) if f"{STAGE}/{month}" in request.inputs]
-    if not done:
-        raise BadDataError(f"run {run.run_id!r} has no finished walk-forward window to join; run its units first")
+    done = window_months(config)
+    missing = [month for month in done if f"{STAGE}/{month}" not in request.inputs]
+    if missing or not done:
+        found = f"lacks {', '.join(missing)}" if missing else "has none"
+        raise BadDataError(f"all walk-forward windows of run {run.run_id!r} are joined, and it {found}; run them first")
     months = {month: month_rows(prepared.bars.t, month, month) for month in done}
     groups = _joined_groups(run, done)
     predictions = load_monthly_vote(run, config)

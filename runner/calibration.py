@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from configs.errors import CannotWriteError, ProjectError
 from configs.files import digest, read_json, write_atomic, write_json
 from configs.run_dir import RunDir
 from configs.schema import Config
+from runner.executor import Slot, gpu_environment, visible_gpus
 from runner.graph import Unit, settings_of
 from runner.identity import Keys, machine_facts
 from runner.preflight.check import existing_ancestor
@@ -41,12 +42,24 @@ MACHINE = ("cpu_model", "cpu_cores", "gpus")
 CHANGE_NO_RATE = ("seed", "dataset", "market", "costs", "splits")
 """Settings that units read without getting faster or slower by them."""
 CHANGE_NO_RATE_OF = {"walk_forward": ("windows", "first_test_month")}
+MEASURED_WITH = {"ppo.stages.evaluate": ("agent.seeds", "ppo.hidden", "classifiers")}
+"""Settings that a module measures with beside those that its units read: it has no agents to load."""
 LEAST_S = 0.1
 """Of measuring, per stage, however little time there is."""
 SAVES = 2
 """A checkpoint's cost is the mean of so many."""
 
 Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """How long to measure, per piece of work."""
+
+    each: float
+    """0 measures nothing."""
+    anew: bool = False
+    """Measure what is known, too."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +99,10 @@ def speeds(
     runs_dir: Path,
     *,
     places: Places,
-    seconds: float,
+    seconds: Seconds,
     tell: Callable[[str], None] = lambda _text: None,
 ) -> dict[str, Speed]:
-    """Speed of every stage module of `units`; what `runs_dir` knows is not measured again.
+    """Speed of every stage module of `units`; what `runs_dir` knows is not measured again unless it is to be.
 
     Args:
         keys: configuration, code and dependencies.
@@ -97,17 +110,18 @@ def speeds(
         items: pieces of work of each module.
         runs_dir: where the file lies.
         places: how many units run side by side.
-        seconds: of measuring, per piece of work; 0 measures nothing.
+        seconds: of measuring.
         tell: hears what is being measured.
     """
     path, groups = runs_dir / FILE_NAME, _by_module(units)
     side_by_side = {module: _side_by_side(group, places) for module, group in groups.items()}
     named = {module: _key(keys, group, side_by_side[module]) for module, group in groups.items()}
     known = _load(path)
-    missing = [module for module in groups if named[module] not in known] if seconds > 0 else []
+    missing = [module for module in groups if seconds.anew or named[module] not in known] if seconds.each else []
     if missing:
+        slots = {module: _environments(groups[module], side_by_side[module]) for module in missing}
         counts = {module: max(1, items[module]) for module in missing}
-        found = dict(_measure(keys.config, counts, side_by_side, seconds, tell))
+        found = dict(_measure(keys.config, counts, slots, seconds.each, tell))
         fresh = {named[module]: entry for module, entry in found.items()}
         known |= fresh
         with contextlib.suppress(CannotWriteError, OSError):  # then the next plan measures again
@@ -137,7 +151,7 @@ def checkpoint_cost_s(runs_dir: Path, size_bytes: int) -> float | None:
 def _measure(
     config: Config,
     items: Mapping[str, int],
-    side_by_side: Mapping[str, int],
+    environments: Mapping[str, Sequence[Mapping[str, str]]],
     seconds: float,
     tell: Callable[[str], None],
 ) -> Iterator[tuple[str, Entry]]:
@@ -156,7 +170,8 @@ def _measure(
             command += ["--seconds", f"{budget_s:.3f}", "--since", f"{time.time():.3f}", module]
             try:
                 threads = config.compute.threads_per_unit
-                answers = ask_together([command] * side_by_side[module], threads=threads, limit_s=left_s)
+                slots = environments[module]
+                answers = ask_together([command] * len(slots), threads=threads, limit_s=left_s, environments=slots)
             except ProjectError as error:
                 tell(f"{module} could not be measured ({error}); its nominal rates are taken")
                 continue
@@ -197,12 +212,24 @@ def _side_by_side(units: Sequence[Unit], places: Places) -> int:
     return max(1, min(most, places.workers))
 
 
+def _environments(units: Sequence[Unit], processes: int) -> list[dict[str, str]]:
+    """Variables of each process that measures: on a GPU of its own, as its stage's units will be."""
+    gpus = visible_gpus() if any(unit.uses_gpu for unit in units) else []
+    return [gpu_environment(Slot(gpus[number % len(gpus)])) if gpus else {} for number in range(processes)]
+
+
 def _key(keys: Keys, units: Sequence[Unit], processes: int) -> str:
     """Digest of all that the rates of one module depend on."""
     settings: dict[str, Any] = {}
     for unit in units:
-        settings |= settings_of(unit, keys.config)
-    kept = {name: value for name, value in settings.items() if name not in CHANGE_NO_RATE}
+        read = (*unit.settings, *MEASURED_WITH.get(unit.module, ()))
+        settings |= settings_of(replace(unit, settings=read), keys.config)
+    dotted = {f"{section}.{name}" for section, names in CHANGE_NO_RATE_OF.items() for name in names}
+    kept = {
+        name: value
+        for name, value in settings.items()
+        if name.partition(".")[0] not in CHANGE_NO_RATE and name not in dotted
+    }
     for section, names in CHANGE_NO_RATE_OF.items():
         if isinstance(kept.get(section), dict):
             kept[section] = {name: value for name, value in kept[section].items() if name not in names}

@@ -92,13 +92,21 @@ def window_units(config: Config) -> Units:
     return units
 
 
+def agent_units(config: Config) -> dict[str, tuple[str, ...]]:
+    """Family of agents -> the units that train them; it is judged as a whole or not at all."""
+    return {
+        "ppo": tuple(ppo_units(config)),
+        "lstm_ppo": tuple(lstm_ppo_units(config)),
+        "multi_asset": tuple(portfolio_agent_units(config)),
+        "walk_forward": tuple(window_units(config)),
+    }
+
+
 def evaluate_units(config: Config) -> Units:
     """The one that scores the test part, of all agents that there are."""
-    agents = (
-        *(*pretrain_units(config), *ppo_units(config), *lstm_ppo_units(config)),
-        *(*portfolio_data_units(config), *portfolio_agent_units(config), *window_units(config)),
-    )
-    return {"evaluate": Inputs(("prepare", *member_units(config), *ensemble_units(config)), agents)}
+    agents = [unit for family in agent_units(config).values() for unit in family]
+    wants = (*pretrain_units(config), *portfolio_data_units(config), *agents)
+    return {"evaluate": Inputs(("prepare", *member_units(config), *ensemble_units(config)), wants)}
 
 
 def ablation_units(config: Config) -> Units:

@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 from configs.run_dir import Result
 from configs.schema import Config, GateConfig
-from runner.graph import Unit
+from runner.graph import STAGE_NAMES, STAGES, Unit
 
 Z = 1.96
 """Normal quantile of a two-sided 95 % interval."""
 JUDGE = "evaluate"
-"""The stage that runs whatever was left out before it."""
+NEVER_STOPPED = (JUDGE, *(stage.name for stage in STAGES if stage.on_demand))
+"""Stages that run whatever was left out before them."""
 
 
 State = Literal["open", "closed", "continued"]
@@ -50,19 +51,12 @@ class Gates:
     """The gates of one start, decided one by one as the stages they ask come to their end."""
 
     def __init__(self, config: Config, units: Sequence[Unit]) -> None:
-        """Take the gates between stages that are both part of this start.
-
-        Where the asked stage was left out by choice, nobody can ask it, and nothing is held back.
-        """
-        self._stages = list(dict.fromkeys(unit.stage for unit in units))
-        self._units_of = {name: [unit.id for unit in units if unit.stage == name] for name in self._stages}
-        self._holds_nothing_back = config.runtime.parallel_models
-        self._undecided = [
-            (stage, gate)
-            for stage, gates in config.gates.items()
-            for gate in gates
-            if stage in self._stages and gate.stage in self._stages
-        ]
+        """Take the gates that concern a unit of this start and ask a stage that is among its units, too."""
+        self._units_of: dict[str, list[str]] = {}
+        for unit in units:
+            self._units_of.setdefault(unit.stage, []).append(unit.id)
+        self._holds_nothing_back = config.parallel_models
+        self._undecided = [(stage, gate) for stage, gate in gates_on(config, units) if gate.stage in self._units_of]
         self._closed: list[Verdict] = []
 
     def decide(self, results: Mapping[str, Result], gone: Collection[str]) -> list[Verdict]:
@@ -81,22 +75,19 @@ class Gates:
         return verdicts
 
     def forget(self, unit: Unit) -> None:
-        """The unit is no part of this start after all."""
-        self._units_of[unit.stage].remove(unit.id)
+        """The unit is not there and will not be: nobody can ask its stage, and what waits for that is not held back."""
+        self._undecided = [(stage, gate) for stage, gate in self._undecided if gate.stage != unit.stage]
 
     def lets_start(self, unit: Unit, results: Mapping[str, Result], gone: Collection[str]) -> bool:
         """Whether all that the unit waits for has ended: what it needs, what it wants, and verdicts on its stage."""
-        is_held = not self._holds_nothing_back and any(
-            gate.on_fail != "continue" and concerns(stage, gate.on_fail, unit, self._stages)
-            for stage, gate in self._undecided
-        )
+        is_held = not self._holds_nothing_back and any(holds(stage, gate, unit) for stage, gate in self._undecided)
         has_needs = all(need in results for need in unit.needs)
         return has_needs and not is_held and all(want in results or want in gone for want in unit.wants)
 
     def leaves_out(self, unit: Unit, gone: Collection[str]) -> str:
         """Why the unit is left out, if it is: its stage's gate is closed, or what it needs was left out."""
         for verdict in self._closed:
-            if concerns(verdict.stage, verdict.on_fail, unit, self._stages):
+            if concerns(verdict.stage, verdict.on_fail, unit):
                 return verdict.says
         return next((f"unit {need!r}, which it needs, was left out" for need in unit.needs if need in gone), "")
 
@@ -123,18 +114,25 @@ class Gates:
         )
 
 
-def concerns(stage: str, on_fail: str, unit: Unit, stages: Sequence[str]) -> bool:
-    """Whether a gate of `stage` concerns a unit: its own stage's; one that stops, every later but the evaluation's.
+def concerns(stage: str, on_fail: str, unit: Unit) -> bool:
+    """Whether a gate of `stage` concerns a unit: its own stage's; one that stops, every later that it can.
 
-    Args:
-        stage: that waits.
-        on_fail: what the gate does when it closes.
-        unit: of one of the stages.
-        stages: all of the start, in order.
+    The stage of the gate need not be part of the start: what it stops in a whole run, it stops in a part of it.
     """
-    if unit.stage == stage or on_fail != "stop":
+    if unit.stage == stage or on_fail != "stop" or unit.stage not in STAGE_NAMES:
         return unit.stage == stage
-    return unit.stage != JUDGE and stages.index(unit.stage) > stages.index(stage)
+    return unit.stage not in NEVER_STOPPED and STAGE_NAMES.index(unit.stage) > STAGE_NAMES.index(stage)
+
+
+def holds(stage: str, gate: GateConfig, unit: Unit) -> bool:
+    """Whether a gate of `stage` that is not decided yet holds a unit back, and may leave it out."""
+    return gate.on_fail != "continue" and concerns(stage, gate.on_fail, unit)
+
+
+def gates_on(config: Config, units: Sequence[Unit]) -> list[tuple[str, GateConfig]]:
+    """The gates that concern any of these units, each with the stage that waits."""
+    every = [(stage, gate) for stage, gates in config.gates.items() for gate in gates]
+    return [(stage, gate) for stage, gate in every if any(concerns(stage, gate.on_fail, unit) for unit in units)]
 
 
 Finding = tuple[bool, float | None, tuple[float, float] | None, str]

@@ -222,7 +222,7 @@ STAGES = (
                 units=expansion.evaluate_units,
                 settings=(
                     *("features", "labels", "splits", "ensemble", "classifiers.members"),
-                    *("classifiers.folds", "classifiers.lookback_bars"),
+                    *("classifiers.folds", "classifiers.lookback_bars", "agent.seeds"),
                     *("market", "costs", "env", "judging", "walk_forward.train_months", *WINDOW_SETTINGS),
                     *("multi_asset.gross_limit", "multi_asset.asset_cap"),
                     *("multi_asset.allow_short", "multi_asset.rebalance_threshold"),

@@ -18,12 +18,15 @@ from configs.run_dir import RunDir
 from configs.schema import Config, PublishConfig
 from configs.unit import CANNOT_WRITE_ERRNOS
 from runner.budget import Budget, opening, spent
+from runner.calibration import Seconds
 from runner.console import watching
 from runner.epilogue import Epilogue
 from runner.executor import LocalExecutor
 from runner.exit_record import write_exit_record
+from runner.expansion import agent_units
 from runner.forecast import keep
-from runner.graph import Unit, chosen_stages, expand, with_inputs, without
+from runner.gates import JUDGE, gates_on
+from runner.graph import Unit, chosen_stages, expand, with_inputs
 from runner.guard import Owner, Terminated
 from runner.identity import Keys
 from runner.notify import Notice, notify, occasion_of
@@ -73,10 +76,10 @@ class Job:
 
     plan: Plan
     units: tuple[Unit, ...]
-    """The chosen units and all that they need or want."""
+    """The chosen units, all that they need or want, and all that is asked before they may start."""
     chosen: tuple[Unit, ...]
     optional: frozenset[str]
-    """Units that are only wanted, and were not chosen: used where they are done, else left out."""
+    """Units that are only wanted or asked, and were not chosen: used where they are done, else left out."""
     keys: Keys
 
     @classmethod
@@ -103,7 +106,7 @@ class Job:
         if not chosen:
             raise ConfigError(f"there is nothing to do in {', '.join(stages)} with walk_forward.windows=0")
         needed = with_inputs(units, chosen)
-        reached = with_inputs(units, chosen, wanted=True)
+        reached = _with_asked(units, with_inputs(units, chosen, wanted=True), plan.config)
         optional = frozenset(unit.id for unit in reached) - {unit.id for unit in needed}
         return cls(plan, tuple(reached), tuple(needed if choice.with_needs else chosen), optional, plan.keys())
 
@@ -128,6 +131,39 @@ class Job:
                 raise ConfigError(
                     f"unit {unit.id!r} is not done and its stage {unit.stage!r} was not chosen; add it to --stages"
                 )
+        if states.get(JUDGE) == "to run":
+            self._refuse_unjudgeable(states)
+
+    def _refuse_unjudgeable(self, states: dict[str, str]) -> None:
+        """Refuse an evaluation that would find no agents, or only some of a family."""
+        families = agent_units(self.plan.config)
+        there = {name: [unit for unit in units if states[unit] != "left out"] for name, units in families.items()}
+        if not any(states[unit] != "gated" for units in there.values() for unit in units):
+            raise ConfigError(
+                f"{JUDGE} has no agents to score: nothing of {', '.join(families)} is chosen or done; add one of "
+                f"them to --stages, or leave {JUDGE} out"
+            )
+        for name, units in families.items():
+            missing = [unit for unit in units if unit not in there[name]]
+            if there[name] and missing:
+                raise ConfigError(
+                    f"{JUDGE} scores all agents of a stage or none, and of {name} only a part is done; missing: "
+                    f"{', '.join(missing)}; add {name} to --stages, or leave {JUDGE} out"
+                )
+
+    def tell_what_is_missed(self, states: dict[str, str]) -> None:
+        """Say on stderr which results are there and yet left out, and which chosen stages a gate leaves out."""
+        stale = [
+            unit for unit in self.units if states[unit.id] == "left out" and self.plan.run.result(unit.id) is not None
+        ]
+        for stage in dict.fromkeys(unit.stage for unit in stale):
+            say(
+                f"going without {stage}: its results are of another code or configuration, or damaged; add {stage} "
+                "to --stages to make them anew"
+            )
+        gated = [unit.stage for unit in self.chosen if states[unit.id] == "gated"]
+        if gated and self.is_finished(states):
+            say(f"left out because a gate is closed: {', '.join(dict.fromkeys(gated))}")
 
     def require_data(self, states: dict[str, str]) -> None:
         """Refuse to start where a dataset is gone and a unit that is to run reads it.
@@ -138,10 +174,21 @@ class Job:
         self.plan.require_data({name for unit in self.units if states[unit.id] == "to run" for name in unit.datasets})
 
 
+def _with_asked(units: Sequence[Unit], reached: list[Unit], config: Config) -> list[Unit]:
+    """`reached`, and all units of the stages that their gates ask, for a gate decides alike in every part of a run."""
+    while True:
+        asked = {gate.stage for _, gate in gates_on(config, reached)}
+        more = with_inputs(units, [*reached, *(unit for unit in units if unit.stage in asked)], wanted=True)
+        if len(more) == len(reached):
+            return reached
+        reached = more
+
+
 def run_job(job: Job, ask: Ask, choice: Choice) -> Ending:
     """Do what is not done yet, write the report, and keep both where the configuration says."""
     run = job.plan.run
-    if run.report.exists() and job.is_finished(job.standing()) and _is_kept(job.plan):
+    if run.report.exists() and job.is_finished(states := job.standing()) and _is_kept(job.plan):
+        job.tell_what_is_missed(states)
         say(f"run {run.run_id} is finished; nothing to do")
         return Ending(ExitCode.DONE)
     with StopSignals(job.plan.config.runtime.stop_grace_s) as signals:
@@ -163,6 +210,7 @@ def _own(job: Job, ask: Ask, choice: Choice, signals: StopSignals) -> Ending:
             job.refuse_missing(states)
             job.require_data(states)
             establish(job.plan)
+            job.tell_what_is_missed(states)
             if not job.is_finished(states):
                 refuse_fruitless(run.events, job.plan.config.runtime.max_fruitless_starts)
                 budget.refuse_spent()
@@ -244,13 +292,14 @@ class _Start:
         plan = self.job.plan
         supervisor = Supervisor(
             plan.run,
-            without(self.job.units, {unit for unit, state in states.items() if state == "left out"}),
+            self.job.units,
             self.job.keys,
             executor=LocalExecutor(plan.config, self.owner.reaper),
             events=self.events,
             reuse=plan.reuse,
             watchers=[keeper, self.budget] if keeper else [self.budget],
         )
+        supervisor.leave_out({unit for unit, state in states.items() if state == "left out"})
         with watching(f"run {plan.run.run_id}", self.choice.verbose) as observe:
             try:
                 return supervisor.run(observe)
@@ -280,8 +329,8 @@ class _Start:
         plan, limits = self.job.plan, self.job.plan.config.budget
         to_run = [unit for unit in self.job.units if states[unit.id] == "to run"]
         has_limit = bool(limits.max_hours or limits.max_cost_usd)
-        seconds = plan.config.runtime.calibrate_s
-        if not to_run or not (seconds or has_limit):
+        seconds = Seconds(plan.config.runtime.calibrate_s)
+        if not to_run or not (seconds.each or has_limit):
             return Ending(ExitCode.DONE)
         bars, runs_dir = plan.facts["rows"], plan.run.root.parent
         planned = measured_plan(self.job.keys, to_run, answers(), bars, runs_dir, seconds=seconds, tell=say)

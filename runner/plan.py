@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.run_dir import RunDir
-from configs.schema import Config, GateConfig
+from configs.schema import Config
 from runner.budget import cost_of
-from runner.calibration import Speed, checkpoint_cost_s, speeds
+from runner.calibration import Seconds, Speed, checkpoint_cost_s, speeds
 from runner.executor import visible_gpus
-from runner.gates import concerns
+from runner.gates import gates_on, holds
 from runner.graph import Unit
 from runner.identity import Keys
 from runner.preflight.check import existing_ancestor
@@ -118,6 +118,8 @@ class RunPlan:
     """Test months of walk-forward; 0 where it is no part of this."""
     first_test_month: str
     assets: tuple[str, ...]
+    measured: bool = False
+    """Some rate of its work was measured on this machine."""
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values."""
@@ -147,7 +149,7 @@ def measured_plan(
     bars: int,
     runs_dir: Path,
     *,
-    seconds: float,
+    seconds: Seconds,
     tell: Callable[[str], None] = lambda _text: None,
 ) -> RunPlan:
     """Predict what `units` take on this machine.
@@ -158,7 +160,7 @@ def measured_plan(
         answers: what their modules say about themselves.
         bars: of the dataset.
         runs_dir: where the run is to lie, and what is known of this machine's speed.
-        seconds: of measuring, per piece of work that was not measured before; 0 measures nothing.
+        seconds: of measuring.
         tell: hears what is being measured.
     """
     config = keys.config
@@ -202,34 +204,28 @@ def make_plan(facts: Facts) -> RunPlan:
         windows=config.walk_forward.windows if "walk_forward" in has else 0,
         first_test_month=config.walk_forward.first_test_month if "walk_forward" in has else "",
         assets=config.multi_asset.assets if "multi_asset" in has else (),
+        measured=any(facts.speeds[unit.module].rates for unit in units if unit.module in facts.speeds),
     )
 
 
 def stages_that_may_close(config: Config, units: Sequence[Unit]) -> set[str]:
     """Stages that a gate may leave out."""
-    return {unit.stage for unit in units if _gates_of(unit, config, _stages(units))}
+    return {unit.stage for unit in units if _asked_for(unit, config, units)}
 
 
 def waits_of(config: Config, units: Sequence[Unit]) -> dict[str, set[str]]:
     """Unit -> all that end before it starts: what it reads, and the stages that its gates ask."""
-    stages = _stages(units)
-    asked = {unit.id: {gate.stage for gate in _gates_of(unit, config, stages)} for unit in units}
+    asked = {unit.id: _asked_for(unit, config, units) for unit in units}
     return {
         unit.id: {*unit.needs, *unit.wants, *(other.id for other in units if other.stage in asked[unit.id])}
         for unit in units
     }
 
 
-def _gates_of(unit: Unit, config: Config, stages: Sequence[str]) -> list[GateConfig]:
-    """Gates that hold a unit back, as `runner.gates` has them do."""
-    if config.runtime.parallel_models:
-        return []
-    return [
-        gate
-        for stage, gates in config.gates.items()
-        for gate in gates
-        if gate.on_fail != "continue" and stage in stages and concerns(stage, gate.on_fail, unit, stages)
-    ]
+def _asked_for(unit: Unit, config: Config, units: Sequence[Unit]) -> set[str]:
+    """Stages among those of `units` that are asked before the unit may start."""
+    asked: set[str] = {gate.stage for stage, gate in gates_on(config, [unit]) if holds(stage, gate, unit)}
+    return set() if config.parallel_models else asked & set(_stages(units))
 
 
 def describe(config: Config, units: Sequence[Unit]) -> Answers:
@@ -256,7 +252,7 @@ def most_bars(answers: Answers) -> int:
 def _schedule(facts: Facts, which: int, units: Sequence[Unit]) -> dict[str, Span]:
     """The schedule of the low, expected or high prediction."""
     seconds = {unit.id: _seconds(facts, unit)[which] for unit in units}
-    return schedule(units, seconds, waits_of(facts.config, facts.units), facts.places)
+    return schedule(units, seconds, waits_of(facts.config, facts.units), facts.places, facts.config.parallel_models)
 
 
 def _seconds(facts: Facts, unit: Unit) -> tuple[float, float, float]:

@@ -72,7 +72,7 @@ def _totals(plan: RunPlan, limits: BudgetConfig, calibrated: str) -> list[str]:
             else []
         ),
     ]
-    return [*lines, f"rates:       measured on this machine, kept in {calibrated}"] if calibrated else lines
+    return [*lines, f"rates:       measured on this machine, kept in {calibrated}"] if plan.measured else lines
 
 
 def _windows(plan: RunPlan) -> str:

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -90,6 +90,7 @@ def ask_together(
     heard: Callable[[str], None] = lambda _line: None,
     threads: int = 1,
     limit_s: float = 0.0,
+    environments: Sequence[Mapping[str, str]] = (),
 ) -> list[Any]:
     """`ask` of several processes that run at the same time; their answers in order.
 
@@ -98,6 +99,7 @@ def ask_together(
         heard: called with each line on the stderr of any of them.
         threads: what the numeric libraries of each may use.
         limit_s: those that have not ended by then are killed; 0 waits for ever.
+        environments: further variables of each.
 
     Raises:
         ProjectError: one failed or was killed; the others have ended, too.
@@ -105,8 +107,8 @@ def ask_together(
     asked: list[_Asked] = []
     with contextlib.ExitStack() as closing:
         try:
-            for command in commands:
-                asked.append(_Asked.start(command, heard, threads))
+            for command, more in zip(commands, environments or [{}] * len(commands), strict=True):
+                asked.append(_Asked.start(command, heard, {**stage_environment(threads), **more}))
                 closing.enter_context(asked[-1].process)
                 asked[-1].listener.start()  # not before an interruption would end it
             with _killing(asked, limit_s):
@@ -128,7 +130,7 @@ class _Asked:
     listener: threading.Thread
 
     @classmethod
-    def start(cls, command: Sequence[str], heard: Callable[[str], None], threads: int) -> _Asked:
+    def start(cls, command: Sequence[str], heard: Callable[[str], None], environment: Mapping[str, str]) -> _Asked:
         parent_pid = os.getpid()
         with stops_wait():
             process = subprocess.Popen(
@@ -136,7 +138,7 @@ class _Asked:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=stage_environment(threads),
+                env=environment,
                 text=True,
                 preexec_fn=lambda: die_with_parent(parent_pid),
             )

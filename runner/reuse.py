@@ -71,7 +71,7 @@ def standing(
     for unit in units:
         gates.decide(results, gone)
         states[unit.id] = "to run"
-        if gates.leaves_out(unit, gone):
+        if gates.leaves_out(unit, [other for other, state in states.items() if state == "gated"]):
             states[unit.id] = "gated"
         elif gates.lets_start(unit, results, gone):
             request = keys.request(unit, results)
@@ -81,7 +81,7 @@ def standing(
                 states[unit.id], results[unit.id] = "done", result
             elif found is not None:
                 states[unit.id], results[unit.id] = f"reusable from {found[0].run_id}", found[1]
-        if states[unit.id] in ("to run", "gated") and unit.id in optional:
+        if states[unit.id] == "to run" and unit.id in optional:
             states[unit.id] = "left out"
             gates.forget(unit)
         if states[unit.id] in ("gated", "left out"):

@@ -7,7 +7,8 @@ on others they may (Graham 1969, "Bounds on multiprocessing timing anomalies"), 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.graph import Unit
@@ -31,8 +32,27 @@ class Span:
     end_s: float
 
 
+def in_turn(waiting: Iterable[Unit], running: Iterable[str], begun: Iterable[str], take_turns: bool) -> list[Unit]:
+    """Waiting units in the order in which a free place is offered to them.
+
+    Args:
+        waiting: in the graph's order, which is theirs unless stages take turns.
+        running: stage of each unit that runs.
+        begun: stage of each unit that was ever started.
+        take_turns: the stage with the fewest running units comes first, and of equal ones that which had fewest.
+    """
+    if not take_turns:
+        return list(waiting)
+    at_work, had = Counter(running), Counter(begun)
+    return sorted(waiting, key=lambda unit: (at_work[unit.stage], had[unit.stage]))
+
+
 def schedule(
-    units: Sequence[Unit], seconds: Mapping[str, float], waits: Mapping[str, Collection[str]], places: Places
+    units: Sequence[Unit],
+    seconds: Mapping[str, float],
+    waits: Mapping[str, Collection[str]],
+    places: Places,
+    take_turns: bool = False,
 ) -> dict[str, Span]:
     """Span of every unit.
 
@@ -41,17 +61,25 @@ def schedule(
         seconds: of each unit, by id.
         waits: of each unit, the ids of those that must end before; others than `units` are taken to be done.
         places: how many run side by side.
+        take_turns: see `in_turn`.
     """
     ids = {unit.id for unit in units}
     open_waits = {unit.id: set(waits.get(unit.id, ())) & ids for unit in units}
     waiting, running = {unit.id: unit for unit in units}, dict[str, Unit]()
-    spans: dict[str, Span] = {}
+    spans, begun = dict[str, Span](), list[str]()
     now_s = 0.0
+
+    def offered() -> list[Unit]:
+        return in_turn(waiting.values(), (unit.stage for unit in running.values()), begun, take_turns)
+
+    def has_room(unit: Unit) -> bool:
+        return _has_room(unit, running, places)
+
     while waiting:
-        for unit in list(waiting.values()):
-            if not open_waits[unit.id] and _has_room(unit, running, places):
-                running[unit.id] = waiting.pop(unit.id)
-                spans[unit.id] = Span(now_s, now_s + seconds[unit.id])
+        while unit := next((unit for unit in offered() if not open_waits[unit.id] and has_room(unit)), None):
+            running[unit.id] = waiting.pop(unit.id)
+            begun.append(unit.stage)
+            spans[unit.id] = Span(now_s, now_s + seconds[unit.id])
         assert running, "a graph has no cycles"
         now_s = min(spans[unit_id].end_s for unit_id in running)
         for unit_id in [unit_id for unit_id in running if spans[unit_id].end_s <= now_s]:

@@ -11,7 +11,7 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +22,14 @@ from configs.schema import Config
 from runner.attempt import Attempt
 from runner.executor import Executor, Slot
 from runner.gates import Gates
-from runner.graph import Unit, halved_batch
+from runner.graph import Unit, halved_batch, without
 from runner.guard import kill_group
 from runner.identity import Keys
 from runner.out_of_memory import OomKills
 from runner.reasons import OUTCOMES, Reason, Status, reason_of
 from runner.resources import Sampler
 from runner.reuse import clear_for, done_result, find_equal, has_durable_progress, link_equal
+from runner.schedule import in_turn
 from runner.view import RUN, EventTail, RunView
 from runner.watch import Ending, Watcher
 
@@ -96,6 +97,8 @@ class Supervisor:
         self._gated: set[str] = set()
         """Units that a closed gate left out."""
         self._waiting = {unit.id: unit for unit in units}
+        self._begun: list[str] = []
+        """Stage of each unit that had its turn."""
         self._running: dict[str, Attempt] = {}
         self._attempts: dict[str, int] = {}
         self._retries: dict[str, int] = {}
@@ -110,6 +113,16 @@ class Supervisor:
         self._stop = Stop()
         self._tail = EventTail(run.events)
         self._next_sample_s = 0.0
+        self.view = RunView()
+        self.view.expect(self._waiting)
+
+    def leave_out(self, ids: Collection[str]) -> None:
+        """These units are no part of this start; the others go without them."""
+        for unit in self._units:
+            if unit.id in ids:
+                self._gates.forget(unit)
+        self._units = without(self._units, ids)
+        self._waiting = {unit.id: unit for unit in self._units}
         self.view = RunView()
         self.view.expect(self._waiting)
 
@@ -185,11 +198,22 @@ class Supervisor:
                 del self._waiting[unit.id]
                 self._gated.add(unit.id)
                 self._events.emit("unit_finished", unit.id, state="gated", says=says)
-            elif self._gates.lets_start(unit, self._results, self._gated):
-                slot = self._executor.slot_for(unit, [attempt.slot for attempt in self._running.values()])
+        while found := self._first_startable():
+            unit, slot = found
+            del self._waiting[unit.id]
+            self._begun.append(unit.stage)
+            self._take(unit, slot)
+
+    def _first_startable(self) -> tuple[Unit, Slot] | None:
+        """The next unit that waits for nothing but a place, and a free place for it."""
+        running = list(self._running.values())
+        stages, slots = [attempt.unit.stage for attempt in running], [attempt.slot for attempt in running]
+        for unit in in_turn(self._waiting.values(), stages, self._begun, self._config.parallel_models):
+            if self._gates.lets_start(unit, self._results, self._gated):
+                slot = self._executor.slot_for(unit, slots)
                 if slot is not None:
-                    del self._waiting[unit.id]
-                    self._take(unit, slot)
+                    return unit, slot
+        return None
 
     def _take(self, unit: Unit, slot: Slot) -> None:
         request = self._keys.request(unit, self._results)

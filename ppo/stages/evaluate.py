@@ -90,6 +90,7 @@ from ppo.scoring import Played, SingleAsset, dataset_facts, enter, judge, write_
 from ppo.stages.agent import generated_tape, observed_columns
 from ppo.tape import build_tape, spans
 from ppo.targets import targets
+from ppo.walk_forward import window_months
 from training.crossfit import score_predictions
 from training.determinism import set_up_torch
 from training.scaling import Scaler
@@ -121,7 +122,7 @@ def work(unit: Unit) -> dict[str, Any]:
     """Play every family, enter all in the ledger of scorings, then judge and write; returns the summary."""
     run, config = unit.run, unit.config
     set_up_torch(config.compute.threads_per_unit)
-    names = families_of(run, unit.id)
+    names = families_of(run, unit.id, config)
     prepared = load_prepared(run)
     played = {name: PLAYERS[name](name, unit, prepared) for name in names}
     trials = enter(played.values(), run.root.parent)
@@ -175,20 +176,35 @@ def calibrate(config: Config, budget_s: float) -> dict[str, float]:
     return {JUDGED: judged_per_s, SCORED: WindowSpeed(config).scored_per_s()}
 
 
-def families_of(run: RunDir, unit_id: str) -> list[str]:
+def families_of(run: RunDir, unit_id: str, config: Config) -> list[str]:
     """The families with agents among the inputs of this unit's request, in their order.
 
     Raises:
-        BadDataError: there is none.
+        BadDataError: there is none, or one is only partly there: a verdict on some of its seeds or months would be on
+            another family.
     """
-    agents = [name.partition("/")[0] for name in run.request(unit_id).inputs if AGENT_UNIT.fullmatch(name)]
-    found = [name for name in FAMILIES if name in agents]
+    agents = {name for name in run.request(unit_id).inputs if AGENT_UNIT.fullmatch(name)}
+    found = [name for name in FAMILIES if any(agent.startswith(f"{name}/") for agent in agents)]
     if not found:
         raise BadDataError(
             f"run {run.run_id!r} has no agents to score: it needs units of {', '.join(FAMILIES[:-1])} or "
             f"{FAMILIES[-1]}; run one of these stages first"
         )
+    missing = [agent for name in found for agent in agents_of(name, config) if agent not in agents]
+    if missing:
+        stages = ", ".join(dict.fromkeys(agent.partition("/")[0] for agent in missing))
+        raise BadDataError(
+            f"of run {run.run_id!r} only a part of {stages} is done; missing: {', '.join(missing)}; run {stages} to "
+            "its end first"
+        )
     return found
+
+
+def agents_of(name: str, config: Config) -> list[str]:
+    """Units of a family's agents: its seeds, or its test months in the order of time."""
+    if name == "walk_forward":
+        return [f"{name}/{month}" for month in window_months(config)]
+    return [f"{name}/seed-{seed}" for seed in range(config.agent.seeds)]
 
 
 def summary_of(evaluations: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -215,7 +231,7 @@ def load_scaler(run: RunDir, unit_id: str) -> Scaler:
 
 def _play_single_asset(name: str, unit: Unit, prepared: Prepared) -> Played:
     run, config = unit.run, unit.config
-    agents, predictions = _agents(name, unit), load_predictions(run, "ensemble")
+    agents, predictions = agents_of(name, config), load_predictions(run, "ensemble")
     tape = build_tape(prepared.bars, prepared.features, predictions, load_scaler(run, agents[0]), config)
     played = spans(tape, *prepared.split.test)
     scored = score(tape, config, played, load_agents(run, agents), predictions, unit.progress)
@@ -224,13 +240,7 @@ def _play_single_asset(name: str, unit: Unit, prepared: Prepared) -> Played:
 
 
 def _play_portfolio(name: str, unit: Unit, prepared: Prepared) -> Played:
-    return score_portfolio(unit, prepared, _agents(name, unit), _cache_key(name, unit))
-
-
-def _agents(name: str, unit: Unit) -> list[str]:
-    """Units of a family's agents in the order of their seeds."""
-    found = (unit_id for unit_id in unit.run.request(unit.id).inputs if unit_id.startswith(f"{name}/seed-"))
-    return sorted(found, key=lambda unit_id: int(unit_id.rpartition("-")[2]))
+    return score_portfolio(unit, prepared, agents_of(name, unit.config), _cache_key(name, unit))
 
 
 def _cache_key(name: str, unit: Unit) -> str:

@@ -52,7 +52,6 @@ OPERATIONAL = {
     "git": "publish.git_url",
     "branch": "publish.branch",
     "workers": "runtime.workers",
-    "parallel_models": "runtime.parallel_models",
 }
 """Option -> the operational setting it is short for."""
 
@@ -156,6 +155,8 @@ def ask_of(options: dict[str, Any]) -> Ask:
     given = {path: options[name] for name, path in OPERATIONAL.items() if options.get(name) is not None}
     # a JSON value is a YAML value: a branch named 2026 stays a text
     settings = [f"{path}={json.dumps(value)}" for path, value in given.items()]
+    if options.get("parallel_models"):
+        settings.append("parallel_models=true")
     if options.get("assets") is not None:
         symbols = [symbol.strip() for symbol in options["assets"].split(",") if symbol.strip()]
         settings.append(f"multi_asset.assets={json.dumps(symbols)}")

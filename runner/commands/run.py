@@ -113,7 +113,11 @@ def preflight(**options: Any) -> ExitCode:
 
 @click.command()
 @ask_options
-@click.option("--seconds", type=click.FloatRange(min=0), help="Of measuring, per piece of work.  [default: 2]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    help="Of measuring, per piece of work, anew.  [default: what is known, else 1]",
+)
 @json_option
 def plan(**options: Any) -> ExitCode:
     """Predict time, cost, memory and disk of a run, from what this machine is measured to do."""
@@ -128,26 +132,24 @@ def plan(**options: Any) -> ExitCode:
 
     from runner.plan_table import render_plan
 
-    calibration = ask.runs_dir / FILE_NAME
     Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(
-        render_plan(
-            planned, resolved.run.run_id, resolved.config.budget, str(calibration) if calibration.exists() else ""
-        )
+        render_plan(planned, resolved.run.run_id, resolved.config.budget, str(ask.runs_dir / FILE_NAME))
     )
     return ExitCode.DONE
 
 
 def _planned(ask: Ask, seconds: float | None = None) -> tuple[Plan, RunPlan]:
-    """What a command means, and what all of it takes; `seconds` of measuring instead of the configured."""
+    """What a command means, and what all of it takes; `seconds` of measuring anew instead of the configured."""
+    from runner.calibration import Seconds
     from runner.job import Choice, Job
     from runner.plan import describe, measured_plan
     from runner.say import say
 
     job = Job.of(ask, Choice())
     config, bars = job.plan.config, job.plan.facts["rows"]
-    seconds = config.runtime.calibrate_s if seconds is None else seconds
+    measuring = Seconds(config.runtime.calibrate_s) if seconds is None else Seconds(seconds, anew=True)
     answers = describe(config, job.units)
-    return job.plan, measured_plan(job.keys, job.units, answers, bars, ask.runs_dir, seconds=seconds, tell=say)
+    return job.plan, measured_plan(job.keys, job.units, answers, bars, ask.runs_dir, seconds=measuring, tell=say)
 
 
 def _leave_threads_behind(code: ExitCode) -> None:
@@ -170,6 +172,7 @@ def _refuse_beside_resume(options: dict[str, Any]) -> None:
             "timeframe",
             "profile",
             "assets",
+            "parallel_models",
             "config_file",
             "settings",
             "run_id",

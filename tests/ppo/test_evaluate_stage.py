@@ -45,6 +45,8 @@ SETTINGS = (
     "judging.bootstrap_samples=100",
 )
 
+MONTHS = ("walk_forward.windows=2", "walk_forward.first_test_month=2023-03")
+
 
 def market(start: int = 0) -> Bars:
     return demo_bars(max_gap_s=6 * 3_600).slice(start, start + BARS)
@@ -324,6 +326,17 @@ def test_siblings_are_trials_of_each_other_and_the_run_has_the_best_verdict(fres
 def test_a_run_without_agents_says_what_to_run(fresh):
     shutil.rmtree(fresh.unit_dir("ppo"))
     with pytest.raises(BadDataError, match="no agents to score.*run one of these stages first"):
+        work(fresh, evaluate, "evaluate")
+
+
+def test_a_family_that_is_only_partly_there_is_refused_and_what_is_missing_is_named(fresh):
+    shutil.copytree(fresh.unit_dir("ppo/seed-1"), fresh.unit_dir("lstm_ppo/seed-1"))
+    with pytest.raises(BadDataError, match="only a part of lstm_ppo is done; missing: lstm_ppo/seed-0"):
+        work(fresh, evaluate, "evaluate")
+    shutil.rmtree(fresh.unit_dir("lstm_ppo"))
+    shutil.copytree(fresh.unit_dir("ppo/seed-0"), fresh.unit_dir("walk_forward/2023-03"))
+    fresh.save_config(resolve("ADA-EUR_1H", "quick", settings=(*SETTINGS, *MONTHS)).config)
+    with pytest.raises(BadDataError, match="missing: walk_forward/2023-04"):
         work(fresh, evaluate, "evaluate")
 
 

@@ -301,10 +301,11 @@ def test_every_seed_is_a_trial(scored):
     assert len(enter([family], run.root.parent)) == 2, "a second scoring finds the same trials"
 
 
-def test_only_windows_that_the_request_names_are_joined(scored):
+def test_all_windows_are_joined_or_none(scored):
     run = scored[2]
-    assert list(evaluated(run, MONTHS[1]).months) == ["2023-04"]
-    with pytest.raises(BadDataError, match="no finished walk-forward window"):
+    with pytest.raises(BadDataError, match="it lacks 2023-03; run them first"):
+        evaluated(run, MONTHS[1])
+    with pytest.raises(BadDataError, match="it lacks 2023-03, 2023-04; run them first"):
         evaluated(run, CLASSIFIER)
 
 

@@ -7,12 +7,23 @@ from dataclasses import replace
 import pytest
 
 from configs.load import resolve
-from runner.calibration import FILE_NAME, START_S, Measured, _budget_s, checkpoint_cost_s, speeds
-from runner.graph import Unit
+from runner.calibration import (
+    FILE_NAME,
+    START_S,
+    Measured,
+    Seconds,
+    _budget_s,
+    _environments,
+    _key,
+    checkpoint_cost_s,
+    speeds,
+)
+from runner.graph import GAME, Unit, expand
 from runner.identity import Keys
 from runner.process import ProcessFailedError, ask_together
 from runner.schedule import Places
 
+WINDOWS = ["walk_forward.windows=2", "walk_forward.first_test_month=2023-03"]
 MEASURED = "tests.runner.fixture_stages.measured"
 KEYS = Keys(resolve("DEMO-USD_1H", "quick").config, {"DEMO-USD_1H": "data"}, {"configs": "code"}, "lock")
 UNITS = [
@@ -37,9 +48,9 @@ def measured_once(tmp_path_factory):
     return runs
 
 
-def look(runs, *, keys=KEYS, units=UNITS, workers=2, seconds=0.5, heard=None):
+def look(runs, *, keys=KEYS, units=UNITS, workers=2, seconds=0.5, anew=False, heard=None):
     tell = (lambda _text: None) if heard is None else heard.append
-    found = speeds(keys, units, {MEASURED: 1}, runs, places=Places(workers), seconds=seconds, tell=tell)
+    found = speeds(keys, units, {MEASURED: 1}, runs, places=Places(workers), seconds=Seconds(seconds, anew), tell=tell)
     return found[MEASURED]
 
 
@@ -51,6 +62,42 @@ def test_a_stage_is_measured_in_as_many_processes_as_run_side_by_side_and_only_o
     assert 0 < found.start_s.mean < 60
     assert look(tmp_path, heard=heard) == found
     assert len(list(marks.iterdir())) == 2 and len(heard) == 1, "the second look costs nothing"
+
+
+def test_asked_to_it_measures_anew_what_it_knows(tmp_path, marks):
+    for anew in (True, False, True):
+        look(tmp_path, units=UNITS[:1], anew=anew)
+    assert len(list(marks.iterdir())) == 2
+
+
+def test_processes_that_measure_have_a_gpu_each_as_the_units_will(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    on_gpu = [replace(unit, uses_gpu=True) for unit in UNITS]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in _environments(on_gpu, 2)] == ["4", "7"]
+    assert _environments(UNITS, 2) == [{}, {}]
+
+
+def test_variables_of_a_process_that_is_asked_are_its_own():
+    says = [sys.executable, "-c", "import os, json; print(json.dumps(os.environ['WHICH']))"]
+    assert ask_together([says, says], environments=[{"WHICH": "a"}, {"WHICH": "b"}]) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "setting", "again"),
+    [
+        ("evaluate", "agent.seeds=5", True),
+        ("evaluate", "ppo.hidden=[8]", True),
+        ("evaluate", "walk_forward.windows=3", False),
+        ("walk_forward/classifier-dlstm", "walk_forward.first_test_month=2023-04", False),
+        ("synthetic", "walk_forward.windows=3", False),
+        ("synthetic", "synthetic.bars=600", True),
+    ],
+)
+def test_the_key_of_a_stage_holds_what_it_measures_with_and_nothing_else(unit, setting, again):
+    config, changed = (resolve("DEMO-USD_1H", "quick", settings=each).config for each in (WINDOWS, [*WINDOWS, setting]))
+    own = [next(found for found in expand(config) if found.id == unit)]
+    one, other = (_key(replace(KEYS, config=each, code=dict.fromkeys(GAME, "c")), own, 1) for each in (config, changed))
+    assert (one != other) is again
 
 
 def with_setting(setting: str) -> Keys:

@@ -53,7 +53,7 @@ def test_a_gate_closes_only_where_the_upper_bound_is_below_the_target():
 def test_a_miss_is_told_and_holds_nothing_back_where_it_shall_continue_or_all_models_run_side_by_side():
     low = ((-9.0, 1.0), (-9.0, 1.0))
     assert verdict_on(*low, on_fail="continue").verdict == "continued"
-    assert verdict_on(*low, settings=("runtime.parallel_models=true",)).verdict == "continued"
+    assert verdict_on(*low, settings=("parallel_models=true",)).verdict == "continued"
 
 
 @pytest.mark.parametrize(("on_fail", "holds"), [("skip", True), ("stop", True), ("continue", False)])
@@ -101,6 +101,9 @@ def world(tmp_path) -> World:
     return world
 
 
+LOW = {"metrics": {"validation": {"sharpe": -3.0, "standard_error": 0.5}}}
+
+
 def finds(world: World, sharpe: float) -> None:
     world.plans(**{"ppo/seed-0": {"metrics": {"validation": {"sharpe": sharpe, "standard_error": 0.5}}}})
 
@@ -129,6 +132,33 @@ def test_a_later_start_comes_to_the_same_verdicts(world):
     assert world.supervise().exit_code == ExitCode.DONE
     assert [{**gate, "t": 0} for gate in told(world, "gate")] == first * 2
     assert world.starts("seed-0") == 1 and world.starts("evaluate") == 1
+
+
+def test_a_part_of_the_run_comes_to_the_verdicts_of_the_whole(world):
+    """The asked stage was not chosen and is done: it is asked all the same, and what it closed stays gated."""
+    finds(world, -3.0)
+    world.supervise()
+    units, keys = world.units(), world.keys()
+    others = {unit.id for unit in units} - {"evaluate"}
+    assert standing(world.run, units, keys, optional=others) == standing(world.run, units, keys)
+    assert standing(world.run, units, keys, optional={"ppo/seed-0"})["lstm_ppo/seed-0"] == "gated"
+
+
+def test_a_stage_of_which_a_part_is_left_out_is_not_asked(world):
+    """Neither by the look before a start nor by the start: a mean over some of the seeds is another figure."""
+    world.needs = {"ppo/seed-1": (), **world.needs}
+    world.plans(**{f"ppo/seed-{seed}": LOW for seed in range(2)})
+    assert world.supervise(left_out={"ppo/seed-1"}).exit_code == ExitCode.DONE
+    assert world.starts("seed-0") == 3, "the agents of all three stages"
+    states = standing(world.run, world.units(), world.keys(), optional={"ppo/seed-1"})
+    assert states == {"ppo/seed-1": "left out"} | dict.fromkeys(list(world.needs)[1:], "done")
+
+
+def test_a_gate_that_stops_stops_later_stages_where_its_own_is_no_part_of_the_start():
+    graph = units("ppo", "multi_asset", "evaluate")
+    gates = Gates(configured("stop"), graph)
+    gates.decide(scored((-9.0, 1.0), (-9.0, 1.0)), ())
+    assert {unit.stage for unit in graph if gates.leaves_out(unit, ())} == {"multi_asset"}
 
 
 def test_an_open_gate_lets_everything_run(world):

@@ -4,7 +4,7 @@ import pytest
 
 from configs.load import resolve
 from configs.run_dir import Output, Result
-from runner.graph import expand
+from runner.graph import expand, settings_of
 from runner.identity import PROJECT_ROOT, Keys, code_digest, lock_digest, machine_facts, next_free_id, run_id_of
 
 DIGEST = "d" * 64
@@ -34,12 +34,15 @@ def test_a_run_id_names_dataset_and_profile_and_is_stable():
     assert run_id == run_id_of(configured(), {"ADA-EUR_1H": DIGEST})
 
 
-@pytest.mark.parametrize("setting", ["seed=1", "costs.fee_frac=0.001", "ppo.epochs=3", "compute.threads_per_unit=2"])
+@pytest.mark.parametrize(
+    "setting",
+    ["seed=1", "costs.fee_frac=0.001", "ppo.epochs=3", "compute.threads_per_unit=2", "parallel_models=true"],
+)
 def test_a_setting_that_decides_results_makes_another_run(setting):
     assert run_id_of(configured(setting), {"ADA-EUR_1H": DIGEST}) != run_id_of(configured(), {"ADA-EUR_1H": DIGEST})
 
 
-@pytest.mark.parametrize("setting", ["runtime.workers=1", "runtime.parallel_models=true", "ablation.seeds=9"])
+@pytest.mark.parametrize("setting", ["runtime.workers=1", "ablation.seeds=9"])
 def test_a_setting_that_cannot_change_a_result_keeps_the_run(setting):
     assert run_id_of(configured(setting), {"ADA-EUR_1H": DIGEST}) == run_id_of(configured(), {"ADA-EUR_1H": DIGEST})
 
@@ -66,6 +69,14 @@ def test_a_fresh_run_takes_the_first_free_suffix():
 )
 def test_everything_that_decides_a_result_changes_the_cache_key(change):
     assert prepare_key(keys(**change)) != prepare_key(keys())
+
+
+def test_models_side_by_side_make_another_run_of_equal_units():
+    """They hold no gate back, so other units may be there to judge; each of them is the same."""
+    one, other = (expand(configured(f"parallel_models={value}")) for value in ("false", "true"))
+    assert [settings_of(unit, configured()) for unit in one] == [
+        settings_of(unit, configured("parallel_models=true")) for unit in other
+    ]
 
 
 def test_code_that_a_unit_cannot_import_does_not_change_its_key():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from configs.load import resolve
 from configs.schema import BudgetConfig, GateConfig
-from runner.calibration import Measured, Speed
+from runner.calibration import Measured, Seconds, Speed
 from runner.graph import Unit, expand
 from runner.identity import Keys
 from runner.plan import EARLY_STOPPING_USES, REPORT_S, Facts, describe, make_plan, measured_plan
@@ -41,8 +41,7 @@ def planned(units: list[Unit], answers: dict, *, config=CONFIG, workers: int = 2
 
 
 def with_gates(*gates: GateConfig, of: str, parallel: bool = False):
-    runtime = CONFIG.runtime.model_copy(update={"parallel_models": parallel})
-    return CONFIG.model_copy(update={"gates": {of: gates}, "runtime": runtime})
+    return CONFIG.model_copy(update={"gates": {of: gates}, "parallel_models": parallel})
 
 
 def test_stages_are_scheduled_and_their_costs_add_up():
@@ -145,7 +144,7 @@ def test_a_plan_of_real_processes_is_plain_json_and_names_what_it_takes(tmp_path
     units = [Unit("one", "one", UNIT), *(Unit(f"many/{name}", "many", UNIT) for name in "abc")]
     keys = Keys(CONFIG, {"DEMO-USD_1H": "data"}, {"configs": "code"}, "lock")
     runs = tmp_path / "not" / "yet"
-    plan = measured_plan(keys, units, describe(CONFIG, units), 5_000, runs, seconds=0)
+    plan = measured_plan(keys, units, describe(CONFIG, units), 5_000, runs, seconds=Seconds(0))
     assert json.loads(json.dumps(plan.to_json()))["stages"][1]["units"] == 3
     assert plan.stages[0].nominal == ("steps",) and plan.disk_free_bytes > 0
     assert not runs.parent.exists(), "nothing was measured, so nothing is kept"

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.graph import Unit
-from runner.schedule import Places, Span, most_at_once, schedule, shares_s, wall_s
+from runner.schedule import Places, Span, in_turn, most_at_once, schedule, shares_s, wall_s
 
 
 def graph(*names: str, gpu: bool = False) -> list[Unit]:
@@ -36,6 +36,23 @@ def test_units_on_a_gpu_have_one_each_and_others_go_beside_them():
     seconds = dict.fromkeys("xyz", 2.0)
     assert schedule(units, seconds, {}, Places(2, gpus=1)) == {"x": Span(0, 2), "z": Span(0, 2), "y": Span(2, 4)}
     assert schedule(units, seconds, {}, Places(2, gpus=2)) == {"x": Span(0, 2), "y": Span(0, 2), "z": Span(2, 4)}
+
+
+MODELS = [Unit(f"{stage}/{seed}", stage, "m") for stage in ("ppo", "lstm_ppo", "multi_asset") for seed in range(3)]
+
+
+def test_stages_that_take_turns_run_side_by_side():
+    seconds = dict.fromkeys((unit.id for unit in MODELS), 5.0)
+    for turns, at_first in ((True, {"ppo/0", "lstm_ppo/0", "multi_asset/0"}), (False, {"ppo/0", "ppo/1", "ppo/2"})):
+        spans = schedule(MODELS, seconds, {}, Places(3), turns)
+        assert {name for name, span in spans.items() if span.begin_s == 0} == at_first
+    two = schedule(MODELS, seconds, {}, Places(2), True)
+    assert two["multi_asset/0"].begin_s == 5.0, "two at once: the third kind comes before another seed of the first"
+
+
+def test_a_place_is_offered_to_the_stage_with_the_fewest_running_then_the_fewest_begun():
+    order = [unit.id for unit in in_turn(MODELS[1::3], ["ppo"], ["ppo", "lstm_ppo"], True)]
+    assert order == ["multi_asset/1", "lstm_ppo/1", "ppo/1"]
 
 
 def test_who_waits_for_a_unit_that_is_not_there_does_not_wait():

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from configs.events import EventLog
@@ -58,7 +58,7 @@ class World:
     def keys(self) -> Keys:
         return Keys(self.config, {}, {"configs": "code"}, "lock")
 
-    def supervise(self, **options) -> Ending:
+    def supervise(self, left_out: Collection[str] = (), **options) -> Ending:
         events = EventLog(self.run.events, "supervisor")
         try:
             with Owner(self.run.root) as owner:
@@ -66,6 +66,7 @@ class World:
                 self.supervisor = Supervisor(
                     self.run, self.units(), self.keys(), executor=executor, events=events, **options
                 )
+                self.supervisor.leave_out(left_out)
                 return self.supervisor.run()
         finally:
             events.close()
