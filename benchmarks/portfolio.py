@@ -96,8 +96,8 @@ class NumpyPortfolio:
         equity = self.cash + values.sum(axis=1)
         after = self._order(self._targets(actions), values, equity)
         self._fill(after - values, opens)
-        borrow = self.borrow * -np.minimum(self.quantity * opens, 0)
-        self.cash -= borrow.sum(axis=1)
+        shorts = -np.minimum(self.quantity * opens, 0).sum(axis=1)
+        self.cash -= self.borrow * (shorts + np.maximum(-self.cash, 0))
         self.margin = self._margin(bar)
         before, self.equity = self.equity, self.cash + (self.quantity * close).sum(axis=1)
         reward = self.env.reward_scale * np.log(self.equity / before)
@@ -111,10 +111,15 @@ class NumpyPortfolio:
 
     def _order(self, targets: np.ndarray, values: np.ndarray, equity: np.ndarray) -> np.ndarray:
         """Values of the legs after the order."""
-        drifted, threshold = values / equity[:, None], self.limits.rebalance_threshold
-        wanted = (np.abs(targets - drifted) > threshold) | (targets == 0) | (targets * drifted < 0)
-        gross = np.abs(np.where(wanted, targets, drifted)).sum(axis=1)
-        wanted |= (gross > (self.limits.gross_limit + threshold) * (1 + 1e-9))[:, None]
+        drifted, cap, limit = values / equity[:, None], self.limits.asset_cap, self.limits.gross_limit
+        slack = self.limits.rebalance_threshold * min(cap, limit / targets.shape[1])
+        wanted = (np.abs(targets - drifted) > slack) | (targets == 0) | (targets * drifted < 0)
+        alone = np.where(wanted, 0, np.clip(drifted, -cap, cap))
+        room = limit - np.abs(np.where(wanted, targets, 0)).sum(axis=1)
+        left = np.abs(alone).sum(axis=1)
+        kept = np.where(left > room + 1e-9 * limit, np.maximum(room, 0) / np.maximum(left, 1e-300), 1)
+        targets = np.where(wanted, targets, alone * kept[:, None])
+        wanted |= targets != drifted
         after = equity.copy()
         for _ in range(targets.shape[1] + 2):
             traded = np.where(wanted, targets * after[:, None] - values, 0)

@@ -301,8 +301,8 @@ class MultiAssetConfig(PPOConfig):
     """Largest absolute weight of one asset."""
     allow_short: bool = True
     rebalance_threshold: Fraction = 0.2
-    """A leg is traded only where its target differs from the drifted weight by more than this share of equity. Measured
-    against 0.05: on planted markets as good, on hourly coins at 25 bps a third of the turnover."""
+    """A leg is traded only where its target differs from the drifted weight by more than this share of the largest
+    equal weight, min(asset_cap, gross_limit / K). Limits know no threshold."""
     initial_deviation: Positive = 0.6
     """Standard deviation of the policy's raw action before training."""
 
@@ -577,6 +577,19 @@ class Config(Model):
             raise ValueError(
                 f"multi_asset.assets={list(assets)} must hold the dataset's own symbol "
                 f"{DatasetName.parse(self.dataset.name).symbol}; add it, or leave the list empty for it alone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_order_cannot_cost_all(self) -> Config:
+        costs, limit = self.costs, self.multi_asset.gross_limit
+        swept = max(self.judging.cost_sweep_bps, default=0.0) / 10_000
+        worst = limit * max((1 + costs.slippage_frac) * (1 + costs.fee_frac) - 1, swept)
+        if worst >= 1:
+            raise ValueError(
+                f"multi_asset.gross_limit={limit:g} with costs.fee_frac={costs.fee_frac:g}, "
+                f"costs.slippage_frac={costs.slippage_frac:g} and judging.cost_sweep_bps up to {swept * 10_000:g} lets "
+                f"one order cost {worst:.0%} of the equity; choose a smaller limit"
             )
         return self
 

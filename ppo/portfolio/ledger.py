@@ -4,7 +4,8 @@ One row per fill, in order, and a last row `mark` for each asset:
 
     t, bar          open time of the row (ISO 8601 UTC) and its index on the union clock
     asset           symbol
-    reason          order | liquidation | segment-end | mark; a change of side is two orders, through 0
+    reason          order | limit (trimmed into it) | liquidation | segment-end | mark; a change of side is two orders,
+                    through 0
     side            buy | sell; empty in a mark
     quantity        units traded, positive; 0 in a mark
     price           fill price, slippage in it; in a mark the asset's last close

@@ -18,7 +18,6 @@ from ppo.evaluate import Agent, Spans
 from ppo.portfolio import rules
 from ppo.portfolio.align import PortfolioTape, closing_flags
 from ppo.portfolio.rules import (
-    BY_ORDER,
     CLOSE,
     EQUITY,
     F_ASSET,
@@ -28,7 +27,9 @@ from ppo.portfolio.rules import (
     F_REASON,
     FLOW,
     OPEN,
+    ORDERED,
     QUANTITY,
+    TRIMMED,
 )
 
 Rule = Callable[["Account"], None]
@@ -50,7 +51,7 @@ class PortfolioTrack:
     held: np.ndarray
     """(T, K) the weights at the opens after the order was filled: what the row was spent with."""
     ordered: np.ndarray
-    """(T, K) bool: an order for the leg was filled at the open."""
+    """(T, K) bool: an order for the leg was filled at the open; what the limits trimmed is not ordered."""
     profit: np.ndarray
     """(T, K) what each leg has earned so far, costs and borrow in it; the sum is the equity's growth."""
     liquidated: bool
@@ -163,9 +164,10 @@ class Account:
         for fill in fills:
             self._fill_row.append(row)
             self._booked.append(fill)
-            if fill[F_REASON] == BY_ORDER:
+            if fill[F_REASON] in (ORDERED, TRIMMED):
                 leg = int(fill[F_ASSET])
-                cash, quantity[leg], self._ordered[self._at, leg] = fill[F_CASH], fill[F_POSITION], True
+                cash, quantity[leg] = fill[F_CASH], fill[F_POSITION]
+                self._ordered[self._at, leg] = fill[F_REASON] == ORDERED
         return cash
 
     def _begin_span(self) -> None:

@@ -1,14 +1,15 @@
 """The account rules of a portfolio: K assets of one currency and cash, by target weights; compiled.
 
 Time line of one step. The agent decides at the close of row t of the union clock; only assets that are
-READY there may be traded. Its raw action a gives targets w = clip(a, -1, 1) x asset_cap (long only: at
-least 0), scaled down so that they and the weights of the other assets add up to at most gross_limit. Then
-`advance` plays row t + 1:
+READY there may be traded, and only those with a bar at t + 1 are: an order for another is dropped. Its raw action a
+gives targets w = clip(a, -1, 1) x asset_cap (long only: at least 0), scaled down so that they and the weights of all
+assets that cannot be traded add up to at most gross_limit. Then `advance` plays row t + 1:
 
-1. order: at the opens of the ready assets that have a bar. A leg is traded where its target differs from its
-   drifted weight by more than rebalance_threshold, where it is 0 or where the side changes; if the legs left
-   alone would bring the sum of absolute weights above gross_limit + rebalance_threshold, all are traded. With
-   E the equity and n the values at the raw opens, equity after costs E' solves
+1. order: at the opens. A leg is traded where its target differs from its drifted weight by more than the
+   rebalance threshold, a share of the largest equal weight min(asset_cap, gross_limit / K), where it is 0 or where
+   the side changes. A leg that would be left alone above asset_cap is trimmed to it, and if all would still add up to
+   more than gross_limit those left alone are trimmed in one proportion: limits know no threshold. Weights here are
+   at the raw opens, before costs. With E the equity and n the values at the raw opens, equity after costs E' solves
 
        E' = E - sum over traded legs of cost(w E' - n),   cost(z) = ((1 + s)(1 + f) - 1) z      for z > 0
                                                                     ((1 - s)(1 - f) - 1) z      for z < 0
@@ -16,7 +17,8 @@ least 0), scaled down so that they and the weights of the other assets add up to
    so that each traded leg ends with exactly w E' at the raw open. cost is convex, so Newton's method from
    E goes down to the root and arrives after at most K + 1 steps. Where costs would leave no more than the
    floor, everything that can be traded is closed.
-2. borrow: a short pays (rate per year / bars per year) x |q| x open on each own bar.
+2. borrow: a short pays (rate per year / bars per year) x |q| x open on each own bar; negative cash pays the same
+   rate on each row, booked to the longs by their values.
 3. liquidation: margin(l) = cash + sum q x(l) - m sum over shorts |q| x(l), with x(l) on the straight path from
    the opens (l = 0) to the worst prices (l = 1: lows of longs, highs of shorts). If margin(1) <= 0, everything
    is closed at x(l) of the first l with margin(l) <= 0, with slippage and fee, and the episode terminates. For
@@ -39,7 +41,6 @@ import math
 import numpy as np
 from numba import njit
 
-from configs.errors import ConfigError
 from configs.schema import CostsConfig, EnvConfig, MultiAssetConfig
 
 CASH, EQUITY, HELD, BORROW, SHAPE_A, SHAPE_B = range(6)
@@ -57,8 +58,12 @@ OPEN, HIGH, LOW, CLOSE = range(4)
 PRESENT, READY, CLOSES = 1, 2, 4
 """Bits of the flags (U, K): has a bar; may be decided on; the asset's segment ends with this bar."""
 TARGET, WANTED, TRADABLE = range(3)
-"""Rows of an order (3, K), float64: target weight; 1 where the leg is to be traded; 1 where it can be."""
+"""Rows of an order (3, K), float64: target weight; who wants the leg traded to it, 0 for nobody; 1 where it can be."""
 ORDER_FIELDS = 3
+BY_AGENT, BY_LIMIT = 1.0, 2.0
+"""Who wants a leg traded: the agent or a baseline, or only the limits."""
+ROUNDING = 1e-9
+"""Share of a limit that is no excess: weights come back from quantities."""
 
 (FEE, SLIPPAGE, BORROW_PER_BAR, MAINTENANCE, FLOOR, INITIAL_EQUITY, EPISODE_BARS) = range(7)
 (WEIGHT_CLIP, CASH_CLIP, HOLDING_SCALE, OBSERVATION_CLIP) = range(7, 11)
@@ -75,8 +80,8 @@ LEG_OBSERVATION = 3
 ACCOUNT_OBSERVATION = 3
 """Cash / equity, gross exposure, holding time."""
 
-REASONS = ("order", "liquidation", "segment-end")
-BY_ORDER, LIQUIDATION, SEGMENT_END = range(3)
+REASONS = ("order", "limit", "liquidation", "segment-end")
+ORDERED, TRIMMED, LIQUIDATION, SEGMENT_END = range(4)
 F_ASSET, F_REASON, F_QUANTITY, F_PRICE, F_NOTIONAL, F_FEE, F_BORROW, F_CASH, F_POSITION, F_FLOW = range(10)
 """Columns of a fill, float64: quantity is signed (buys positive), the last three are after the fill. A change of side
 is two fills, through 0."""
@@ -89,11 +94,7 @@ compiled = njit(cache=True, _nrt=False)  # type: ignore[call-overload]
 
 
 def terms_of(env: EnvConfig, costs: CostsConfig, bars_per_year: float, limits: MultiAssetConfig) -> np.ndarray:
-    """The numbers of the rules as one (TERMS,) float64 array.
-
-    Raises:
-        ConfigError: at this gross limit costs could take more than there is.
-    """
+    """The numbers of the rules as one (TERMS,) float64 array."""
     terms = np.zeros(TERMS)
     terms[FEE] = costs.fee_frac
     terms[SLIPPAGE] = costs.slippage_frac
@@ -115,13 +116,6 @@ def terms_of(env: EnvConfig, costs: CostsConfig, bars_per_year: float, limits: M
     terms[ASSET_CAP] = limits.asset_cap
     terms[ALLOW_SHORT] = limits.allow_short
     terms[THRESHOLD] = limits.rebalance_threshold
-    worst = limits.gross_limit * ((1 + costs.slippage_frac) * (1 + costs.fee_frac) - 1)
-    if worst >= 1:
-        raise ConfigError(
-            f"multi_asset.gross_limit={limits.gross_limit:g} with costs.fee_frac={costs.fee_frac:g} and "
-            f"costs.slippage_frac={costs.slippage_frac:g} lets one order cost {worst:.0%} of the equity; "
-            "choose a smaller limit"
-        )
     return terms
 
 
@@ -153,49 +147,67 @@ def open_account(account, legs, equity):
 @compiled
 def write_order(account, legs, action, row, prices, flags, terms, order):
     """Turn a raw action (K,), decided at the close of `row`, into the order for the next row."""
+    bar, assets = prices[row + 1], legs.shape[0]
+    order[:] = 0.0
+    equity = _equity_at(account, legs, bar, OPEN)
+    if equity <= 0.0:
+        return
     gross, others = 0.0, 0.0
-    for k in range(legs.shape[0]):
-        order[TRADABLE, k] = 0.0
-        order[WANTED, k] = 0.0
-        order[TARGET, k] = 0.0
-        if flags[row, k] & READY:
+    for k in range(assets):
+        if flags[row, k] & READY and flags[row + 1, k] & PRESENT:
             target = terms[ASSET_CAP] * min(max(np.float64(action[k]), -1.0), 1.0)
             if terms[ALLOW_SHORT] == 0.0:
                 target = max(target, 0.0)
             order[TARGET, k] = target
-            order[TRADABLE, k] = 1.0 if flags[row + 1, k] & PRESENT else 0.0
+            order[TRADABLE, k] = 1.0
             gross += abs(target)
         else:
-            others += abs(legs[k, QUANTITY] * prices[row, k, CLOSE] / account[EQUITY])
+            others += abs(legs[k, QUANTITY] * bar[k, OPEN] / equity)
     limit = max(terms[GROSS_LIMIT] - others, 0.0)
-    if gross > limit:
-        for k in range(legs.shape[0]):
-            order[TARGET, k] *= limit / gross
-    equity = _equity_at(account, legs, prices[row + 1], OPEN)
-    if equity <= 0.0:
-        return
-    for k in range(legs.shape[0]):
+    slack = terms[THRESHOLD] * min(terms[ASSET_CAP], terms[GROSS_LIMIT] / assets)
+    for k in range(assets):
         if order[TRADABLE, k]:
-            target, drifted = order[TARGET, k], legs[k, QUANTITY] * prices[row + 1, k, OPEN] / equity
+            if gross > limit:
+                order[TARGET, k] *= limit / gross
+            target, drifted = order[TARGET, k], legs[k, QUANTITY] * bar[k, OPEN] / equity
             turns = target == 0.0 or target * drifted < 0.0
-            if target != drifted and (turns or abs(target - drifted) > terms[THRESHOLD]):
-                order[WANTED, k] = 1.0
-    keep_gross(account, legs, prices[row + 1], terms, order)
+            if target != drifted and (turns or abs(target - drifted) > slack):
+                order[WANTED, k] = BY_AGENT
+    keep_limits(account, legs, bar, terms, order)
 
 
 @compiled
-def keep_gross(account, legs, bar, terms, order):
-    """Want every tradable leg where those left alone would bring the gross exposure above limit + threshold."""
-    equity = _equity_at(account, legs, bar, OPEN)
+def keep_limits(account, legs, bar, terms, order):
+    """Trim tradable legs that the order leaves alone: to the cap, then in one proportion into the gross limit.
+
+    Wanted targets give way only where the legs that cannot be traded leave them no room.
+    """
+    equity, cap = _equity_at(account, legs, bar, OPEN), terms[ASSET_CAP]
     if equity <= 0.0:
         return
-    gross = 0.0
+    wanted, others, alone = 0.0, 0.0, 0.0
     for k in range(legs.shape[0]):
-        weight = order[TARGET, k] if order[WANTED, k] else legs[k, QUANTITY] * bar[k, OPEN] / equity
-        gross += abs(weight)
-    if gross > (terms[GROSS_LIMIT] + terms[THRESHOLD]) * (1.0 + 1e-9):
-        for k in range(legs.shape[0]):
-            order[WANTED, k] = order[TRADABLE, k]
+        weight = legs[k, QUANTITY] * bar[k, OPEN] / equity
+        if not order[TRADABLE, k]:
+            others += abs(weight)
+        elif order[WANTED, k]:
+            wanted += abs(order[TARGET, k])
+        else:
+            order[TARGET, k] = min(max(weight, -cap), cap)
+            alone += abs(order[TARGET, k])
+            if abs(weight) > cap * (1.0 + ROUNDING):
+                order[WANTED, k] = BY_LIMIT
+    room = max(terms[GROSS_LIMIT] - others, 0.0)
+    if wanted + alone <= room * (1.0 + ROUNDING):
+        return
+    shrunk = min(1.0, room / wanted) if wanted > 0.0 else 1.0
+    kept = max(room - wanted, 0.0) / alone if alone > 0.0 else 0.0
+    for k in range(legs.shape[0]):
+        if order[WANTED, k] == BY_AGENT:
+            order[TARGET, k] *= shrunk
+        elif order[TRADABLE, k] and order[TARGET, k] != 0.0:
+            order[TARGET, k] *= kept
+            order[WANTED, k] = BY_LIMIT
 
 
 @compiled
@@ -250,20 +262,21 @@ def _trade(account, legs, order, bar, terms, fills):
     after = _equity_after(legs, order, bar, equity, terms)
     if after <= terms[FLOOR]:
         for k in range(legs.shape[0]):
-            order[WANTED, k] = order[TRADABLE, k]
+            order[WANTED, k] = BY_AGENT if order[TRADABLE, k] else 0.0
             order[TARGET, k] = 0.0
     count = 0
     for k in range(legs.shape[0]):
         if order[WANTED, k]:
             target, held, price = order[TARGET, k], legs[k, QUANTITY], bar[k, OPEN]
+            reason = ORDERED if order[WANTED, k] == BY_AGENT else TRIMMED
             quantity = -held if target == 0.0 else target * after / price - held
             if quantity != 0.0:
                 side = 1.0 if quantity > 0.0 else -1.0
                 fill_price = price * (1.0 + side * terms[SLIPPAGE])
                 if held * (held + quantity) < 0.0:
-                    count = _book(account, legs, k, -held, fill_price, BY_ORDER, terms, fills, count)
+                    count = _book(account, legs, k, -held, fill_price, reason, terms, fills, count)
                     quantity += held
-                count = _book(account, legs, k, quantity, fill_price, BY_ORDER, terms, fills, count)
+                count = _book(account, legs, k, quantity, fill_price, reason, terms, fills, count)
     return count
 
 
@@ -289,12 +302,18 @@ def _equity_after(legs, order, bar, equity, terms):
 
 @compiled
 def _pay_borrow(account, legs, bar, flags, terms):
+    longs, lent = 0.0, max(-account[CASH], 0.0)
     for k in range(legs.shape[0]):
-        if legs[k, QUANTITY] < 0.0 and flags[k] & PRESENT:
-            borrow = terms[BORROW_PER_BAR] * -legs[k, QUANTITY] * bar[k, OPEN]
-            account[CASH] -= borrow
-            account[BORROW] += borrow
-            legs[k, FLOW] -= borrow
+        longs += max(legs[k, QUANTITY], 0.0) * bar[k, OPEN]
+    for k in range(legs.shape[0]):
+        value, borrow = legs[k, QUANTITY] * bar[k, OPEN], 0.0
+        if value < 0.0 and flags[k] & PRESENT:
+            borrow = terms[BORROW_PER_BAR] * -value
+        elif value > 0.0 and lent > 0.0:
+            borrow = terms[BORROW_PER_BAR] * lent * value / longs
+        account[CASH] -= borrow
+        account[BORROW] += borrow
+        legs[k, FLOW] -= borrow
 
 
 @compiled
@@ -477,14 +496,15 @@ def play_all(
     log_return, reward, shaping, terminated, truncated, final_obs, orders,
 ):  # fmt: skip
     """Step every environment, with automatic reset: where an episode ended, `final_obs` holds its last
-    observation and `obs`, `mask` those of the next episode's first row; `orders` counts the legs that were wanted."""
+    observation and `obs`, `mask` those of the next episode's first row; `orders` counts the legs that
+    the agent wanted."""
     for env in range(account.shape[0]):
         own, held, ticks = account[env], legs[env], clock[env]
         write_order(own, held, actions[env], ticks[BAR], prices, flags, terms, order)
         ticks[BAR] += 1
         row, orders[env] = ticks[BAR], 0
         for k in range(held.shape[0]):
-            orders[env] += order[WANTED, k] != 0.0
+            orders[env] += order[WANTED, k] == BY_AGENT
         log_return[env], over, _ = advance(own, held, order, prices[row], flags[row], False, terms, fills)
         shaping[env] = shape(own, log_return[env], terms)
         reward[env] = _clip(terms[REWARD_SCALE] * log_return[env] + shaping[env], terms[REWARD_CLIP])
@@ -513,8 +533,8 @@ def replay(prices, flags, tradable, starts, ends, held, ordered, shift, terms, a
             order[TRADABLE, k] = 1.0 if tradable[row, k] else 0.0
             order[TARGET, k] = held[source, k]
             wanted = tradable[row, k] and (starts[row] or ordered[source, k])
-            order[WANTED, k] = 1.0 if wanted else 0.0
-        keep_gross(account, legs, prices[row], terms, order)
+            order[WANTED, k] = BY_AGENT if wanted else 0.0
+        keep_limits(account, legs, prices[row], terms, order)
         _, terminated, _ = advance(account, legs, order, prices[row], flags[row], ends[row], terms, fills)
         growth[row] += account[EQUITY] / before - 1.0
         if terminated:

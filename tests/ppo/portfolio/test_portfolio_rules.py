@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import ConfigError
+from configs.schema import MultiAssetConfig
 from ppo import rules as single
 from ppo.baselines import _trade_to
 from ppo.portfolio import rules
@@ -139,7 +140,7 @@ def test_targets_respect_cap_side_and_gross_limit(settings_, action, expected):
 
 
 def test_small_changes_are_left_alone_but_not_an_exit_or_a_change_of_side():
-    player = Player(2, *FREE, "multi_asset.rebalance_threshold=0.1")
+    player = Player(2, *FREE, "multi_asset.rebalance_threshold=0.2")  # of half the equity
     player.play([0.5, 0.05], [100.0, 100.0])
     assert player.legs[1, QUANTITY] == 0  # 0.05 away from 0: not enough
     player.play([0.3, 0.5], [100.0, 100.0])
@@ -152,11 +153,68 @@ def test_small_changes_are_left_alone_but_not_an_exit_or_a_change_of_side():
     assert player.legs[0, QUANTITY] == 0
 
 
-def test_legs_left_alone_never_lift_the_gross_exposure_above_limit_and_threshold():
-    player = Player(3, *FREE, "multi_asset.rebalance_threshold=0.1")
-    player.play([0.3, 0.3, 0.3], [100.0, 100.0, 100.0])
-    player.play([0.22, 0.22, 0.56], [100.0, 100.0, 100.0])  # 0.3 + 0.3 + 0.56 would be 1.16
-    assert player.weights == pytest.approx([0.22, 0.22, 0.56], abs=1e-6)
+def test_legs_left_alone_give_way_in_one_proportion_to_what_is_opened():
+    player = Player(3, *FREE, "multi_asset.rebalance_threshold=0.3")
+    player.play([0.4, 0.2, 0.0], [100.0, 100.0, 100.0])
+    _, _, fills = player.play([0.31, 0.2, 0.49], [100.0, 100.0, 100.0])  # 0.4 + 0.2 + 0.49 would be 1.09
+    assert player.weights == pytest.approx([0.4 * 0.51 / 0.6, 0.2 * 0.51 / 0.6, 0.49], abs=1e-6)
+    assert [rules.REASONS[int(reason)] for reason in fills[:, F_REASON]] == ["limit", "limit", "order"]
+
+
+def test_limits_know_no_threshold():
+    """A short that went against its holder is bought back to the cap; two are, in proportion, to the gross limit."""
+    alone = Player(1, *FREE, "multi_asset.asset_cap=0.5")
+    alone.terms[rules.THRESHOLD] = 0.2
+    alone.play([-1.0], [100.0])
+    _, _, fills = alone.play([-1.0], [105.0])
+    assert alone.weights == pytest.approx([-0.5]) and fills[:, F_REASON] == [rules.TRIMMED]
+    both = Player(2, *FREE, "multi_asset.rebalance_threshold=0.2")
+    both.play([-0.6, -0.4], [100.0, 100.0])
+    units = both.legs[:, QUANTITY].copy()
+    both.play([-0.6, -0.4], [105.0, 105.0])
+    assert np.abs(both.weights).sum() == pytest.approx(1) and both.legs[:, QUANTITY] / units == pytest.approx(
+        0.95 / 1.05
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 5), st.sampled_from([0.0, 0.2, 1.0]), st.sampled_from([0.6, 1.0, 2.5]))
+def test_no_order_leaves_more_than_the_limits_allow(seed, assets, threshold, limit):
+    """At the raw opens, without costs: unless what cannot be traded is over the limits by itself."""
+    rng = np.random.default_rng(seed)
+    player = Player(
+        assets, *FREE, f"multi_asset.rebalance_threshold={threshold}", f"multi_asset.gross_limit={limit}",
+        "multi_asset.asset_cap=0.7",
+    )  # fmt: skip
+    opens = np.full(assets, 100.0)
+    for _ in range(12):
+        ready, present = rng.random((2, assets)) < 0.8
+        opens = np.where(present, opens * np.exp(rng.normal(0, 0.02, assets)), opens)
+        player.play(rng.uniform(-1, 1, assets), opens, ready=ready, present=present)
+        weights, free = np.abs(player.weights), ready & present
+        others = weights[~free].sum()
+        assert weights[free].max(initial=0) <= 0.7 + 1e-6
+        assert weights[free].sum() <= max(limit - others, 0) + 1e-6
+
+
+def test_a_leg_whose_bar_is_missing_counts_with_what_it_is_and_not_with_what_was_wanted():
+    player = Player(2, *FREE)
+    player.play([1.0, 0.0], [100.0, 100.0])
+    player.play([0.0, 1.0], [100.0, 100.0], present=[False, True])
+    assert player.weights == pytest.approx([1.0, 0.0])
+    player = Player(2, *FREE)
+    player.play([0.5, 0.5], [100.0, 100.0], present=[False, True])
+    assert player.weights == pytest.approx([0.0, 0.5]), "the order for the leg without a bar is dropped"
+
+
+@pytest.mark.parametrize(("assets", "action"), [(1, 0.3), (5, 0.2), (8, 0.125), (8, 1.0)])
+def test_at_the_default_threshold_all_assets_of_a_portfolio_can_be_bought(assets, action):
+    default = MultiAssetConfig().rebalance_threshold
+    player = Player(assets, *FREE, f"multi_asset.rebalance_threshold={default}")
+    player.play(np.full(assets, action), np.full(assets, 100.0))
+    assert player.weights == pytest.approx(np.full(assets, min(action, 1 / assets)), abs=1e-6)
+    _, _, fills = player.play(np.full(assets, action * 0.95), np.full(assets, 100.0))
+    assert not len(fills), "a small change is none"
 
 
 def test_an_asset_that_may_not_be_traded_keeps_its_units_and_counts_in_the_gross_limit():
@@ -176,6 +234,16 @@ def test_borrow_is_paid_for_shorts_on_their_own_bars_only():
     assert player.account[EQUITY] == pytest.approx(10_000 - 1e-4 * 5_000)
     player.play([-0.5, 0.0], [100.0, 100.0], ready=[False, True], present=[False, True])
     assert player.account[EQUITY] == pytest.approx(10_000 - 1e-4 * 5_000)
+
+
+def test_negative_cash_pays_the_rate_of_shorts_booked_to_the_longs():
+    """2 x 10,000 of longs, 10,000 of them lent: 1e-4 of that a row, shared as the longs are."""
+    settings_ = ("costs.borrow_frac_per_year=0.876", "costs.fee_frac=0", "costs.slippage_frac=0")
+    player = Player(2, *settings_, "multi_asset.gross_limit=2", "multi_asset.asset_cap=2")
+    player.play([0.75, 0.25], [100.0, 100.0])
+    assert player.account[EQUITY] == pytest.approx(10_000 - 1e-4 * 10_000)
+    assert player.legs[:, FLOW] == pytest.approx([-15_000 - 0.75, -5_000 - 0.25])
+    assert player.account[rules.BORROW] == pytest.approx(1)
 
 
 def test_a_portfolio_is_liquidated_on_the_straight_path_to_its_worst_prices():
@@ -212,6 +280,7 @@ def test_the_end_of_a_segment_closes_its_leg_alone():
     assert player.legs[0, QUANTITY] == 0 and player.legs[1, QUANTITY] > 0
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**62), st.integers(0, 5_000), st.integers(0, 10_000), st.integers(1, 10**6))
 def test_episodes_start_where_those_of_the_single_asset_game_do(seed, env, episode, starts):
     assert rules.draw_start(seed, env, episode, starts) == single.draw_start(seed, env, episode, starts)
@@ -229,4 +298,6 @@ def test_shaping_is_that_of_the_single_asset_game(kind):
 
 def test_a_limit_at_which_costs_eat_the_account_is_refused():
     with pytest.raises(ConfigError, match="gross_limit=20"):
-        terms_for("multi_asset.gross_limit=20", "costs.fee_frac=0.05")
+        config_of("multi_asset.gross_limit=20", "costs.fee_frac=0.05")
+    with pytest.raises(ConfigError, match="cost_sweep_bps"):
+        config_of("multi_asset.gross_limit=20", "judging.cost_sweep_bps=[0, 600]")
