@@ -284,7 +284,7 @@ def _with_windows(config: Config, facts: dict[str, Any]) -> tuple[Config, str]:
 
 
 def _require_overlap(plan: Plan) -> None:
-    """Refuse assets that have no bar in the time of the run's own dataset.
+    """Refuse assets that have no bar in the time of the run's own dataset, or none in its training part.
 
     Raises:
         BadDataError: the message names the asset and both ranges.
@@ -295,6 +295,11 @@ def _require_overlap(plan: Plan) -> None:
             raise BadDataError(
                 f"{name} ({_range(facts)}) and {own[0]} ({_range(own[1])}) have no time in common; leave the asset "
                 "out of --assets, or use data that overlap"
+            )
+        if facts["first_t"] > own[1]["train_last_t"]:
+            raise BadDataError(
+                f"{name} ({_range(facts)}) has no bar in the training part of {own[0]} ({_range(own[1])}); it ends in "
+                f"{month_of(own[1]['train_last_t'])}: leave the asset out of --assets, or use data that begin earlier"
             )
 
 

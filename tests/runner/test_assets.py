@@ -69,6 +69,20 @@ def test_assets_without_a_common_time_are_refused_with_both_ranges(data):
     assert "ETH-USDT_1H (2023-" in done.stderr and "BTC-USDT_1H (2023-01 to 2023-05)" in done.stderr
 
 
+def test_an_asset_listed_after_the_training_part_is_refused_before_any_stage(data):
+    write_bars(data, "ETH-USDT", first=round(0.6 * BARS))
+    done = call(*asked(data, "BTC-USDT,ETH-USDT"))
+    assert done.returncode == 65 and "no bar in the training part of BTC-USDT_1H" in done.stderr
+    assert not list((data.parent / "runs").glob("*"))
+    write_bars(data, "ETH-USDT", first=round(0.6 * BARS) - 500)
+    assert call(*asked(data, "BTC-USDT,ETH-USDT", "--dry-run")).returncode == 0
+
+
+def test_a_limit_that_one_order_could_cost_is_refused_before_any_stage(data):
+    done = call(*asked(data, "BTC-USDT,ETH-USDT", "--set", "multi_asset.gross_limit=400"))
+    assert done.returncode == 78 and "gross_limit=400" in done.stderr
+
+
 def test_a_bad_file_of_an_asset_is_refused_like_that_of_the_dataset(data):
     (data / "ETH-USDT_1H.csv").write_text("timestamp,open,high,low,close,volume\n2024-01-01T00:00:00Z,1,2,0.5,x,3\n")
     done = call(*asked(data, "BTC-USDT,ETH-USDT"))

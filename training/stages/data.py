@@ -47,8 +47,9 @@ def check(arguments: argparse.Namespace) -> tuple[dict, str]:
     from training.sources.load import load_dataset
     from training.sources.report import as_text
 
-    _, report = load_dataset(located.name, options=arguments, path=located.path)
-    return report.as_json(), as_text(report)
+    bars, report = load_dataset(located.name, options=arguments, path=located.path)
+    last_trained = min(max(round(len(bars) * arguments.train_frac), 1), len(bars)) - 1
+    return report.as_json() | {"train_last_t": int(bars.t[last_trained])}, as_text(report)
 
 
 def list_datasets(arguments: argparse.Namespace) -> tuple[dict, str]:
@@ -116,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         for group in groups:
             group(sub)
 
-    add("check", check, _dataset_option, _file_options, _read_options, _fetch_options, _offline_option)
+    add("check", check, _dataset_option, _file_options, _read_options, _fetch_options, _offline_option, _train_option)
     add("list", list_datasets)
     add("import", import_file, _file_argument, _file_options, _read_options)
     add("fetch", fetch_dataset, _name_argument, _fetch_options, _repair_option, _class_option)
@@ -179,6 +180,10 @@ def _fetch_options(sub: argparse.ArgumentParser) -> None:
 
 def _offline_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--offline", action="store_true", help="never fetch")
+
+
+def _train_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--train-frac", type=float, default=1.0, help="share of the bars that is trained on")
 
 
 def _locate_or_fetch(arguments: argparse.Namespace) -> Located:
