@@ -22,7 +22,7 @@ from ppo.ledger import trades, write_trades
 from ppo.metrics import mean_track
 from ppo.statistics import moments
 from ppo.tape import Tape
-from ppo.trials import LEDGER_NAME, Trial, record, touching
+from ppo.trials import LEDGER_NAME, Trial, record, sharpes, touching
 from training.stages.prepare import write_table
 
 SCHEMA = 1
@@ -110,7 +110,7 @@ def enter(played: Collection[Played], runs_dir: Path) -> list[Trial]:
 
 def judge(family: Played, entries: Sequence[Trial]) -> dict[str, Any]:
     """The family's evaluation; of the entries, those that touch its own bars count."""
-    return family.judge([trial.sharpe for trial in touching(entries, family.trials)])
+    return family.judge(sharpes(touching(entries, family.trials)))
 
 
 def write_evaluation(directory: Path, family: Played, evaluation: dict[str, Any]) -> None:

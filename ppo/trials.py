@@ -23,7 +23,7 @@ LEDGER_NAME = "trials.jsonl"
 
 @dataclass(frozen=True)
 class Trial:
-    """One scoring of a range of a dataset's bars."""
+    """One scoring of a range of a dataset's bars; that of a portfolio has one for each asset, all of one cache key."""
 
     dataset_digest: str
     start: int
@@ -81,6 +81,11 @@ def record(path: Path, trials: Sequence[Trial]) -> list[Trial]:
 def touching(entries: Sequence[Trial], own: Sequence[Trial]) -> list[Trial]:
     """The entries that scored any bar of `own`."""
     return [entry for entry in entries if any(entry.touches(trial) for trial in own)]
+
+
+def sharpes(entries: Sequence[Trial]) -> list[float]:
+    """Per-bar Sharpe ratio of each scoring, which may have entries for several assets."""
+    return list({entry.cache_key: entry.sharpe for entry in entries}.values())
 
 
 def _parse(content: bytes) -> list[Trial]:

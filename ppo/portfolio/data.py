@@ -9,9 +9,10 @@ ensemble's prediction columns) and `assets.json`:
 
     split   {"train", "validation", "test": [first, stop) in Unix s}: the split of the run's own dataset, by time
     clock   {"rows", "first_t", "last_t", "timeframe_s"}
-    assets  [{"symbol", "name", "digest", "bars", "first_t", "last_t": of the dataset, "listed_t": first bar that may be
-            decided on (null: none), "ended": no bar at the end of the clock, "on_clock_frac": share of the clock's rows
-            with a bar, "ready": {"train", "validation", "test": bars that may be decided on}}]
+    assets  [{"symbol", "name", "digest", "bars", "first_t", "last_t": of the dataset, "test": [start, stop) bars of
+            the dataset that lie in the test part, "listed_t": first bar that may be decided on, "ended": no bar at the
+            end of the clock, "on_clock_frac": share of the clock's rows with a bar, "ready": {"train", "validation",
+            "test": bars that may be decided on}}]
 """
 
 from __future__ import annotations
@@ -210,6 +211,7 @@ def _report(assets: list[Asset], facts: list[dict], prepared: Prepared, config: 
                 "bars": len(asset.bars),
                 "first_t": int(asset.bars.t[0]),
                 "last_t": int(asset.bars.t[-1]),
+                "test": np.searchsorted(asset.bars.t, edges["test"]).tolist(),
                 "listed_t": int(tape.t[ready][0]),
                 "ended": bool(tape.t[-1] - tape.t[present][-1] > tape.max_gap_s),
                 "on_clock_frac": float(present.mean()),

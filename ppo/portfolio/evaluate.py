@@ -60,8 +60,6 @@ class PlayedPortfolio:
     """Facts of the run's own dataset."""
     listing: list[dict[str, Any]]
     """Facts of all assets."""
-    own_bounds: tuple[int, int]
-    """The test part in bars of the run's own dataset."""
     cache_key: str
 
     @property
@@ -71,9 +69,9 @@ class PlayedPortfolio:
 
     @property
     def trials(self) -> list[Trial]:
-        """One: the mean of the seeds, entered for the bars of the run's own dataset."""
-        sharpe = moments(self.returns).sharpe
-        return [Trial(self.dataset["digest"], *self.own_bounds, cache_key=self.cache_key, sharpe=sharpe)]
+        """The mean of the seeds, entered for the test bars of every asset."""
+        sharpe, used = moments(self.returns).sharpe, [(asset["digest"], *asset["test"]) for asset in self.listing]
+        return [Trial(digest, start, stop, self.cache_key, sharpe) for digest, start, stop in used if start < stop]
 
     def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
         """`evaluation.json`."""
@@ -132,7 +130,6 @@ def score_portfolio(unit: Unit, prepared: Prepared, agents: Sequence[str], cache
         bounds=portfolio.parts["test"],
         dataset=dataset_facts(prepared.dataset),
         listing=read_json(run.require_output(UNIT, "assets.json"))["assets"],
-        own_bounds=prepared.split.test,
         cache_key=cache_key,
     )
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from configs.errors import CannotWriteError
-from ppo.trials import Trial, touching
+from ppo.trials import Trial, sharpes, touching
 from ppo.trials import record as record_all
 
 WRITER = """
@@ -103,6 +103,15 @@ def test_a_killed_writers_missing_part_is_entered_by_the_re_run(tmp_path):
     assert [entry.cache_key for entry in record_all(ledger, [trial("a"), trial("b")])] == ["a", "b"]
     record_all(ledger, [trial("later")])
     assert [entry.cache_key for entry in record_all(ledger, [trial("a"), trial("b")])] == ["a", "b"]
+
+
+def test_a_portfolio_uses_up_the_bars_of_each_asset_and_counts_once(tmp_path):
+    ledger, both = tmp_path / "trials.jsonl", [trial("both", sharpe=0.2), trial("both", data="other", sharpe=0.2)]
+    assert sharpes(touching(record_all(ledger, both), both)) == [0.2]
+    alone = record(ledger, trial("alone", data="other", sharpe=0.1))
+    assert [entry.cache_key for entry in alone] == ["both", "alone"]
+    again = record_all(ledger, [trial("again", sharpe=0.3)])
+    assert sharpes(touching(again, both)) == [0.2, 0.1, 0.3]
 
 
 def test_no_trial_enters_nothing(tmp_path):

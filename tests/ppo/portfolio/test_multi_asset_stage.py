@@ -164,6 +164,11 @@ def test_the_evaluation_scores_the_portfolio_on_the_test_part(run):
     equity = pd.read_parquet(folder / "equity.parquet")
     assert len(equity) == found["test_range"]["bars"] == 400 and equity["t"].min() >= facts["split"]["test"][0]
     assert (pd.read_csv(folder / "trades-seed-0.csv")["asset"].unique() == ["ADA-USD", "ETH-USD"]).all()
+    entered = read_json(run.unit_dir("evaluate") / "trials.json")["trials"]
+    used = {entry["dataset_digest"]: (entry["start"], entry["stop"]) for entry in entered}
+    own, other = (asset["digest"] for asset in facts["assets"])
+    assert used == {own: (1_600, 2_000), other: (1_600 - LATE - 23, 2_000 - LATE - 23)}, "each by its own bars"
+    assert found["trials"]["count"] == metrics["trials"] == 1
 
 
 def test_a_stopped_unit_goes_on_to_the_same_bytes(template, run, tmp_path):
