@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from configs.schema import Config
-from configs.verdicts import COLLAPSED, EDGE, NO_EVIDENCE
+from configs.verdicts import COLLAPSED, EDGE, NO_EVIDENCE, baseline_name
 from ppo.baselines import Shifts, rule_tracks, shifted
 from ppo.evaluate import Agent, Spans, Track, rollouts
 from ppo.metrics import Returns, finite, mean_over_seeds, mean_track, return_metrics, track_metrics
@@ -178,7 +178,7 @@ def decide(agents: list[dict], mean: dict, best: dict[str, Any], config: Config)
             "value": low,
             "threshold": best["sharpe"],
             "text": f"the lower {share} bound of the Sharpe ratio of the seeds' mean return is {low:.2f}; "
-            f"the best baseline ({best['name']}) has {best['sharpe']:.2f}",
+            f"the best baseline ({baseline_name(best['name'])}) has {best['sharpe']:.2f}",
         },
         {
             "rule": "deflated_sharpe",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.run_dir import RunDir
-from configs.verdicts import FAMILIES
+from configs.verdicts import FAMILIES, baseline_name
 
 FAMILY_TITLES = {
     "ppo": "Base PPO",
@@ -63,7 +63,9 @@ def rows_of(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Agents, their mean and the baselines as (title, metrics), in the order they are shown."""
     agents = [(f"agent, seed {agent['seed']}", agent) for agent in summary["agents"]]
     mean = [("agents, mean", summary["mean"])] if summary["mean"] else []
-    baselines = [(BASELINE_TITLES.get(name, name), metrics) for name, metrics in summary["baselines"].items()]
+    baselines = [
+        (BASELINE_TITLES.get(name) or baseline_name(name), metrics) for name, metrics in summary["baselines"].items()
+    ]
     return agents + mean + baselines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from configs.verdicts import baseline_name
 from runner.report import numbers
 from runner.report.facts import Facts, Family
 from runner.report.figure import Figure, Trace, time_line
@@ -88,7 +89,7 @@ def _row(name: str, evaluation: dict[str, Any]) -> list[object]:
 
 
 def _short(baseline: object) -> str:
-    return BASELINE_TITLES.get(str(baseline), str(baseline).replace("_", " "))
+    return BASELINE_TITLES.get(str(baseline)) or baseline_name(baseline)
 
 
 def _growth(name: str, family: Family) -> Trace | None:

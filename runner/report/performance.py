@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from configs.verdicts import baseline_name
 from runner.report import numbers
 from runner.report.facts import Facts
 from runner.report.figure import Figure, Trace, line, stacked, time_line
 from runner.report.markup import Html, join, table, tag
 from runner.report.section import Section, badge, heading, note
 from runner.report.series import MAX_POINTS, THINNED, drawdown, rounded
-from runner.report.wording import baseline_name, words_of
+from runner.report.wording import words_of
 
 BASELINES = {
     "buy_and_hold": ("buy & hold", "@buy_and_hold", "solid"),

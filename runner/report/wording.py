@@ -5,18 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from configs.verdicts import COLLAPSED, EDGE, ORDER
+from configs.verdicts import COLLAPSED, EDGE, ORDER, baseline_name
 from runner.report import numbers
 from runner.report.facts import Facts
 from runner.summary import family_title
-
-BASELINE_NAMES = {
-    "flat": "staying flat",
-    "buy_and_hold": "buy & hold",
-    "moving_average": "a moving-average rule",
-    "random": "random timing at its 95th percentile",
-    "follow_classifier": "following the classifier",
-}
 
 
 @dataclass(frozen=True)
@@ -46,11 +38,6 @@ def words_of(facts: Facts) -> Words:
     if len(facts.families) > 1:
         words = replace(words, meaning=f"{words.meaning} {_all_verdicts(facts)}")
     return _labelled(words, facts)
-
-
-def baseline_name(key: object) -> str:
-    """A baseline's name in a sentence."""
-    return BASELINE_NAMES.get(str(key), str(key).replace("_", " "))
 
 
 def _labelled(words: Words, facts: Facts) -> Words:

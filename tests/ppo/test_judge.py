@@ -80,6 +80,15 @@ def test_the_best_baseline_is_the_highest_and_the_classifier_is_none():
     assert best_baseline(ratios) == {"name": "random", "sharpe": 0.7}
 
 
+def test_the_reasons_name_baselines_as_a_reader_would(quick_config):
+    def text(name: str) -> str:
+        return decide(seeds(False), GOOD_MEAN, {"name": name, "sharpe": 1.0}, quick_config)[1][1]["text"]
+
+    assert "the best baseline (buy & hold) has" in text("buy_and_hold")
+    assert "(buy & hold of BTC-USDT)" in text("buy_and_hold_BTC-USDT")
+    assert "(equal weights every month)" in text("rebalanced_monthly")
+
+
 def test_trading_metrics_by_hand(quick_config):
     opens = [100.0, 100.0, 110.0, 110.0, 100.0, 100.0]
     tape = make_tape(opens, opens, opens)
