@@ -21,7 +21,7 @@ Window = Annotated[int, Field(ge=2)]
 Windows3 = tuple[Window, Window, Window]
 Member = Literal["lstm", "gru", "bilstm", "dlstm"]
 AssetClass = Literal["crypto", "fx", "commodity"]
-GatedStage = Literal["ppo", "lstm_ppo", "multi_asset", "walk_forward"]
+GatedStage = Literal["pretrain", "ppo", "lstm_ppo", "multi_asset", "walk_forward"]
 GateMetric = Literal["done", "validation_sharpe"]
 
 HOST = r"([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?"
@@ -330,7 +330,7 @@ class WalkForwardConfig(Model):
     windows: Annotated[int, Field(ge=0)] = 12
     """Most test months, the last of the data; as many as fit are taken, and resolving stores their number. 0 leaves
     the stage out."""
-    first_test_month: str = ""
+    first_test_month: Annotated[str, Field(pattern=r"^(\d{4}-(0[1-9]|1[0-2]))?$")] = ""
     """`YYYY-MM`; resolving stores it."""
     train_months: PositiveInt = 6
     scheme: Literal["rolling", "expanding"] = "rolling"

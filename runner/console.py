@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -40,6 +40,18 @@ VERDICT_STYLES = {"edge": "bold green", "no evidence of an edge": "bold yellow",
 FIGURES = {"sharpe": "{:.2f}", "total_return": "{:+.1%}", "max_drawdown": "{:.1%}", "trades": "{:,.0f}"}
 FIGURE_TITLES = ("Sharpe", "return", "max drawdown", "trades")
 MAX_VALUES = 4
+COLUMNS: dict[str, dict[str, Any]] = {
+    "unit": {},
+    "state": {},
+    "progress": {"width": 12},
+    "rate": {"justify": "right"},
+    "left": {"justify": "right"},
+    "elapsed": {"justify": "right"},
+    "last values": {"ratio": 1, "overflow": "ellipsis"},
+}
+"""Of the table of units."""
+WIDE, WIDE_ONLY = 100, ("rate", "elapsed")
+"""Columns that a narrower terminal does without."""
 MOST_UNITS_SHOWN = 16
 """More are folded into a line for each stage, so that a run of many windows fits 24 lines."""
 OWN_LINE = ("running", "failed", "stopped")
@@ -111,18 +123,6 @@ class PlainLines:
 
 def render_view(view: RunView, title: str, now_t: float) -> RenderableType:
     """The table of units with the machine's load below."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold", header_style="dim", expand=True, box=None, pad_edge=False
-    )
-    table.add_column("unit", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("progress", width=12, no_wrap=True)
-    table.add_column("rate", justify="right", no_wrap=True)
-    table.add_column("left", justify="right", no_wrap=True)
-    table.add_column("elapsed", justify="right", no_wrap=True)
-    table.add_column("last values", ratio=1, no_wrap=True, overflow="ellipsis")
-    for row in _rows(view):
-        table.add_row(*_cells(row, now_t))
     lines = [Text(gate_text(gate), style="dim" if gate["verdict"] == "open" else "yellow") for gate in view.gates]
     lines.append(Text(_load_line(view, now_t), style="dim"))
     if view.snapshot and view.exit_code is None:
@@ -130,7 +130,32 @@ def render_view(view: RunView, title: str, now_t: float) -> RenderableType:
     if view.store_says:
         told = time.strftime("%H:%M:%S", time.localtime(view.store_said_t))
         lines.append(Text(f"{told} {view.store_says}", style="yellow"))
-    return Group(table, *lines)
+    return Group(_UnitTable(view, title, now_t), *lines)
+
+
+class _UnitTable:
+    """The units; on a narrow terminal without the columns that the last values and notes need the room of."""
+
+    def __init__(self, view: RunView, title: str, now_t: float) -> None:
+        self._view, self._title, self._now_t = view, title, now_t
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = [name for name in COLUMNS if options.max_width >= WIDE or name not in WIDE_ONLY]
+        table = Table(
+            title=self._title,
+            title_justify="left",
+            title_style="bold",
+            header_style="dim",
+            expand=True,
+            box=None,
+            pad_edge=False,
+        )
+        for name in shown:
+            table.add_column(name, no_wrap=True, **COLUMNS[name])
+        for row in _rows(self._view):
+            cells = dict(zip(COLUMNS, _cells(row, self._now_t), strict=True))
+            table.add_row(*(cells[name] for name in shown))
+        yield table
 
 
 def gate_text(gate: dict[str, Any]) -> str:
@@ -184,6 +209,8 @@ def render_final(summary: dict[str, Any], steps: Sequence[str]) -> RenderableTyp
     rows = rows_of(summary)
     if rows:
         lines += [_metrics_table(rows), Text(_foot_note(summary), style="dim")]
+    if summary.get("time"):
+        lines.append(_pair("time", _time_text(summary["time"])))
     if summary["report"]:
         lines.append(_pair("report", summary["report"]))
     if "out" in summary:
@@ -203,6 +230,8 @@ def print_status(view: RunView, title: str, summary: dict[str, Any]) -> None:
     console.print(render_view(view, title, time.time()))
     if summary["verdict"]:
         console.print(render_final(summary, ()))
+    elif summary["time"]:
+        console.print(_pair("time", _time_text(summary["time"])))
 
 
 def print_comparison(found: dict[str, Any]) -> None:
@@ -343,6 +372,12 @@ def _foot_note(summary: dict[str, Any]) -> str:
     if isinstance(detectable, dict):
         parts.append(f"these bars could have detected a Sharpe of {detectable['sharpe']:.2f} or more")
     return "; ".join(parts)
+
+
+def _time_text(time: dict[str, float]) -> str:
+    """`5:10 from the plan on; 4:50 was expected (4:10 to 6:20)`."""
+    low, expected, high = (clock(time[name]) for name in ("low_s", "expected_s", "high_s"))
+    return f"{clock(time['actual_s'])} from the plan on; {expected} was expected ({low} to {high})"
 
 
 def _number(value: Any, form: str) -> str:

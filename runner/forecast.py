@@ -88,6 +88,16 @@ def compared(run: RunDir) -> list[Row]:
     ]
 
 
+def predicted_and_actual(run: RunDir) -> dict[str, float] | None:
+    """The whole run in seconds, from its plan on; None where nothing was predicted."""
+    rows = compared(run)
+    if not rows or rows[-1].predicted_s is None:
+        return None
+    whole, predicted_s = rows[-1], rows[-1].predicted_s
+    predicted = {"expected_s": predicted_s.expected, "low_s": predicted_s.low, "high_s": predicted_s.high}
+    return predicted | {"actual_s": whole.actual_s}
+
+
 @dataclass
 class _Start:
     """Where the time of one start went, in seconds."""

@@ -131,7 +131,11 @@ STAGES = (
                 uses_gpu=True,
                 halvable="classifiers.batch_size",
             ),
-            Kind(units=expansion.ensemble_units, settings=("features", "labels", "splits", "classifiers", "ensemble")),
+            Kind(
+                units=expansion.ensemble_units,
+                settings=("features", "labels", "splits", "classifiers", "ensemble"),
+                uses_gpu=True,
+            ),
         ),
     ),
     Stage(
@@ -288,14 +292,20 @@ def chosen_stages(stages: Collection[str] = (), until: str = "") -> list[str]:
     """The named stages, or all that are not on demand, up to and including `until`.
 
     Raises:
-        ConfigError: a stage does not exist.
+        ConfigError: a stage does not exist, or nothing is left.
     """
     default = [stage.name for stage in STAGES if not stage.on_demand]
     for name in [*stages, *([until] if until else [])]:
         if name not in STAGE_NAMES:
             raise ConfigError(f"unknown stage {name!r}; expected one of {', '.join(STAGE_NAMES)}")
+    named = stages or default
+    if until and until not in default and until not in named:
+        raise ConfigError(f"{until} is done on demand alone: by `sequence-runner ablate`, or by --stages {until}")
     last = STAGE_NAMES.index(until) if until else len(STAGE_NAMES)
-    return [name for place, name in enumerate(STAGE_NAMES) if name in (stages or default) and place <= last]
+    found = [name for place, name in enumerate(STAGE_NAMES) if name in named and place <= last]
+    if not found:
+        raise ConfigError(f"--until {until} leaves nothing of --stages {','.join(named)}: each comes after it")
+    return found
 
 
 def with_inputs(units: Sequence[Unit], chosen: Sequence[Unit], wanted: bool = False) -> list[Unit]:

@@ -18,7 +18,7 @@ from configs.run_dir import RunDir
 from configs.schema import Config, PublishConfig
 from configs.unit import CANNOT_WRITE_ERRNOS
 from runner.budget import Budget, opening, spent
-from runner.calibration import Seconds
+from runner.calibration import FILE_NAME, Seconds
 from runner.console import watching
 from runner.epilogue import Epilogue
 from runner.executor import LocalExecutor
@@ -31,7 +31,7 @@ from runner.guard import Owner, Terminated
 from runner.identity import Keys
 from runner.notify import Notice, notify, occasion_of
 from runner.plan import Answers, describe, measured_plan, most_bars
-from runner.plan_table import in_short
+from runner.plan_table import print_plan
 from runner.preflight.budget import check_budget
 from runner.preflight.check import CheckResult, Context, Verdict
 from runner.preflight.checks import exit_code, run_checks
@@ -113,6 +113,10 @@ class Job:
     def standing(self, run: RunDir | None = None) -> dict[str, str]:
         """How each unit stands before anything is started; `run` is another copy of the run directory."""
         return standing(run or self.plan.run, self.units, self.keys, self.optional, self.plan.reuse)
+
+    def to_run(self, states: dict[str, str]) -> list[Unit]:
+        """The units that have work to do."""
+        return [unit for unit in self.units if states[unit.id] == "to run"]
 
     def is_finished(self, states: dict[str, str]) -> bool:
         """Every unit is done, or left out for a reason, and the report is there."""
@@ -327,7 +331,7 @@ class _Start:
     def _predict(self, states: dict[str, str], answers: Callable[[], Answers]) -> Ending:
         """Predict time and cost of what is to run, and refuse what the limits do not leave room for."""
         plan, limits = self.job.plan, self.job.plan.config.budget
-        to_run = [unit for unit in self.job.units if states[unit.id] == "to run"]
+        to_run = self.job.to_run(states)
         has_limit = bool(limits.max_hours or limits.max_cost_usd)
         seconds = Seconds(plan.config.runtime.calibrate_s)
         if not to_run or not (seconds.each or has_limit):
@@ -338,7 +342,7 @@ class _Start:
         self.events.emit(
             "plan", RUN, units=len(to_run), wall_s=asdict(planned.wall_s), cost_usd=asdict(planned.cost_usd)
         )
-        say(f"expected: {in_short(planned)}")
+        print_plan(planned, plan.run.run_id, limits, str(runs_dir / FILE_NAME), stderr=True)
         if not has_limit:
             return Ending(ExitCode.DONE)
         result = check_budget(limits, self.budget.spent(), planned, accepted=self.choice.yes)

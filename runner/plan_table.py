@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+import sys
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from configs.calendar import shifted
 from configs.schema import BudgetConfig
 from runner.budget import HOUR_S, figure
-from runner.console import clock
+from runner.console import WIDE, clock
 from runner.plan import Range, RunPlan, StagePlan
 from runner.preflight.check import human_bytes
-
-
-def in_short(plan: RunPlan) -> str:
-    """`12:40 (10:05 to 16:20), 0.13 USD`: time and cost in all."""
-    cost = f", {figure(plan.cost_usd.expected)} USD" if plan.price_usd_per_hour else ""
-    return f"{_times(plan.wall_s)}{cost}"
 
 
 def render_plan(plan: RunPlan, run_id: str, limits: BudgetConfig, calibrated: str) -> RenderableType:
@@ -29,14 +25,32 @@ def render_plan(plan: RunPlan, run_id: str, limits: BudgetConfig, calibrated: st
         limits: what it may cost.
         calibrated: where the measured rates are kept.
     """
-    table = Table(title=f"plan of run {run_id}", title_justify="left", box=None, pad_edge=False)
-    table.add_column("stage")
-    for title in ("units", "time", "low to high", *(["USD"] if plan.price_usd_per_hour else []), "memory of one"):
-        table.add_column(title, justify="right")
-    table.add_column("saves every", justify="right")
-    for stage in plan.stages:
-        table.add_row(*_cells(stage, bool(plan.price_usd_per_hour)))
-    return Group(table, *map(Text, _totals(plan, limits, calibrated)))
+    return Group(_StageTable(plan, f"plan of run {run_id}"), *map(Text, _totals(plan, limits, calibrated)))
+
+
+def print_plan(plan: RunPlan, run_id: str, limits: BudgetConfig, calibrated: str, *, stderr: bool = False) -> None:
+    """`render_plan` on stdout or stderr, wide where nobody looks at it live."""
+    is_live = (sys.stderr if stderr else sys.stdout).isatty()
+    console = Console(stderr=stderr, highlight=False, width=None if is_live else 120)
+    console.print(render_plan(plan, run_id, limits, calibrated))
+
+
+class _StageTable:
+    """A row per stage; on a narrow terminal without memory and checkpoints."""
+
+    def __init__(self, plan: RunPlan, title: str) -> None:
+        self._plan, self._title = plan, title
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        priced = bool(self._plan.price_usd_per_hour)
+        titles = ("stage", "units", "time", "low to high", *(["USD"] if priced else []), "memory of one", "saves every")
+        count = len(titles) - (2 if options.max_width < WIDE else 0)
+        table = Table(title=self._title, title_justify="left", box=None, pad_edge=False)
+        for title in titles[:count]:
+            table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)
+        for stage in self._plan.stages:
+            table.add_row(*_cells(stage, priced)[:count])
+        yield table
 
 
 def _cells(stage: StagePlan, priced: bool) -> tuple[str, ...]:

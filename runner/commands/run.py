@@ -19,6 +19,12 @@ from runner.graph import STAGE_NAMES
 STAGES = ", ".join(STAGE_NAMES)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from configs.errors import ProjectError
+    from runner.graph import Unit
+    from runner.job import Job
     from runner.plan import RunPlan
     from runner.session import Ask, Plan
 
@@ -93,17 +99,25 @@ def preflight(**options: Any) -> ExitCode:
     from runner.plan import describe
     from runner.preflight.budget import check_budget
     from runner.preflight.checks import to_json
-    from runner.session import dataset_facts, resolve_config
+    from runner.session import resolve_config
 
     ask = ask_of(options)
-    config = resolve_config(ask).config
-    answers = functools.cache(lambda: describe(config, expand(config)))
-    results = job.preflight(
-        config, ask, lambda: dataset_facts(ask, config), answers, require_gpu=options["require_gpu"]
-    )
-    if (config.budget.max_hours or config.budget.max_cost_usd) and not job.preflight_ending(results).message:
-        resolved, planned = _planned(ask)
-        results.append(check_budget(config.budget, spent(resolved.run.events), planned))
+    found = _job_or_refusal(ask)
+    resolved = found if isinstance(found, job.Job) else None
+    config = resolved.plan.config if resolved else resolve_config(ask).config
+    units = resolved.to_run(resolved.standing()) if resolved else expand(config)
+    answers = functools.cache(lambda: describe(config, units))
+
+    def facts() -> dict[str, Any]:
+        if isinstance(found, job.Job):
+            return found.plan.facts
+        raise found
+
+    results = job.preflight(config, ask, facts, answers, require_gpu=options["require_gpu"])
+    has_limit = config.budget.max_hours or config.budget.max_cost_usd
+    if resolved and has_limit and not job.preflight_ending(results).message:
+        planned = _predicted(resolved, units, ask.runs_dir)
+        results.append(check_budget(config.budget, spent(resolved.plan.run.events), planned))
     if options["as_json"]:
         click.echo(json.dumps(to_json(results)))
     else:
@@ -128,28 +142,39 @@ def plan(**options: Any) -> ExitCode:
     if options["as_json"]:
         click.echo(json.dumps({"run_id": resolved.run.run_id, **planned.to_json()}))
         return ExitCode.DONE
-    from rich.console import Console
+    from runner.plan_table import print_plan
 
-    from runner.plan_table import render_plan
-
-    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(
-        render_plan(planned, resolved.run.run_id, resolved.config.budget, str(ask.runs_dir / FILE_NAME))
-    )
+    print_plan(planned, resolved.run.run_id, resolved.config.budget, str(ask.runs_dir / FILE_NAME))
     return ExitCode.DONE
 
 
 def _planned(ask: Ask, seconds: float | None = None) -> tuple[Plan, RunPlan]:
     """What a command means, and what all of it takes; `seconds` of measuring anew instead of the configured."""
-    from runner.calibration import Seconds
     from runner.job import Choice, Job
+
+    job = Job.of(ask, Choice())
+    return job.plan, _predicted(job, job.units, ask.runs_dir, seconds)
+
+
+def _predicted(job: Job, units: Sequence[Unit], runs_dir: Path, seconds: float | None = None) -> RunPlan:
+    from runner.calibration import Seconds
     from runner.plan import describe, measured_plan
     from runner.say import say
 
-    job = Job.of(ask, Choice())
     config, bars = job.plan.config, job.plan.facts["rows"]
     measuring = Seconds(config.runtime.calibrate_s) if seconds is None else Seconds(seconds, anew=True)
-    answers = describe(config, job.units)
-    return job.plan, measured_plan(job.keys, job.units, answers, bars, ask.runs_dir, seconds=measuring, tell=say)
+    return measured_plan(job.keys, units, describe(config, units), bars, runs_dir, seconds=measuring, tell=say)
+
+
+def _job_or_refusal(ask: Ask) -> Job | ProjectError:
+    """What `run` would do, or why its data are refused, which is one of the checks."""
+    from configs.errors import BadDataError, DatasetNotFoundError
+    from runner.job import Choice, Job
+
+    try:
+        return Job.of(ask, Choice())
+    except (BadDataError, DatasetNotFoundError) as error:
+        return error
 
 
 def _leave_threads_behind(code: ExitCode) -> None:

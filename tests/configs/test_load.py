@@ -114,3 +114,9 @@ def test_a_wrong_operational_setting_names_its_key():
     begun = resolve("ADA-EUR_1H", "quick").config
     with pytest.raises(ConfigError, match=r"store.lease: unknown key.*did you mean 'lease_s'"):
         lay_over(begun, {}, ["store.lease=3"])
+
+
+@pytest.mark.parametrize("month", ["2023-13", "2023-1", "May 2023", "2023-05-01"])
+def test_a_test_month_is_a_year_and_a_month(month):
+    with pytest.raises(ConfigError, match="first_test_month"):
+        resolve("DEMO-USD_1H", "quick", settings=[f"walk_forward.first_test_month={month}"])

@@ -90,6 +90,12 @@ def test_the_table_shows_every_unit_with_its_figures():
         assert part in line
 
 
+def test_on_a_narrow_terminal_the_last_values_have_the_room():
+    view = view_after(*RUNNING)
+    wide, narrow = (text_of(render_view(view, "run x", 110), width) for width in (100, 80))
+    assert "entropy 1.5" in narrow and "5/s" in wide and "5/s" not in narrow and "elapsed" not in narrow.split("\n")[1]
+
+
 def test_a_failed_units_reason_is_shown():
     view = view_after(*RUNNING, event(120, "ppo/seed-0", "unit_finished", state="failed", says="crashed: [bad] sum"))
     assert "crashed: [bad] sum" in text_of(render_view(view, "run x", 130))

@@ -10,10 +10,11 @@ from configs.load import resolve
 from configs.run_dir import RunDir
 from runner.calibration import Measured, Speed
 from runner.cli import main
-from runner.forecast import BEFORE, WHOLE, Row, compared, keep, load
+from runner.forecast import BEFORE, WHOLE, Row, compared, keep, load, predicted_and_actual
 from runner.graph import Unit
 from runner.plan import Facts, Range, make_plan
 from runner.schedule import Places
+from runner.summary import run_object
 from tests.cli import cli
 from tests.runner.fixture_stages.world import wait_for
 
@@ -61,6 +62,8 @@ def test_a_run_in_one_go(tmp_path):
         Row("ppo", Range(5, 10, 20), 16),
         Row(WHOLE, Range(6, 12, 24), 20),
     ]
+    expected = {"expected_s": 12, "low_s": 6, "high_s": 24, "actual_s": 20}
+    assert predicted_and_actual(run) == run_object(run, 0)["time"] == expected
     whole = compared(run)[-1]
     assert whole.held and whole.error_frac == pytest.approx(20 / 12 - 1)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.errors import ExitCode
+from configs.errors import ConfigError, ExitCode
 from configs.events import read_events
 from configs.load import resolve
 from configs.run_dir import Result
@@ -142,6 +142,15 @@ def test_a_part_of_the_run_comes_to_the_verdicts_of_the_whole(world):
     others = {unit.id for unit in units} - {"evaluate"}
     assert standing(world.run, units, keys, optional=others) == standing(world.run, units, keys)
     assert standing(world.run, units, keys, optional={"ppo/seed-0"})["lstm_ppo/seed-0"] == "gated"
+
+
+def test_a_gate_may_ask_the_pre_training_which_comes_first():
+    asks = "gates.ppo=[{stage: pretrain, at_least: 1.0, on_fail: skip}]"
+    graph = units("pretrain", "ppo")
+    gates = Gates(resolve("DEMO-USD_1H", "quick", settings=("gates={}", asks)).config, graph)
+    assert not gates.lets_start(graph[2], {}, ())
+    with pytest.raises(ConfigError, match="is not before it"):
+        resolve("DEMO-USD_1H", "quick", settings=("gates={}", "gates.pretrain=[{stage: ppo}]"))
 
 
 def test_a_stage_of_which_a_part_is_left_out_is_not_asked(world):

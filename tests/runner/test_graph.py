@@ -64,6 +64,14 @@ def test_an_unknown_stage_is_refused_and_the_known_ones_are_named():
         chosen_stages(("train",))
 
 
+def test_a_choice_that_leaves_nothing_is_refused_with_its_cause():
+    with pytest.raises(ConfigError, match="--until ppo leaves nothing of --stages evaluate"):
+        chosen_stages(("evaluate",), "ppo")
+    with pytest.raises(ConfigError, match="ablation is done on demand alone"):
+        chosen_stages((), "ablation")
+    assert chosen_stages(("ablation",), "ablation") == ["ablation"]
+
+
 def test_the_needs_of_chosen_units_come_along():
     units = expand(configured())
     ids = [unit.id for unit in with_inputs(units, [unit_of(configured(), "ppo/seed-1")])]

@@ -1,10 +1,12 @@
 """What a run is predicted to take: by hand from what stages say, and what must hold for any of them."""
 
+import io
 import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from configs.load import resolve
 from configs.schema import BudgetConfig, GateConfig
@@ -12,6 +14,7 @@ from runner.calibration import Measured, Seconds, Speed
 from runner.graph import Unit, expand
 from runner.identity import Keys
 from runner.plan import EARLY_STOPPING_USES, REPORT_S, Facts, describe, make_plan, measured_plan
+from runner.plan_table import render_plan
 from runner.process import ProcessFailedError
 from runner.schedule import Places
 
@@ -100,6 +103,19 @@ def test_gates_that_hold_nothing_back_change_no_prediction():
         plan = planned(ALL[:2], MODELS, config=config)
         assert plan.wall_s.expected == 10 + REPORT_S.expected and plan.wall_s.low == 10 + REPORT_S.low, "side by side"
         assert not any(found.may_be_left_out for found in plan.stages)
+
+
+def test_the_table_fits_80_columns_and_says_rates_were_measured_only_where_one_was():
+    unmeasured = make_plan(Facts(CONFIG, tuple(ALL), MODELS, 1_000))
+    shown = [shown_at(80, planned(ALL, MODELS)), shown_at(120, unmeasured)]
+    assert max(map(len, shown[0].splitlines()[: len(MODELS) + 2])) <= 80 and "memory of one" not in shown[0]
+    assert "rates:" in shown[0] and "rates:" not in shown[1] and "memory of one" in shown[1]
+
+
+def shown_at(width: int, plan) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(render_plan(plan, "run", CONFIG.budget, "calibration.json"))
+    return console.file.getvalue()
 
 
 def test_disk_counts_what_units_leave_and_two_checkpoints_of_each():
