@@ -16,8 +16,9 @@ import pandas as pd
 import talib
 
 from configs.load import resolve
+from configs.needs import warmup_bars
 from configs.schema import FeaturesConfig
-from training.features import FEATURE_NAMES, compute, warmup_bars
+from training.features import FEATURE_NAMES, compute
 from training.market import Bars
 
 REPEATS = 3

@@ -105,10 +105,10 @@ class Plan:
         """Refuse to start stages that play walk-forward windows where the data hold none.
 
         Raises:
-            TooFewMonthsError: what was found, what is needed and what to do.
+            NoWindowError: what was found, what is needed and what to do.
         """
         if self.no_windows and not WINDOWED.isdisjoint(stages):
-            raise windows.TooFewMonthsError(self.no_windows)
+            raise windows.NoWindowError(self.no_windows)
 
     def keys(self) -> Keys:
         """What makes the cache keys of this run's units."""
@@ -272,7 +272,7 @@ def _with_windows(config: Config, facts: dict[str, Any]) -> tuple[Config, str]:
     """The configuration with the walk-forward windows that fit, and why none does."""
     try:
         fitted = windows.fitted(config, facts)
-    except windows.TooFewMonthsError as error:
+    except windows.NoWindowError as error:
         return windows.with_windows(config, []), str(error)
     asked, found = config.walk_forward, fitted.walk_forward
     if found.windows < asked.windows:

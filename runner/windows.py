@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.calendar import full_months
+from configs.calendar import full_months, month_start, shifted
 from configs.errors import BadDataError
+from configs.needs import STOP_HORIZONS, bars_before_window, first_rows
 from configs.schema import Config
 
 
-class TooFewMonthsError(BadDataError):
+class NoWindowError(BadDataError):
     """The data do not hold a single walk-forward window."""
 
 
@@ -18,17 +19,19 @@ def fitted(config: Config, facts: dict[str, Any]) -> Config:
 
     Args:
         config: as it was asked for; with `walk_forward.first_test_month` the windows begin there.
-        facts: of the dataset: `first_t`, `last_t`, `timeframe_s`.
+        facts: of the dataset: `first_t`, `last_t`, `timeframe_s`, `rows`.
 
     Raises:
-        TooFewMonthsError: not one fits; the message says what was found, what is needed and what to do.
+        NoWindowError: not one fits; the message says what was found, what is needed and what to do.
     """
     asked = config.walk_forward
     if not asked.windows:
         return with_windows(config, [])
     months = full_months(facts["first_t"], facts["last_t"], facts["timeframe_s"], config.market.max_gap_s)
-    months_before = 2 * asked.train_months
-    possible = months[months_before:]
+    possible, enough = months[2 * asked.train_months :], first_rows(config)
+    starved = [month for month in months[asked.train_months :] if _training_rows(config, facts, month) < enough]
+    if starved:  # every month that a window's agents train on is predicted
+        possible = [month for month in possible if month > shifted(starved[-1], asked.train_months)]
     if asked.first_test_month:
         fitting = [month for month in possible if month >= asked.first_test_month][: asked.windows]
         if fitting[:1] != [asked.first_test_month]:
@@ -36,7 +39,10 @@ def fitted(config: Config, facts: dict[str, Any]) -> Config:
     else:
         fitting = possible[-asked.windows :]
     if not fitting:
-        raise TooFewMonthsError(_refusal(config, months))
+        wanted = asked.first_test_month or "".join(months[-1:])
+        if starved and wanted in months[2 * asked.train_months :]:
+            raise NoWindowError(_too_few_rows(config, _training_rows(config, facts, starved[-1])))
+        raise NoWindowError(_refusal(config, months))
     return with_windows(config, fitting)
 
 
@@ -44,6 +50,25 @@ def with_windows(config: Config, months: list[str]) -> Config:
     """The configuration with these test months, which follow each other."""
     found = {"windows": len(months), "first_test_month": months[0] if months else ""}
     return config.model_copy(update={"walk_forward": config.walk_forward.model_copy(update=found)})
+
+
+def _training_rows(config: Config, facts: dict[str, Any], month: str) -> int:
+    """About how many rows the classifiers that predict a month are fitted with, if bars lie evenly over the series."""
+    per_s = facts["rows"] / (facts["last_t"] + facts["timeframe_s"] - facts["first_t"])
+    start_t = max(month_start(shifted(month, -config.walk_forward.train_months)), facts["first_t"])
+    before, own = (start_t - facts["first_t"]) * per_s, (month_start(month) - start_t) * per_s
+    return int(own - max(0.0, bars_before_window(config) - before) - config.labels.horizon_bars)
+
+
+def _too_few_rows(config: Config, found: int) -> str:
+    asked, needed = config.walk_forward, first_rows(config)
+    return (
+        f"{config.dataset.name} has about {max(0, found):,} training rows in {asked.train_months} months; walk-forward "
+        f"needs at least {needed:,} to fit a month's classifiers, whose last {config.classifiers.early_stop_frac:.0%} "
+        f"span {STOP_HORIZONS} label horizons of {config.labels.horizon_bars} bars; use a shorter timeframe, "
+        "--set walk_forward.train_months=N with a larger N, --set labels.horizon_bars=K with a smaller K, "
+        "--set walk_forward.windows=0, or leave walk_forward out by --stages"
+    )
 
 
 def _refusal(config: Config, months: list[str]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import talib
 from talib import MA_Type
 
+from configs.needs import column_warmups, warmup_bars
 from configs.schema import FeaturesConfig
 from training.indicators import commodity_channel_index, ratio, window_moments, window_sum
 from training.market import Bars, segment_bounds
@@ -73,33 +74,9 @@ def compute(bars: Bars, config: FeaturesConfig) -> np.ndarray:
     return columns.T
 
 
-def warmup_bars(config: FeaturesConfig) -> int:
-    """Bars of a segment before its first row of features: the longest warm-up of all columns."""
-    return max(warmups(config).values())
-
-
 def warmups(config: FeaturesConfig) -> dict[str, int]:
     """Bars of a segment before the first value of each column."""
-    fast, slow, signal = config.macd
-    range_bars, smooth_k, smooth_d = config.stochastic
-    stochastic = range_bars + smooth_k + smooth_d - 3
-    bars = [
-        *config.return_bars,
-        *(window - 1 for window in config.sma_windows),
-        *(window - 1 for window in config.ema_windows),
-        config.rsi_period,
-        *[max(fast, slow) + signal - 2] * 3,
-        *[config.bollinger_period - 1] * 2,
-        config.atr_period,
-        2 * config.adx_period - 1,
-        *[config.adx_period] * 2,
-        config.cci_period - 1,
-        *[stochastic] * 2,
-        config.volume_window - 1,
-        config.obv_window,
-        config.volatility_window,
-    ]
-    return dict(zip(FEATURE_NAMES, bars, strict=True))
+    return dict(zip(FEATURE_NAMES, column_warmups(config), strict=True))
 
 
 def segment_columns(bars: Bars, config: FeaturesConfig) -> Iterator[np.ndarray]:

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs.needs import bars_before_window, first_rows
 from configs.schema import Config, SplitsConfig
-from training.features import warmup_bars
 
-STOP_HORIZONS = 2
-"""Label horizons that the early-stopping rows of the first model must span at least."""
 MIN_PART_HORIZONS = 4
 """Label horizons that the test part, and each slice of the validation part, must span at least."""
 
@@ -119,18 +117,7 @@ def bars_needed(config: Config) -> int:
 
 def first_piece_bars(config: Config) -> int:
     """Fewest bars of the train part's first piece: warm-up, one window, a purge and the rows of the first model."""
-    return (
-        warmup_bars(config.features)
-        + config.classifiers.lookback_bars
-        - 1
-        + config.labels.horizon_bars
-        + first_rows(config)
-    )
-
-
-def first_rows(config: Config) -> int:
-    """Fewest training rows of the first model: its early-stopping share spans `STOP_HORIZONS` label horizons."""
-    return math.ceil(STOP_HORIZONS * config.labels.horizon_bars / config.classifiers.early_stop_frac)
+    return bars_before_window(config) + config.labels.horizon_bars + first_rows(config)
 
 
 def validation_bars(config: Config) -> int:

@@ -4,22 +4,25 @@ import pytest
 
 from configs.calendar import month_start, shifted
 from configs.load import resolve
-from runner.windows import TooFewMonthsError, fitted
+from configs.needs import bars_before_window, first_rows
+from runner.windows import NoWindowError, fitted
 
 HOUR_S = 3_600
 
 
-def facts(first: str, months: int) -> dict:
-    """Of bars that cover these months from end to end."""
+def facts(first: str, months: int, timeframe_s: int = HOUR_S) -> dict:
+    """Of bars that cover these months from end to end, without a gap."""
+    start_t, stop_t = month_start(first), month_start(shifted(first, months))
     return {
-        "first_t": month_start(first),
-        "last_t": month_start(shifted(first, months)) - HOUR_S,
-        "timeframe_s": HOUR_S,
+        "first_t": start_t,
+        "last_t": stop_t - timeframe_s,
+        "timeframe_s": timeframe_s,
+        "rows": (stop_t - start_t) // timeframe_s,
     }
 
 
-def configured(*settings: str):
-    return resolve("BTC-USDT_1H", "quick", settings=settings).config
+def configured(*settings: str, dataset: str = "BTC-USDT_1H"):
+    return resolve(dataset, "quick", settings=settings).config
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,7 @@ def test_a_first_test_month_that_was_asked_for_is_kept():
     found = fitted(asked, facts("2020-01", 24)).walk_forward
     assert (found.windows, found.first_test_month) == (4, "2021-03")
     for too_early_or_late in ("2020-12", "2022-01"):
-        with pytest.raises(TooFewMonthsError, match=too_early_or_late):
+        with pytest.raises(NoWindowError, match=too_early_or_late):
             fitted(configured(f"walk_forward.first_test_month={too_early_or_late}"), facts("2020-01", 24))
 
 
@@ -55,8 +58,35 @@ def test_no_window_is_no_fault_where_none_was_asked_for():
 
 
 def test_too_few_months_say_what_was_found_needed_and_what_to_do():
-    with pytest.raises(TooFewMonthsError, match=r"12 full calendar months \(2020-01 to 2020-12\).*at least 13") as said:
+    with pytest.raises(NoWindowError, match=r"12 full calendar months \(2020-01 to 2020-12\).*at least 13") as said:
         fitted(configured(), facts("2020-01", 12))
     assert said.value.exit_code == 65
     for remedy in ("longer series", "walk_forward.train_months", "walk_forward.windows=0", "--stages"):
         assert remedy in str(said.value)
+
+
+DAY_S = 24 * HOUR_S
+DAILY = "BTC-USDT_1D"
+
+
+def test_months_with_too_few_bars_say_what_was_found_needed_and_what_to_do():
+    with pytest.raises(NoWindowError, match=r"about 163 training rows in 6 months.*at least 267") as said:
+        fitted(configured(dataset=DAILY), facts("2018-01", 60, DAY_S))
+    assert said.value.exit_code == 65
+    for remedy in ("shorter timeframe", "train_months=N", "labels.horizon_bars=K", "windows=0", "--stages"):
+        assert remedy in str(said.value)
+
+
+def test_long_enough_training_ranges_of_daily_bars_have_windows():
+    """365 days less a purge of 20 are enough, save in the first year, of which the first window's warm-up goes too."""
+    asked = configured("walk_forward.train_months=12", "walk_forward.windows=99", dataset=DAILY)
+    found = fitted(asked, facts("2018-01", 60, DAY_S)).walk_forward
+    assert first_rows(asked) == 267
+    assert 365 - 20 - bars_before_window(asked) < 267 <= 365 - 20 - (bars_before_window(asked) - 31)
+    assert (found.windows, found.first_test_month) == (35, "2020-02")
+
+
+def test_a_first_test_month_whose_classifiers_have_too_few_rows_is_refused():
+    asked = configured("walk_forward.train_months=12", "walk_forward.first_test_month=2020-01", dataset=DAILY)
+    with pytest.raises(NoWindowError, match="at least 267"):
+        fitted(asked, facts("2018-01", 60, DAY_S))

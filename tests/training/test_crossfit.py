@@ -11,11 +11,12 @@ import torch
 
 from configs.errors import BadDataError
 from configs.files import read_json
+from configs.needs import warmup_bars
 from tests.training.feature_samples import HOUR, changed_after, config_of, random_walk
 from training.artifacts import load_model, save_model
 from training.chain import Inputs, ready_rows
 from training.crossfit import crossfit, predictions_frame, score_predictions, soft_vote
-from training.features import compute, warmup_bars
+from training.features import compute
 from training.labels import label_values
 from training.metrics import CLASS_NAMES
 from training.predictors import Architecture, build_predictor

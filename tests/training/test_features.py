@@ -9,8 +9,9 @@ import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.needs import warmup_bars
 from tests.training.feature_samples import bars_of, changed_after, config_of, flat, random_walk
-from training.features import FEATURE_NAMES, MARKET_OBSERVATION, compute, segment_columns, warmup_bars, warmups
+from training.features import FEATURE_NAMES, MARKET_OBSERVATION, compute, segment_columns, warmups
 from training.indicators import commodity_channel_index, window_moments, window_sum
 
 CRYPTO, FX = config_of().features, config_of("EUR-USD_1H").features

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
 from configs.errors import BadDataError
+from configs.needs import warmup_bars
 from tests.training.feature_samples import config_of, flat, random_walk
-from training.features import compute, warmup_bars
+from training.features import compute
 from training.scaling import Scaler
 
 

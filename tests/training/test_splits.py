@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skfolio.model_selection import WalkForward
 
+from configs.needs import warmup_bars
 from configs.schema import LabelsConfig, SplitsConfig
 from tests.training.feature_samples import changed_after, config_of, random_walk
-from training.features import compute, warmup_bars
+from training.features import compute
 from training.labels import fit_delta, label_values
 from training.splits import (
     bars_needed,

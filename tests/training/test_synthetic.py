@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.needs import warmup_bars
 from tests.training.feature_samples import config_of
-from training.features import FEATURE_NAMES, MARKET_OBSERVATION, compute, warmup_bars
+from training.features import FEATURE_NAMES, MARKET_OBSERVATION, compute
 from training.synthetic import PRESET, REGIMES, SCRIPTS, Parameters, generate, preset_parameters, worlds_tape_inputs
 from training.synthetic.parameters import stationary_shares
 from training.synthetic.scripts import NONE, script_of, stages_of

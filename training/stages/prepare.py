@@ -16,18 +16,18 @@ import pandas as pd
 
 from configs.errors import BadDataError
 from configs.files import atomic_path, read_json, write_json
+from configs.needs import first_rows, warmup_bars
 from configs.run_dir import RunDir
 from configs.schema import Config, DatasetConfig
 from configs.unit import Unit, run_stage
 from training.demo import demo_bars
-from training.features import FEATURE_NAMES, compute, warmup_bars
+from training.features import FEATURE_NAMES, compute
 from training.labels import label_values
 from training.market import VALUE_COLUMNS, Bars, assign_segments, segment_bounds
 from training.sources.load import load_dataset
 from training.splits import (
     Split,
     bars_needed,
-    first_rows,
     folds,
     split,
     test_bars,
