@@ -340,7 +340,8 @@ class WalkForwardConfig(Model):
     timesteps: PositiveInt = 100_000
     """Of each agent of each window; all else is as in `ppo`."""
     epochs: PositiveInt = 3
-    """Of each classifier of each month, warm-started from the month before."""
+    """Most of each classifier of each month, warm-started from the month before; the first month's have
+    `classifiers.epochs`. Patience ends none before its third."""
     early_stop_frac: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     """Last share of a window's own training range that selects the agent."""
     smoke: bool = False

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from configs.errors import StopRequested
+from configs.needs import warmup_bars
 from configs.schema import Config
 from training.artifacts import FittedModel
 from training.checkpoint import Arrays, Checkpoints, below, to_arrays, to_tensors
-from training.features import warmup_bars
 from training.fit import Fitted, Schedule, Task, Windows, class_weights, fit, predict
 from training.labels import classes, fit_delta, label_values
 from training.market import Bars
@@ -67,6 +67,8 @@ class Plan:
     own_rows: np.ndarray
     train_rows: np.ndarray
     stop_rows: np.ndarray
+    patient_from: int = 1
+    """The first epoch after which patience may end the fit."""
 
     @classmethod
     def of(cls, inputs: Inputs, chain: Sequence[Fold], number: int, name: str, epochs: int) -> Plan:
@@ -229,7 +231,7 @@ def _fit_one(chain: Chain, plan: Plan, saving: _ChainSaving, batch_halvings: int
         train_rows=plan.train_rows,
         stop_rows=plan.stop_rows,
     )
-    schedule = Schedule(plan.epochs, plan.number > 0, seed, batch_halvings)
+    schedule = Schedule(plan.epochs, plan.number > 0, seed, batch_halvings, plan.patient_from)
     fitted = fit(model.to(device), task, config.classifiers, schedule, saving.meter, saving)
     return FittedModel(model, scaler, _metadata(inputs, plan, fitted, delta, weights), fitted.history)
 

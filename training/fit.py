@@ -112,6 +112,8 @@ class Schedule:
     """Of shuffling and dropout."""
     batch_halvings: int = 0
     """How often the windows that go through the net at once are halved; the optimizer's steps stay the same."""
+    patient_from: int = 1
+    """The first epoch after which patience may end the fit."""
 
 
 @dataclass(frozen=True)
@@ -315,7 +317,7 @@ class _Trainer:
 
     def _out_of_patience(self) -> bool:
         last = len(self.history) - 1
-        return last > 0 and last - self.best_epoch >= self.config.patience_epochs
+        return last >= self.schedule.patient_from and last - self.best_epoch >= self.config.patience_epochs
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

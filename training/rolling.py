@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,14 +20,15 @@ from safetensors.torch import save
 
 from configs.calendar import month_start, shifted
 from configs.errors import BadDataError
-from configs.schema import Config
+from configs.needs import first_rows
+from configs.schema import MIN_WINDOW_EPOCHS, Config
 from training.artifacts import FittedModel
 from training.chain import Chain, Inputs, Link, Plan, fit_chain, predict_with
 from training.checkpoint import Arrays, Checkpoints
 from training.crossfit import join_predictions
 from training.market import Bars
 from training.meter import Report
-from training.splits import Fold, first_rows
+from training.splits import Fold
 
 STREAMS = "walk_forward"
 
@@ -44,6 +46,15 @@ def month_rows(t: np.ndarray, first: str, last: str) -> tuple[int, int]:
     return int(start), int(stop)
 
 
+def month_epochs(config: Config) -> list[int]:
+    """Most epochs of each predicted month's model: the first begins with fresh weights, and gets those of a first fit.
+
+    Patience applies from `MIN_WINDOW_EPOCHS` on: no month is fitted for fewer, where it may have as many.
+    """
+    later = config.walk_forward.epochs
+    return [max(config.classifiers.epochs, later), *[later] * (len(predicted_months(config)) - 1)]
+
+
 def monthly_chain(member: str, inputs: Inputs) -> Chain:
     """The chain of one member over all predicted months; its models are named by month.
 
@@ -57,7 +68,11 @@ def monthly_chain(member: str, inputs: Inputs) -> Chain:
         fit_start, _ = month_rows(t, shifted(month, -before), month)
         predict_start, predict_stop = month_rows(t, month, month)
         parts.append(Fold(fit_start, predict_start - config.labels.horizon_bars, predict_start, predict_stop))
-    plans = [Plan.of(inputs, parts, number, month, config.walk_forward.epochs) for number, month in enumerate(months)]
+    epochs = month_epochs(config)
+    plans = [
+        replace(Plan.of(inputs, parts, number, month, epochs[number]), patient_from=MIN_WINDOW_EPOCHS)
+        for number, month in enumerate(months)
+    ]
     for plan in plans:
         if plan.own_rows.size < first_rows(config):
             raise BadDataError(

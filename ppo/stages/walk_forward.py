@@ -107,7 +107,7 @@ def first_weights(unit: Unit, name: str, sizes: PolicySizes) -> dict[str, Tensor
     if weights is None:
         unit.log(f"{name} starts from scratch: {source} is not among the inputs")
         return None
-    return handed_over(weights)
+    return weights if asked == "chain" else handed_over(weights)
 
 
 def _summary(link: Link) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from configs.schema import Config
+from configs.schema import MIN_WINDOW_EPOCHS, Config
 from ppo.stages.agent import SETTING_UP, calibrate_agent, describe_agent, evaluations, set_up
 from ppo.walk_forward import CLASSIFIER, WindowData, play_month, whole_steps, window_data, window_job, window_ppo
 from training.crossfit import soft_vote
@@ -17,7 +17,7 @@ from training.features import compute
 from training.market import Bars
 from training.metrics import CLASS_NAMES
 from training.predictors.base import CLASSES
-from training.rolling import predicted_months
+from training.rolling import month_epochs
 from training.speed import WindowSpeed
 from training.streams import stream
 
@@ -83,18 +83,29 @@ def calibrate(config: Config, budget_s: float) -> dict[str, float]:
 
 def _fits(config: Config, member: str, rate_per_s: float) -> list[dict[str, Any]]:
     """Work of one member's months; a window that is only asked costs a third of one that is trained on."""
-    settings, own, months = config.classifiers, config.walk_forward, len(predicted_months(config))
+    settings, most = config.classifiers, month_epochs(config)
     month_bars = config.market.bars_per_year / MONTHS
-    fitted_bars = months * month_bars * own.train_months
-    trained = fitted_bars * (1 - settings.early_stop_frac) / settings.window_stride * own.epochs
-    asked = fitted_bars * settings.early_stop_frac * (own.epochs + 1) + months * month_bars
-    common = {
-        "units": f"walk_forward/{CLASSIFIER}{member}",
-        "least_frac": min(own.epochs, settings.patience_epochs) / own.epochs,
-    }
+    fitted_bars = month_bars * config.walk_forward.train_months
+
+    def windows(epochs: list[int]) -> tuple[float, float]:
+        """Trained on and asked, where the months' fits take so many epochs."""
+        trained = fitted_bars * (1 - settings.early_stop_frac) / settings.window_stride * sum(epochs)
+        judged = fitted_bars * settings.early_stop_frac * (sum(epochs) + len(epochs))
+        return trained, judged + len(epochs) * month_bars
+
+    # the first fit cannot be best before its first epoch; a warm start can
+    patience = [settings.patience_epochs + (number == 0) for number in range(len(most))]
+    least = [min(epochs, max(MIN_WINDOW_EPOCHS, own)) for epochs, own in zip(most, patience, strict=True)]
+    names = {f"{member} windows trained": rate_per_s, f"{member} windows predicted": 3 * rate_per_s}
     return [
-        {"name": f"{member} windows trained", "amount": trained, "rate_per_s": rate_per_s} | common,
-        {"name": f"{member} windows predicted", "amount": asked, "rate_per_s": 3 * rate_per_s} | common,
+        {
+            "name": name,
+            "amount": amount,
+            "rate_per_s": rate,
+            "units": f"walk_forward/{CLASSIFIER}{member}",
+            "least_frac": fewest / amount,
+        }
+        for (name, rate), amount, fewest in zip(names.items(), windows(most), windows(least), strict=True)
     ]
 
 

@@ -18,7 +18,7 @@ from training.rolling import fit_months, month_predictions, monthly_chain, predi
 SMALL = (
     "classifiers.lookback_bars=8", "classifiers.units=3", "classifiers.batch_size=256", "classifiers.members=[lstm]",
     "classifiers.learning_rate=0.01", "ensemble.members=[lstm]", "labels.horizon_bars=5", "walk_forward.smoke=true",
-    "walk_forward.epochs=1", "walk_forward.train_months=1",
+    "walk_forward.epochs=1", "walk_forward.train_months=1", "classifiers.epochs=1",
 )  # fmt: skip
 
 
@@ -104,6 +104,25 @@ def test_each_month_is_predicted_by_a_model_of_the_months_before(market, predict
         assert np.allclose(facts["scaler"]["mean"], own[np.isfinite(own).all(axis=1)].mean(axis=0), rtol=1e-12)
         assert vote["fitted_until"][start:stop].eq(bars.t[start] - 1).all()
     assert vote["fall"].notna().to_numpy().nonzero()[0].tolist() == list(range(starts[1], starts[4]))
+
+
+def test_the_first_month_s_model_gets_the_epochs_of_a_first_fit_and_patience_ends_none_before_its_third(market):
+    bars, config = market
+    more = {"epochs": 5, "patience_epochs": 1, "learning_rate": 10.0}  # steps so large that no later epoch is better
+    changes = {
+        "classifiers": config.classifiers.model_copy(update=more),
+        "walk_forward": config.walk_forward.model_copy(update={"epochs": 4}),
+    }
+    config = config.model_copy(update=changes)
+    chain = monthly_chain("lstm", Inputs.of(bars, compute(bars, config.features), config))
+    assert [plan.epochs for plan in chain.plans] == [5, 4, 4]
+    links = list(fit_months(chain))
+    for link in links:
+        losses = [row["stop_loss"] for row in link.history]
+        best = losses.index(min(losses[link.name == "1970-02" :]))
+        assert link.facts["best_epoch"] == best, "patience that waits does not change what is best"
+        assert len(losses) - 1 >= 3
+    assert any(len(link.history) - 1 == 3 and link.facts["best_epoch"] < 2 for link in links)
 
 
 @pytest.mark.parametrize("month", ["1970-03", "1970-04"])
