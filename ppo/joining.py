@@ -1,7 +1,9 @@
 """The test months of a walk-forward joined into one out-of-sample series, and judged as one.
 
 A seed's series is what one account would have gone through that was handed from
-the agent of one month to that of the next. Each seed counts as a trial.
+the agent of one month to that of the next, in cash on the bar at whose close the
+next one decides first. Rule baselines are played once over all months, and keep
+their position from one to the next. The seeds' mean and each seed count as trials.
 N = bars of the dataset, W = windows.
 """
 
@@ -17,14 +19,14 @@ from configs.errors import BadDataError
 from configs.files import read_json
 from configs.run_dir import RunDir
 from configs.unit import Unit
-from ppo.evaluate import Track
+from ppo.evaluate import Spans, Track
 from ppo.judge import compare, cost_levels, spread
 from ppo.metrics import mean_track
 from ppo.overfitting import overfitting
 from ppo.rules import F_POSITION
 from ppo.scoring import SingleAsset, dataset_facts
 from ppo.statistics import max_drawdown, moments
-from ppo.tape import build_tape, spans
+from ppo.tape import Tape, build_tape, spans
 from ppo.tracks import join_tracks, read_tracks
 from ppo.trials import Trial
 from ppo.walk_forward import AGENTS, OWN_COSTS, level_name, load_monthly_vote, window_months
@@ -47,9 +49,9 @@ class WalkForward(SingleAsset):
 
     @property
     def trials(self) -> list[Trial]:
-        """One for each seed."""
+        """The judged mean of the seeds, and one for each seed."""
         digest = self.dataset["digest"]
-        return [
+        return super().trials + [
             Trial(digest, *self.bounds, f"{self.cache_key}/seed-{seed}", moments(track.returns).sharpe)
             for seed, track in enumerate(self.scored.agents)
         ]
@@ -60,12 +62,11 @@ class WalkForward(SingleAsset):
         windows     [{"month", "bars", "total_return", "sharpe", "max_drawdown" (of the seeds' mean), "trades" (mean),
                     "agents": [{"seed", "start", "total_return", "sharpe", "validation_sharpe"}], "spread": {"min",
                     "max", "sd"} of the seeds' total returns, "baselines": {name: total return}}]; ratios annualised
-        pbo         `ppo.overfitting.overfitting` over a matrix with a column for each seed and rule baseline
+        pbo         `ppo.overfitting.overfitting` of choosing among the seeds; null with fewer than two
         """
-        strategies = {f"seed_{seed}": track for seed, track in enumerate(self.scored.agents)} | self.scored.baselines
         return super().judge(trial_sharpes) | {
             "windows": [self._window(month) for month in self.months],
-            "pbo": overfitting({name: track.returns for name, track in strategies.items()}),
+            "pbo": overfitting({f"seed_{seed}": track.returns for seed, track in enumerate(self.scored.agents)}),
         }
 
     def _window(self, month: str) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def joined(name: str, unit: Unit, prepared: Prepared) -> WalkForward:
     predictions = load_monthly_vote(run, config)
     unscaled = Scaler(np.zeros(len(FEATURE_NAMES)), np.ones(len(FEATURE_NAMES)))  # baselines do not look at it
     tape = build_tape(prepared.bars, prepared.features, predictions, unscaled, config)
-    played = [span for bounds in months.values() for span in spans(tape, *bounds)]
+    played = without_seams(tape, [span for bounds in months.values() for span in spans(tape, *bounds)])
     sweep = [groups[level_name(bps)] for bps, _ in cost_levels(config)]
     return WalkForward(
         tape=tape,
@@ -128,6 +129,17 @@ def joined(name: str, unit: Unit, prepared: Prepared) -> WalkForward:
         months=months,
         agents={month: read_json(run.require_output(f"{STAGE}/{month}", AGENTS)) for month in done},
     )
+
+
+def without_seams(tape: Tape, played: Spans) -> list[tuple[int, int]]:
+    """The spans of months, in order, with those joined that follow each other in one segment."""
+    whole: list[tuple[int, int]] = []
+    for start, stop in played:
+        if whole and whole[-1][1] == start and tape.segment[start - 1] == tape.segment[start]:
+            whole[-1] = whole[-1][0], stop
+        else:
+            whole.append((start, stop))
+    return whole
 
 
 def _joined_groups(run: RunDir, months: list[str]) -> dict[str, list[Track]]:

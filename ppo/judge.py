@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -81,18 +81,28 @@ def compare(
     sweep: Sequence[list[Track]],
     predictions: pd.DataFrame | None,
 ) -> Scored[Track]:
-    """Put what agents did on the spans, also at each of the `cost_levels`, beside baselines on the same bars."""
+    """Put what agents did on the spans, also at each of the `cost_levels`, beside baselines on the same bars.
+
+    A track of accounts that were joined may begin anew inside a span (`Track.first`): shifts keep these seams, and
+    returns count them as the account had them, in cash. Baselines hold on to their position.
+    """
     rng = stream(config.seed, "judge", "shifts")
     bars = rng.integers(1, max(2, len(agents[0].returns)), config.judging.random_shifts)
     return Scored(
-        agents=agents,
+        agents=_through(spans, agents),
         baselines=rule_tracks(tape, config, spans, predictions),
         shifts=shifted(tape, config, spans, agents, bars),
         sweep=[
-            (bps, tracks, rule_tracks(tape, level, spans, predictions))
+            (bps, _through(spans, tracks), rule_tracks(tape, level, spans, predictions))
             for (bps, level), tracks in zip(cost_levels(config), sweep, strict=True)
         ],
     )
+
+
+def _through(spans: Spans, tracks: Sequence[Track]) -> list[Track]:
+    """The tracks with a return on each bar but the first of each span."""
+    first = np.isin(tracks[0].row, [start for start, _ in spans])
+    return [replace(track, first=first) for track in tracks]
 
 
 def cost_levels(config: Config) -> list[tuple[float, Config]]:

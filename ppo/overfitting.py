@@ -27,7 +27,8 @@ def overfitting(returns: Mapping[str, np.ndarray], blocks: int = BLOCKS) -> dict
         blocks: S, even; fewer, still even, where they would be shorter than `LEAST_BLOCK_RETURNS`.
 
     Returns:
-        JSON values: probability (share of the combinations whose chosen strategy ranks below the others' median),
+        JSON values: probability (share of the combinations whose chosen strategy ranks below the median afterwards; one
+        that is the median counts half, so that chance gives one half with any number of strategies),
         loss_probability (share whose chosen strategy loses afterwards), median_logit, blocks, combinations and
         chosen_frac (strategy -> share of the combinations that choose it); None with fewer than two strategies
         or too few returns.
@@ -48,7 +49,7 @@ def overfitting(returns: Mapping[str, np.ndarray], blocks: int = BLOCKS) -> dict
     logit_K = np.log(rank_K / (1 - rank_K))
     chosen = np.bincount(best_K, minlength=strategies) / len(best_K)
     return {
-        "probability": float(np.mean(logit_K < 0)),
+        "probability": float(np.mean(logit_K < 0) + np.mean(logit_K == 0) / 2),
         "loss_probability": float(np.mean(outside_KN[of_best] < 0)),
         "median_logit": float(np.median(logit_K)),
         "blocks": blocks,

@@ -51,7 +51,8 @@ def _pairs(evaluation: dict[str, Any], months: list[dict[str, Any]]) -> list[tup
         ("Mean of the months' Sharpe", numbers.ratio(fmean(ratios)) if ratios else numbers.NONE),
         ("Probabilistic Sharpe ratio", numbers.ratio(mean.get("psr"))),
         ("Deflated Sharpe ratio", f"{numbers.ratio(mean.get('dsr'))}, N = {numbers.count(trials.get('count'))} trials"),
-        ("Probability of backtest overfitting", numbers.percent(pbo.get("probability"), 0)),
+        ("Overfitting by choosing among seeds", numbers.percent(pbo.get("probability"), 0)),
+        ("The chosen seed lost afterwards", numbers.percent(pbo.get("loss_probability"), 0)),
         ("Agents start from", ", ".join(starts) or numbers.NONE),
     ]
 
@@ -144,8 +145,11 @@ def _overfitting_words(pbo: dict[str, Any]) -> str:
     favourite = max(chosen, key=lambda name: chosen[name], default="")
     said = f", most often {favourite.replace('_', ' ')} ({numbers.percent(chosen[favourite], 0)})" if favourite else ""
     return (
-        f"Probability of backtest overfitting: in {numbers.count(pbo.get('combinations'))} splits of the series into "
-        f"halves of {numbers.count(pbo.get('blocks'))} blocks, the strategy that was best in one half{said} fell below "
-        f"the median of all in the other in {numbers.percent(pbo.get('probability'), 0)} of the cases. Chance gives "
-        "one half."
+        f"Choosing among the {numbers.count(len(chosen))} seeds (probability of backtest overfitting): in "
+        f"{numbers.count(pbo.get('combinations'))} splits of the series into halves of "
+        f"{numbers.count(pbo.get('blocks'))} blocks, the seed that was best in one half{said} fell below the median of "
+        f"the seeds in the other in {numbers.percent(pbo.get('probability'), 0)} of the cases; the median counts as "
+        "half, and chance gives one half. It says how much a choice of the best seed is worth, not whether any seed "
+        f"earns: the chosen one lost in the other half in {numbers.percent(pbo.get('loss_probability'), 0)} of the "
+        "cases."
     )

@@ -16,11 +16,12 @@ from configs.files import read_json, write_json
 from configs.load import resolve
 from configs.run_dir import Request, RunDir
 from configs.unit import Unit
+from ppo.baselines import shifted
 from ppo.joining import joined
 from ppo.learner.policy import Policy, PolicySizes, read_policy, save_policy
 from ppo.scoring import enter, judge, write_evaluation
 from ppo.stages import walk_forward as stage
-from ppo.tracks import read_tracks
+from ppo.tracks import join_tracks, read_tracks
 from training import meter
 from training.demo import demo_bars
 from training.features import FEATURE_NAMES, compute
@@ -31,6 +32,7 @@ CLASSIFIER, MONTHS = "walk_forward/classifier-lstm", ("walk_forward/2023-03", "w
 SETTINGS = (
     "walk_forward.smoke=true", "walk_forward.train_months=1", "walk_forward.first_test_month=2023-03",
     "walk_forward.windows=2", "walk_forward.timesteps=384", "walk_forward.epochs=1", "agent.seeds=2",
+    "classifiers.epochs=1",
     "classifiers.members=[lstm]", "ensemble.members=[lstm]", "classifiers.lookback_bars=4", "classifiers.units=3",
     "classifiers.learning_rate=0.02", "ppo.num_envs=8", "ppo.rollout_steps=16", "ppo.minibatch_size=64",
     "ppo.epochs=1", "ppo.hidden=[8]", "ppo.timesteps=768", "ppo.eval_every_steps=256", "ppo.eval_slices=2",
@@ -230,6 +232,26 @@ def test_windows_start_where_they_are_told_and_say_so(finished, tmp_path):
     assert [agent["start"] for agent in agents] == ["chain", "chain"]
 
 
+def test_a_chain_hands_over_the_whole_policy_and_pre_training_all_but_its_choices(finished, tmp_path):
+    run = copied(finished, tmp_path / "run")
+    before = read_policy(run.unit_dir(MONTHS[0]) / "seed-1")
+    save_policy(run.unit_dir("pretrain/seed-1"), before)
+    run.save_request(
+        Request(unit=MONTHS[1], cache_key="key", inputs=dict.fromkeys((MONTHS[0], "pretrain/seed-1"), "d"))
+    )
+
+    def weights(start: str):
+        with_settings(run, start=start)
+        unit = Unit(run, MONTHS[1], run.load_config(), EventLog(run.events, MONTHS[1]))
+        return stage.first_weights(unit, "seed-1", before.sizes)
+
+    chained, pretrained = weights("chain"), weights("pretrained")
+    assert chained.keys() == before.state_dict().keys()
+    assert all(torch.equal(chained[name], value) for name, value in before.state_dict().items())
+    assert pretrained.keys() < chained.keys()
+    assert weights("scratch") is None
+
+
 def test_weights_of_another_size_are_refused(finished, tmp_path):
     run = copied(finished, tmp_path / "run")
     shutil.rmtree(run.unit_dir(MONTHS[0]))
@@ -274,8 +296,35 @@ def test_the_evaluation_has_the_keys_of_every_family_and_its_own(scored):
     assert set(evaluation["baselines"]) == {"flat", "buy_and_hold", "moving_average", "follow_classifier", "random"}
     assert [row["cost_bps"] for row in evaluation["cost_sweep"]] == [0]
     assert evaluation["cost_sweep"][0]["mean"]["total_return"] == pytest.approx(evaluation["mean"]["total_return"])
-    rules = {"flat", "buy_and_hold", "moving_average", "follow_classifier"}
-    assert evaluation["pbo"]["chosen_frac"].keys() == rules | {"seed_0", "seed_1"}
+    assert evaluation["pbo"]["chosen_frac"].keys() == {"seed_0", "seed_1"}, "the trials that one could choose among"
+
+
+def test_baselines_keep_their_position_where_the_agents_change_over(scored):
+    family, evaluation, run = scored
+    prepared, bought = load_prepared(run), family.scored.baselines["buy_and_hold"]
+    start, stop = family.bounds
+    assert bought.row.tolist() == list(range(start, stop)) == family.scored.agents[0].row.tolist()
+    assert [bought.fill_row[0], bought.fill_row[-1], len(bought.fill_row)] == [start + 1, stop - 1, 2]
+    growth = prepared.bars.close[stop - 1] / prepared.bars.open[start + 1]  # this run has no costs
+    assert evaluation["baselines"]["buy_and_hold"]["total_return"] == pytest.approx(growth - 1)
+    assert evaluation["baselines"]["buy_and_hold"]["returns"] == evaluation["mean"]["returns"] == stop - start - 1
+
+
+def test_agents_are_in_cash_where_they_change_over(scored):
+    family = scored[0]
+    seam = family.months["2023-04"][0] - family.bounds[0]
+    for track in family.scored.agents:
+        assert track.weight[seam - 1] == 0 and not track.first[seam]
+        assert track.returns[seam - 1] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_shift_by_nothing_gives_the_joined_series_with_its_seams(scored):
+    family, _, run = scored
+    tracks = [join_tracks(seed) for seed in zip(*(read_tracks(run.unit_dir(m))["run"] for m in MONTHS), strict=True)]
+    unmoved = shifted(family.tape, family.config, [family.bounds], tracks, np.zeros(1, int))
+    mean = np.mean([track.returns for track in tracks], axis=0)
+    assert unmoved.total_return[0] == pytest.approx(np.prod(1 + mean) - 1)
+    assert len(mean) == len(family.returns) - 1
 
 
 def test_the_window_table_adds_up_to_the_whole(scored):
@@ -290,15 +339,15 @@ def test_the_window_table_adds_up_to_the_whole(scored):
         assert evaluation["baselines"][name]["total_return"] == pytest.approx(parts)
 
 
-def test_every_seed_is_a_trial(scored):
+def test_the_judged_mean_and_every_seed_are_trials(scored):
     family, evaluation, run = scored
-    keys = [f"scoring/walk_forward/seed-{seed}" for seed in range(2)]
+    keys = ["scoring/walk_forward", *(f"scoring/walk_forward/seed-{seed}" for seed in range(2))]
     assert [trial.cache_key for trial in family.trials] == keys
     year = evaluation["bars_per_year"] ** 0.5
-    sharpes = [agent["metrics"]["sharpe"] for agent in evaluation["agents"]]
+    sharpes = [evaluation["mean"]["sharpe"], *(agent["metrics"]["sharpe"] for agent in evaluation["agents"])]
     assert [trial.sharpe * year for trial in family.trials] == pytest.approx(sharpes)
-    assert evaluation["trials"]["count"] == 2
-    assert len(enter([family], run.root.parent)) == 2, "a second scoring finds the same trials"
+    assert evaluation["trials"]["count"] == 3
+    assert len(enter([family], run.root.parent)) == 3, "a second scoring finds the same trials"
 
 
 def test_all_windows_are_joined_or_none(scored):
@@ -329,3 +378,19 @@ def test_the_plan_knows_the_work_of_each_kind_of_unit(finished):
     per_month = 24 * 365 / 12
     assert amounts["lstm windows trained"] == pytest.approx(3 * per_month * 0.85 / 2)
     assert amounts["lstm windows predicted"] == pytest.approx(3 * per_month * (0.15 * 2 + 1))
+
+
+def test_the_plan_counts_the_first_month_s_epochs_and_the_least_that_patience_leaves(finished):
+    config = finished.load_config()
+    changes = {
+        "classifiers": config.classifiers.model_copy(update={"epochs": 10, "patience_epochs": 3}),
+        "walk_forward": config.walk_forward.model_copy(update={"epochs": 5}),
+    }
+    work = {item["name"]: item for item in stage.describe(config.model_copy(update=changes))["work"]}
+    per_epoch = 24 * 365 / 12 * 0.85 / 2
+    trained = work["lstm windows trained"]
+    assert trained["amount"] == pytest.approx((10 + 5 + 5) * per_epoch)
+    assert trained["least_frac"] == pytest.approx((4 + 3 + 3) / 20)
+    impatient = {"classifiers": changes["classifiers"].model_copy(update={"patience_epochs": 1})}
+    work = {item["name"]: item for item in stage.describe(config.model_copy(update=changes | impatient))["work"]}
+    assert work["lstm windows trained"]["least_frac"] == pytest.approx((3 + 3 + 3) / 20)

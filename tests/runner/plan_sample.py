@@ -44,7 +44,7 @@ def walk_forward(rng: np.random.Generator, seeds: int) -> dict[str, Any]:
             "baselines": {"flat": 0.0, "buy_and_hold": float(rng.normal(0, 0.1)), "moving_average": 0.01},
         }
 
-    chosen = {"seed_0": 0.2, "seed_1": 0.5, "flat": 0.3}
+    chosen = {"seed_0": 0.2, "seed_1": 0.5, "seed_2": 0.3}
     pbo = {"probability": 0.44, "loss_probability": 0.5, "median_logit": 0.1, "blocks": 16, "combinations": 12_870}
     return {"windows": [window(month) for month in MONTHS], "pbo": pbo | {"chosen_frac": chosen}}
 
