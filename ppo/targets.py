@@ -26,12 +26,13 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from configs.schema import Config
 from ppo.statistics import bootstrap_drawdowns, bootstrap_sharpe_differences
 from training.streams import stream
 
-BASE, LSTM = "ppo", "lstm_ppo"
+BASE, LSTM, WALK_FORWARD = "ppo", "lstm_ppo", "walk_forward"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ TARGETS = (
     Target("lstm_sharpe", LSTM, "LSTM-PPO: Sharpe ratio", 1.2),
     Target("lstm_less_base", LSTM, "LSTM-PPO less base PPO: Sharpe", 0.0),
     Target("multi_asset_sharpe", "multi_asset", "Multi-asset PPO: Sharpe ratio", 1.4),
-    Target("walk_forward_sharpe", "walk_forward", "Walk-forward PPO: Sharpe ratio", 0.8),
+    Target("walk_forward_sharpe", WALK_FORWARD, "Walk-forward PPO: mean of the months' Sharpe", 0.8),
 )
 """Reference figures of issue 4, part 6."""
 
@@ -84,29 +85,32 @@ def targets(
         pretraining: `validation` of each pre-trained agent's metrics.
         config: sections judging and seed are read.
     """
-    measured = _of_pretraining(pretraining, config)
+    measured: dict[str, Measured | str] = {**_of_pretraining(pretraining, config)}
     for target in TARGETS:
         if target.name.endswith("_sharpe") and target.stage in evaluations:
             measured[target.name] = _sharpe(evaluations[target.stage])
+    if WALK_FORWARD in evaluations:
+        measured["walk_forward_sharpe"] = _months(evaluations[WALK_FORWARD], config)
     if BASE in evaluations:
-        measured |= {"base_win_rate": found} if (found := _win_rate(evaluations[BASE], config)) else {}
+        measured["base_win_rate"] = _win_rate(evaluations[BASE], config)
         measured["base_drawdown"] = _drawdown(evaluations[BASE], returns[BASE], config)
     if BASE in returns and LSTM in returns and len(returns[BASE]) == len(returns[LSTM]):
         measured["lstm_less_base"] = _difference(evaluations, returns, config)
     return [decided(target, measured.get(target.name)) for target in TARGETS]
 
 
-def decided(target: Target, found: Measured | None) -> dict[str, Any]:
-    """The entry of one target."""
-    if found is None:
-        says = f"nothing to measure: this run has no such result of stage {target.stage}"
+def decided(target: Target, found: Measured | str | None) -> dict[str, Any]:
+    """The entry of one target: of a figure, or of why there is none."""
+    if not isinstance(found, Measured):
+        says = found or f"nothing to measure: this run has no such result of stage {target.stage}"
         return asdict(target) | _values(None) | {"state": "not measured", "says": says}
     low, high = found.interval
     if low <= target.wanted <= high:
         state, says = "undecided", f"cannot be decided: {found.of} are too few, the interval holds the target"
     else:
-        state = "met" if (found.value < target.wanted) == target.below else "missed"
-        says = f"on {found.of}, the whole interval is {'below' if high < target.wanted else 'above'} the target"
+        is_below = high < target.wanted
+        state = "met" if is_below == target.below else "missed"
+        says = f"on {found.of}, the whole interval is {'below' if is_below else 'above'} the target"
     return asdict(target) | _values(found) | {"state": state, "says": says}
 
 
@@ -129,14 +133,26 @@ def _of_pretraining(pretraining: Sequence[dict[str, float]], config: Config) -> 
         return {}
     value, error = (float(np.mean([part[key] for part in pretraining])) for key in ("sharpe", "standard_error"))
     half = _quantile(config) * error
-    return {"pretrain_sharpe": Measured(value, error, (value - half, value + half), "validation worlds")}
+    return {
+        "pretrain_sharpe": Measured(value, error, (value - half, value + half), "validation worlds (selected on these)")
+    }
 
 
-def _win_rate(evaluation: dict[str, Any], config: Config) -> Measured | None:
+def _months(evaluation: dict[str, Any], config: Config) -> Measured | str:
+    """Mean of the test months' Sharpe ratios; a t interval, with the months as samples."""
+    ratios = np.array([month["sharpe"] for month in evaluation["windows"]])
+    if len(ratios) < 2:
+        return "nothing to measure: one test month has no spread"
+    value, error = float(ratios.mean()), float(ratios.std(ddof=1)) / math.sqrt(len(ratios))
+    half = float(stdtrit(len(ratios) - 1, (1 + config.judging.confidence) / 2)) * error
+    return Measured(value, error, (value - half, value + half), f"{len(ratios)} test months")
+
+
+def _win_rate(evaluation: dict[str, Any], config: Config) -> Measured | str:
     """Wilson's interval (1927), for the trades of one seed: seeds share their bars, so more seeds are no more proof."""
     share, trades = evaluation["mean"]["hit_rate"], evaluation["mean"]["trades"]
     if share is None or not trades:
-        return None
+        return "nothing to measure: no round trip was closed"
     z = _quantile(config)
     middle = (share + z**2 / (2 * trades)) / (1 + z**2 / trades)
     half = z / (1 + z**2 / trades) * math.sqrt(share * (1 - share) / trades + z**2 / (4 * trades**2))
@@ -144,8 +160,10 @@ def _win_rate(evaluation: dict[str, Any], config: Config) -> Measured | None:
     return Measured(share, error, (middle - half, middle + half), f"{trades:,.0f} trades")
 
 
-def _drawdown(evaluation: dict[str, Any], returns: np.ndarray, config: Config) -> Measured:
+def _drawdown(evaluation: dict[str, Any], returns: np.ndarray, config: Config) -> Measured | str:
     """Interval of the drawdowns of resampled series: what luck with the order of the bars alone could have made."""
+    if not returns.any():
+        return "nothing to measure: it did not trade"
     judging, block = config.judging, evaluation["mean"]["mean_block_bars"]
     drawn = bootstrap_drawdowns(returns, block, judging.bootstrap_samples, stream(config.seed, "judge", "drawdowns"))
     interval = _interval(drawn, config)

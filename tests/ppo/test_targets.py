@@ -28,6 +28,9 @@ DRAWDOWN = Target("y", "ppo", "a drawdown", 0.25, below=True, share=True)
         (DRAWDOWN, 0.1, (0.05, 0.2), "met"),
         (DRAWDOWN, 0.4, (0.3, 0.6), "missed"),
         (DRAWDOWN, 0.2, (0.1, 0.3), "undecided"),
+        (DRAWDOWN, 0.2, (0.3, 0.6), "missed"),  # resampled drawdowns need not reach down to the one there was
+        (DRAWDOWN, 0.3, (0.1, 0.2), "met"),
+        (RATIO, 0.9, (1.1, 2.0), "met"),
     ],
 )
 def test_only_a_whole_interval_on_one_side_decides(target, value, interval, state):
@@ -77,6 +80,30 @@ def test_pretraining_is_the_mean_of_its_seeds_with_their_mean_error(quick_config
     assert (found["name"], found["measured"], found["standard_error"]) == ("pretrain_sharpe", 1.5, pytest.approx(0.3))
     assert found["interval"] == pytest.approx([1.5 - 1.96 * 0.3, 1.5 + 1.96 * 0.3], abs=1e-4)
     assert found["state"] == "met"
+    assert found["of"] == "validation worlds (selected on these)"
+
+
+def test_agents_that_never_trade_meet_no_target_by_it(judged):
+    evaluations, returns, config = judged
+    mean = evaluations["ppo"]["mean"] | {"trades": 0, "hit_rate": None, "max_drawdown": 0.0}
+    idle = {"ppo": evaluations["ppo"] | {"mean": mean}}
+    found = {entry["name"]: entry for entry in targets(idle, {"ppo": np.zeros(899)}, [], config)}
+    assert found["base_drawdown"]["state"] == found["base_win_rate"]["state"] == "not measured"
+    assert "did not trade" in found["base_drawdown"]["says"]
+    assert "no round trip" in found["base_win_rate"]["says"]
+
+
+def test_the_walk_forward_target_is_about_the_mean_of_its_months(judged):
+    evaluations, _, config = judged
+    months = [{"sharpe": ratio} for ratio in (1.0, 3.0, -1.0, 2.0)]
+    joined = {"walk_forward": evaluations["ppo"] | {"windows": months}}
+    found = targets(joined, {}, [], config)[-1]
+    assert (found["name"], found["measured"], found["of"]) == ("walk_forward_sharpe", 1.25, "4 test months")
+    error = math.sqrt(((0.25**2 + 1.75**2 + 2.25**2 + 0.75**2) / 3) / 4)
+    assert found["standard_error"] == pytest.approx(error)
+    assert found["interval"] == pytest.approx([1.25 - 3.1824 * error, 1.25 + 3.1824 * error], abs=1e-3)
+    joined["walk_forward"]["windows"] = months[:1]
+    assert targets(joined, {}, [], config)[-1]["state"] == "not measured"
 
 
 def test_wilsons_interval_of_the_win_rate_by_its_equation(judged):
