@@ -105,7 +105,7 @@ def agent_units(config: Config) -> dict[str, tuple[str, ...]]:
 def evaluate_units(config: Config) -> Units:
     """The one that scores the test part, of all agents that there are."""
     agents = [unit for family in agent_units(config).values() for unit in family]
-    wants = (*pretrain_units(config), *portfolio_data_units(config), *agents)
+    wants = (*pretrain_units(config), *portfolio_data_units(config), *monthly_member_units(config), *agents)
     return {"evaluate": Inputs(("prepare", *member_units(config), *ensemble_units(config)), wants)}
 
 

@@ -200,7 +200,10 @@ STAGES = (
         kinds=(
             Kind(
                 units=expansion.monthly_member_units,
-                settings=("features", "labels", "classifiers", "walk_forward"),
+                settings=(
+                    *("features", "labels", "classifiers"),
+                    *("walk_forward.train_months", "walk_forward.epochs", *WINDOW_SETTINGS),
+                ),
                 ignored=("classifiers.members",),
                 uses_gpu=True,
                 halvable="classifiers.batch_size",

@@ -112,6 +112,12 @@ def test_what_is_wanted_comes_along_only_where_it_is_asked_for():
     assert any(unit.stage == "ppo" for unit in with_inputs(units, evaluate, wanted=True))
 
 
+def test_the_evaluation_names_the_monthly_predictions_that_it_reads():
+    assert {"walk_forward/classifier-dlstm", "walk_forward/classifier-bilstm"} <= set(
+        unit_of(configured(*WINDOWS), "evaluate").wants
+    )
+
+
 def test_nobody_wants_a_unit_that_is_left_out():
     units = expand(configured("agent.seeds=2"))
     (evaluate,) = (unit for unit in without(units, {"ppo/seed-0"}) if unit.id == "evaluate")
@@ -131,6 +137,11 @@ def test_nobody_wants_a_unit_that_is_left_out():
         ("synthetic.bars=900", {"synthetic", "pretrain/seed-0"}, {"prepare", "classifiers/gru"}),
         ("lstm_ppo.epochs=3", {"lstm_ppo/seed-0"}, {"ppo/seed-0", "walk_forward/2021-01"}),
         ("walk_forward.epochs=9", {"walk_forward/classifier-dlstm"}, {"synthetic", "ppo/seed-0"}),
+        ("walk_forward.start=scratch", {"walk_forward/2021-01"}, {"walk_forward/classifier-dlstm"}),
+        ("walk_forward.timesteps=200000", {"walk_forward/2021-01"}, {"walk_forward/classifier-dlstm"}),
+        ("walk_forward.scheme=expanding", {"walk_forward/2021-01"}, {"walk_forward/classifier-dlstm"}),
+        ("walk_forward.early_stop_frac=0.3", {"walk_forward/2021-01"}, {"walk_forward/classifier-dlstm"}),
+        ("walk_forward.smoke=true", set(), {"walk_forward/classifier-dlstm"}),
         ("walk_forward.windows=3", {"synthetic", "walk_forward/classifier-dlstm"}, {"walk_forward/2021-01"}),
         ("multi_asset.epochs=3", {"multi_asset/seed-0"}, {"multi_asset/data", "ppo/seed-0"}),
         ("multi_asset.assets=[DEMO-USD, X-USD]", {"multi_asset/data", "multi_asset/seed-0"}, {"prepare", "ppo/seed-0"}),
