@@ -184,6 +184,18 @@ def test_the_heat_map_has_every_month_and_seed(run):
     np.testing.assert_allclose(trace["z"][1], [month["agents"][0]["total_return"] for month in windows], rtol=1e-5)
 
 
+def test_choosing_among_seeds_is_called_that_and_what_the_chosen_one_lost_stands_beside_it(run):
+    page = render(read_facts(run))
+    section = page[page.index('<section id="windows">') :]
+    assert re.search(r"Overfitting by choosing among seeds</dt>\s*<dd>44\s?%", section)
+    assert re.search(r"The chosen seed lost afterwards</dt>\s*<dd>50\s?%", section)
+    assert "Choosing among the 3 seeds" in section and "not whether any seed earns" in section
+
+
+def test_the_ablation_says_what_selected_its_agents(run):
+    assert "which also selected the checkpoints of both" in render(read_facts(run))
+
+
 def test_a_closed_gate_and_its_reason_are_shown(run):
     page = render(read_facts(run))
     section = page[page.index('<section id="gates">') : page.index('<section id="prediction">')]
