@@ -32,6 +32,7 @@ OWN, OTHER = "ADA-USD_1H", "ETH-USD_1H"
 LATE = 400
 SETTINGS = (
     "multi_asset.assets=[ETH-USD,ADA-USD]", "classifiers.members=[dlstm,bilstm]", "classifiers.units=4",
+    "agent.seeds=1",
     "classifiers.epochs=1", "classifiers.fold_epochs=1", "classifiers.lookback_bars=8", "classifiers.folds=2",
     "multi_asset.num_envs=16", "multi_asset.rollout_steps=16", "multi_asset.minibatch_size=64",
     "multi_asset.epochs=1", "multi_asset.timesteps=1024", "multi_asset.hidden=[8]", "multi_asset.eval_slices=2",
