@@ -118,10 +118,11 @@ class Supervisor:
 
     def leave_out(self, ids: Collection[str]) -> None:
         """These units are no part of this start; the others go without them."""
-        for unit in self._units:
-            if unit.id in ids:
-                self._gates.forget(unit)
+        left_out = [unit for unit in self._units if unit.id in ids]
         self._units = without(self._units, ids)
+        self._gates = Gates(self._config, self._units)
+        for unit in left_out:
+            self._gates.forget(unit)
         self._waiting = {unit.id: unit for unit in self._units}
         self.view = RunView()
         self.view.expect(self._waiting)

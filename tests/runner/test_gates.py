@@ -144,6 +144,12 @@ def test_a_part_of_the_run_comes_to_the_verdicts_of_the_whole(world):
     assert standing(world.run, units, keys, optional={"ppo/seed-0"})["lstm_ppo/seed-0"] == "gated"
 
 
+def test_nothing_is_told_of_a_gate_whose_stage_is_left_out(world):
+    finds(world, 3.0)
+    assert world.supervise(left_out={"lstm_ppo/seed-0", "multi_asset/seed-0"}).exit_code == ExitCode.DONE
+    assert not told(world, "gate")
+
+
 def test_a_gate_may_ask_the_pre_training_which_comes_first():
     asks = "gates.ppo=[{stage: pretrain, at_least: 1.0, on_fail: skip}]"
     graph = units("pretrain", "ppo")
