@@ -56,7 +56,7 @@ chaos: setup  ## kill a small run N times at seeded moments, resume it, compare 
 	$(BIN)/sequence-runner chaos -n $(N) $(ARGS)
 
 faults: setup-dev  ## every fault for real: how each ended, exit codes, what was lost; minutes
-	FAULTS=all $(PYTEST) -m slow -n 0 tests/faults
+	FAULTS=all $(PYTEST) -m slow -n 0 tests/faults tests/test_store_run.py
 
 check: setup-dev lint types test-fast  ## what a commit must pass
 

@@ -22,9 +22,12 @@ WHOLE = os.environ.get("README") == "all"
 RUN_ID = re.search(r"runs/(DEMO-USD_1H-quick-[0-9a-f]{8})", README)[1]
 
 
+ONE_CLASSIFIER = ("classifiers.members=[dlstm]", "ensemble.members=[dlstm]")
+
+
 def size_of_a_test() -> dict[str, str]:
     """`TINY` as the environment variables that set the same."""
-    pairs = (setting.split("=", 1) for setting in (*TINY, "agent.seeds=3", "runtime.calibrate_s=0"))
+    pairs = (setting.split("=", 1) for setting in (*TINY, *ONE_CLASSIFIER, "agent.seeds=3"))
     return {f"SEQUENCE_{path.upper().replace('.', '__')}": value for path, value in pairs}
 
 
