@@ -7,7 +7,7 @@ N ?= 50
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run readme chaos faults learning test test-fast test-slow martingale check format lint types bench lock forecast gpu-check clean
+.PHONY: help setup setup-dev run whole readme chaos faults learning test test-fast test-slow martingale check format lint types bench lock forecast gpu-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -48,6 +48,9 @@ learning: setup-dev  ## agents on planted markets over all seeds, learning curve
 
 martingale: setup-dev  ## trained agents on 20 driftless markets with all of quick's steps; minutes
 	MARTINGALE_TIMESTEPS=491520 $(PYTEST) -m slow -n 0 -s tests/ppo/test_martingale.py
+
+whole: setup-dev  ## the whole plan on coins with a law, and on driftless ones; minutes each
+	WHOLE=all $(PYTEST) -m slow -n 0 -s tests/test_whole_plan.py
 
 readme: setup-dev  ## every command of the README as it stands; `make test` runs them at the size of a test
 	README=all $(PYTEST) -m slow -n 0 tests/test_readme.py
