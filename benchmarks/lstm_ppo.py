@@ -18,14 +18,13 @@ from collections.abc import Callable
 
 import torch
 from sb3_contrib import RecurrentPPO
-from stable_baselines3.common.logger import configure
 
-from benchmarks.ppo import take_turns
+from benchmarks.ppo import ours, take_turns, turn_of
 from configs.load import resolve
 from configs.schema import Config, LstmPPOConfig
 from ppo.export import hyperparameters
 from ppo.learner.rollout import collect
-from ppo.learner.train import Job, advance, single_asset_job, start
+from ppo.learner.train import Job, single_asset_job, start
 from ppo.learner.update import samples_of, update
 from tests.ppo.worlds import planted_tape
 from training.determinism import set_up_torch
@@ -48,7 +47,7 @@ def main() -> None:
         f"{settings.epochs} epochs"
     )
     config = config.model_copy(update={"ppo": settings})
-    rates = take_turns({"ours": ours(config), "RecurrentPPO": theirs(config)}, config, arguments.turns, rollouts=1)
+    rates = take_turns({"ours": ours(job(config)), "RecurrentPPO": theirs(config)}, config, arguments.turns, rollouts=1)
     for name, rate in rates.items():
         print(f"  {name:<14}{rate:>10,.0f} steps/s   ours is {rates['ours'] / rate:.2f}x")
     breakdown(config)
@@ -58,17 +57,6 @@ def job(config: Config) -> Job:
     """Training on a planted market of 12,000 bars."""
     tape = planted_tape(12_000, 0)
     return single_asset_job(tape, [(0, 10_000)], [(10_000, 12_000)], config, 0, config.lstm_ppo)
-
-
-def ours(config: Config) -> Callable[[int], None]:
-    """A turn of our learner: so many rollouts with their updates."""
-    state = start(job(config))
-
-    def turn(rollouts: int) -> None:
-        for _ in range(rollouts):
-            advance(state, config.lstm_ppo)
-
-    return turn
 
 
 def theirs(config: Config) -> Callable[[int], None]:
@@ -84,12 +72,7 @@ def theirs(config: Config) -> Callable[[int], None]:
         seed=0,
         **hyperparameters(ppo),
     )
-    model.set_logger(configure(None, []))
-
-    def turn(rollouts: int) -> None:
-        model.learn(rollouts * ppo.num_envs * ppo.rollout_steps, reset_num_timesteps=False, log_interval=None)
-
-    return turn
+    return turn_of(model, ppo)
 
 
 def breakdown(config: Config) -> None:

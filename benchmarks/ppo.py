@@ -18,9 +18,10 @@ import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from configs.load import resolve
-from configs.schema import Config
+from configs.schema import Config, PPOConfig
 from ppo.export import hyperparameters, policy_kwargs
 from ppo.learner.train import Job, advance, single_asset_job, start
 from ppo.rules import ACTIONS
@@ -40,13 +41,17 @@ def main() -> None:
     set_up_torch(arguments.threads)
     quick = resolve("DEMO-USD_1H", "quick").config
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), {arguments.turns} turns")
-    learners = {"ours": ours(quick), "MaskablePPO": theirs(quick, MaskablePPO), "PPO (no masks)": theirs(quick, PPO)}
+    learners = {
+        "ours": ours(job(quick)),
+        "MaskablePPO": theirs(quick, MaskablePPO),
+        "PPO (no masks)": theirs(quick, PPO),
+    }
     rates = take_turns(learners, quick, arguments.turns, rollouts=4)
     print(f"\nquick: {describe(quick)}")
     report(rates)
 
     reference = resolve("DEMO-USD_1H", "standard").config
-    learners = {"ours": ours(reference), "MaskablePPO": theirs(reference, MaskablePPO)}
+    learners = {"ours": ours(job(reference)), "MaskablePPO": theirs(reference, MaskablePPO)}
     rates = take_turns(learners, reference, max(5, arguments.turns // 2), rollouts=2)
     print(f"\nreference: {describe(reference)}")
     report(rates)
@@ -55,13 +60,13 @@ def main() -> None:
     print(f"  {achieved / 1e9:.1f} of {peak / 1e9:.1f} GFLOP/s of its largest matrix product: {achieved / peak:.0%}")
 
 
-def ours(config: Config) -> Callable[[int], None]:
+def ours(own: Job) -> Callable[[int], None]:
     """A turn of our learner: so many rollouts with their updates."""
-    state = start(job(config))
+    state = start(own)
 
     def turn(rollouts: int) -> None:
         for _ in range(rollouts):
-            advance(state, config.ppo)
+            advance(state, own.ppo)
 
     return turn
 
@@ -78,6 +83,11 @@ def theirs(config: Config, algorithm: type[MaskablePPO] | type[PPO]) -> Callable
         seed=0,
         **hyperparameters(ppo),
     )
+    return turn_of(model, ppo)
+
+
+def turn_of(model: OnPolicyAlgorithm, ppo: PPOConfig) -> Callable[[int], None]:
+    """A turn of an SB3 learner with these settings."""
     model.set_logger(configure(None, []))
 
     def turn(rollouts: int) -> None:

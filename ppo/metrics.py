@@ -40,6 +40,10 @@ class Returns(Protocol):
     """What every kind of track has."""
 
     @property
+    def row(self) -> np.ndarray:
+        """(T,) rows of the tape."""
+
+    @property
     def first(self) -> np.ndarray:
         """(T,) bool: first bar of a span, which has no return."""
 

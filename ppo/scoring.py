@@ -19,7 +19,7 @@ from configs.schema import Config
 from ppo.evaluate import Track
 from ppo.judge import Scored, judgement
 from ppo.ledger import trades, write_trades
-from ppo.metrics import mean_track
+from ppo.metrics import Returns, mean_track
 from ppo.statistics import moments
 from ppo.tape import Tape
 from ppo.trials import LEDGER_NAME, Trial, record, sharpes, touching
@@ -73,7 +73,8 @@ class SingleAsset:
 
     def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
         """`evaluation.json`."""
-        facts = {"schema": SCHEMA, "dataset": self.dataset, "test_range": self._range()}
+        scored = range_facts(self.tape.t, self.scored.agents[0], self.bounds, self.config.market.bars_per_year)
+        facts = {"schema": SCHEMA, "dataset": self.dataset, "test_range": scored}
         return facts | judgement(self.scored, self.config, trial_sharpes)
 
     def write(self, directory: Path) -> None:
@@ -82,20 +83,6 @@ class SingleAsset:
         for seed, track in enumerate(self.scored.agents):
             frame = trades(self.tape, track.fill_row, track.fills, int(track.row[-1]), track.account)
             write_trades(directory / f"trades-seed-{seed}.csv", frame)
-
-    def _range(self) -> dict[str, Any]:
-        track = self.scored.agents[0]
-        returns = len(track.returns)
-        return {
-            "start": self.bounds[0],
-            "stop": self.bounds[1],
-            "first_t": int(self.tape.t[track.row[0]]),
-            "last_t": int(self.tape.t[track.row[-1]]),
-            "bars": len(track.row),
-            "returns": returns,
-            "spans": int(track.first.sum()),
-            "years": returns / self.config.market.bars_per_year,
-        }
 
 
 def enter(played: Collection[Played], runs_dir: Path) -> list[Trial]:
@@ -118,6 +105,21 @@ def write_evaluation(directory: Path, family: Played, evaluation: dict[str, Any]
     directory.mkdir(parents=True, exist_ok=True)
     family.write(directory)
     write_json(directory / "evaluation.json", evaluation)
+
+
+def range_facts(t: np.ndarray, track: Returns, bounds: tuple[int, int], bars_per_year: float) -> dict[str, Any]:
+    """`test_range` of an evaluation: which rows of a tape that opens at `t` were to be scored, and were."""
+    returns = len(track.returns)
+    return {
+        "start": bounds[0],
+        "stop": bounds[1],
+        "first_t": int(t[track.row[0]]),
+        "last_t": int(t[track.row[-1]]),
+        "bars": len(track.row),
+        "returns": returns,
+        "spans": int(track.first.sum()),
+        "years": returns / bars_per_year,
+    }
 
 
 def dataset_facts(dataset: dict[str, Any]) -> dict[str, Any]:

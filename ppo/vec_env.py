@@ -47,6 +47,20 @@ class StepArrays:
     """(E, 9) bool, legal actions on `obs`."""
 
 
+def put_back(own: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> None:
+    """Overwrite an environment's own arrays with a saved state, all of them or none.
+
+    Raises:
+        EnvStateError: a part is missing or has another shape.
+    """
+    for name, array in own.items():
+        found = np.shape(state[name]) if name in state else "nothing"
+        if found != array.shape:
+            raise EnvStateError(f"environment state {name!r} has shape {found}, expected {array.shape}")
+    for name, array in own.items():
+        array[...] = state[name]
+
+
 class TradingVecEnv(VecEnv):
     """E trading accounts on one tape."""
 
@@ -140,13 +154,7 @@ class TradingVecEnv(VecEnv):
         Raises:
             EnvStateError: a part is missing or has another shape.
         """
-        own = self._state_arrays()
-        for name, array in own.items():
-            found = np.shape(state[name]) if name in state else "nothing"
-            if found != array.shape:
-                raise EnvStateError(f"environment state {name!r} has shape {found}, expected {array.shape}")
-        for name, array in own.items():
-            array[...] = state[name]
+        put_back(self._state_arrays(), state)
 
     def _state_arrays(self) -> dict[str, np.ndarray]:
         return {

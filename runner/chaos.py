@@ -61,7 +61,6 @@ SETTINGS = (
     "walk_forward.epochs=1",
     # operational: save and upload often enough for a run of seconds to be caught at it
     "runtime.mean_time_between_failures_s=1",
-    "runtime.calibrate_s=0",
     "store.min_interval_s=0.2",
     "runtime.calibrate_s=0",
 )

@@ -14,7 +14,7 @@ from configs.schema import Config
 from ppo.env import SEED_MASK
 from ppo.portfolio import rules
 from ppo.portfolio.align import PortfolioTape, closing_flags, span_rows
-from ppo.vec_env import EnvStateError, StepArrays
+from ppo.vec_env import StepArrays, put_back
 
 
 class PortfolioEnvs:
@@ -109,13 +109,7 @@ class PortfolioEnvs:
         Raises:
             EnvStateError: a part is missing or has another shape.
         """
-        own = self._state_arrays()
-        for name, array in own.items():
-            found = np.shape(state[name]) if name in state else "nothing"
-            if found != array.shape:
-                raise EnvStateError(f"environment state {name!r} has shape {found}, expected {array.shape}")
-        for name, array in own.items():
-            array[...] = state[name]
+        put_back(self._state_arrays(), state)
 
     def _state_arrays(self) -> dict[str, np.ndarray]:
         return {

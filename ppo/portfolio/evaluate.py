@@ -40,7 +40,7 @@ from ppo.portfolio.ledger import portfolio_trades
 from ppo.portfolio.metrics import correlations, portfolio_metrics
 from ppo.portfolio.play import Lane, PortfolioTrack, rollouts
 from ppo.portfolio.rules import CLOSE
-from ppo.scoring import SCHEMA, dataset_facts
+from ppo.scoring import SCHEMA, dataset_facts, range_facts
 from ppo.statistics import moments
 from ppo.trials import Trial
 from training.stages.prepare import Prepared, write_table
@@ -76,7 +76,8 @@ class PlayedPortfolio:
     def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
         """`evaluation.json`."""
         metrics_of = partial(portfolio_metrics, assets=self.tape.assets)
-        facts = {"schema": SCHEMA, "dataset": self.dataset, "test_range": self._range(), "portfolio": self._portfolio()}
+        scored = range_facts(self.tape.t, self.scored.agents[0], self.bounds, self.config.market.bars_per_year)
+        facts = {"schema": SCHEMA, "dataset": self.dataset, "test_range": scored, "portfolio": self._portfolio()}
         return facts | judgement(self.scored, self.config, trial_sharpes, metrics_of)
 
     def write(self, directory: Path) -> None:
@@ -84,19 +85,6 @@ class PlayedPortfolio:
         write_table(directory / "equity.parquet", equity_table(self.tape, self.scored))
         for seed, track in enumerate(self.scored.agents):
             write_trades(directory / f"trades-seed-{seed}.csv", portfolio_trades(self.tape, track))
-
-    def _range(self) -> dict[str, Any]:
-        track = self.scored.agents[0]
-        return {
-            "start": self.bounds[0],
-            "stop": self.bounds[1],
-            "first_t": int(self.tape.t[track.row[0]]),
-            "last_t": int(self.tape.t[track.row[-1]]),
-            "bars": len(track.row),
-            "returns": len(track.returns),
-            "spans": int(track.first.sum()),
-            "years": len(track.returns) / self.config.market.bars_per_year,
-        }
 
     def _portfolio(self) -> dict[str, Any]:
         limits = self.config.multi_asset

@@ -88,9 +88,6 @@ def describe_agent(config: Config, ppo: PPOConfig, slowdown: float = 1.0) -> dic
     width, memory = (sizes.observation + sizes.memory, *sizes.hidden), sizes.memory
     weights = sum(a * b for a, b in pairwise(width)) * 2 + width[-1] * (sizes.actions + 1)
     weights += 2 * 4 * memory * (sizes.observation + memory)
-    # forward and backward, two operations per weight each way and for the weights' gradient; once for the rollout
-    flop_per_step = 2 * weights * (3 * ppo.epochs + 1)
-    cores = config.compute.threads_per_unit if config.compute.device == "cpu" else 1
     sample_bytes = 4 * (2 * sizes.observation + 4 * sizes.actions + 10)
     in_nets_bytes = 4 * ppo.minibatch_size * 2 * (sum(width) + 10 * memory)
     return {
@@ -102,7 +99,7 @@ def describe_agent(config: Config, ppo: PPOConfig, slowdown: float = 1.0) -> dic
             {
                 "name": "steps",
                 "amount": ppo.timesteps,
-                "rate_per_s": FLOP_PER_S[config.compute.device] * cores / flop_per_step / slowdown,
+                "rate_per_s": nominal_steps_per_s(config, ppo, weights) / slowdown,
             },
             {
                 "name": "validation decisions",
@@ -113,6 +110,14 @@ def describe_agent(config: Config, ppo: PPOConfig, slowdown: float = 1.0) -> dic
             {"name": SETTING_UP, "amount": 1, "rate_per_s": 1 / SETTING_UP_S},
         ],
     }
+
+
+def nominal_steps_per_s(config: Config, ppo: PPOConfig, weights: int) -> float:
+    """Training steps per second of a policy of so many weights, where nothing was measured."""
+    # forward and backward, two operations per weight each way and for the weights' gradient; once for the rollout
+    flop_per_step = 2 * weights * (3 * ppo.epochs + 1)
+    cores = config.compute.threads_per_unit if config.compute.device == "cpu" else 1
+    return FLOP_PER_S[config.compute.device] * cores / flop_per_step
 
 
 def evaluations(ppo: PPOConfig) -> int:

@@ -31,6 +31,8 @@ from ppo.stages.agent import (
     STATE_COPIES,
     WEIGHT_BYTES,
     evaluations,
+    nominal_steps_per_s,
+    observed_columns,
     seed_index,
     set_up,
     steps_per_s,
@@ -39,7 +41,7 @@ from ppo.stages.agent import (
 )
 from training.checkpoint import Arrays, Checkpoints
 from training.determinism import set_up_torch
-from training.features import FEATURE_NAMES, MARKET_OBSERVATION
+from training.features import FEATURE_NAMES
 from training.fit import Windows, predict
 from training.predictors import Architecture, Predictor, build_predictor
 from training.splits import bars_needed
@@ -50,8 +52,6 @@ BASE_BYTES = 900_000_000
 BYTES_PER_BAR = 1_500
 """Bars, features, predictions and tape of one asset, with their tables on the way to and from the disk."""
 NOMINAL_BARS = 50_000
-FLOP_PER_S = {"cpu": 28e9, "cuda": 2e12}
-"""As in `ppo.stages.ppo`."""
 PREDICT_FLOP_PER_S = {"cpu": 30e9, "cuda": 4e12}
 VALIDATED_PER_S = 15_000.0
 """Greedy decisions on the validation slices, side by side, with a small policy on one core."""
@@ -92,7 +92,7 @@ def portfolio_job(tape: PortfolioTape, train: Spans, validation: Spans, config: 
 def describe(config: Config) -> dict[str, Any]:
     """Facts for `plan`: the bars needed, memory and time of the units."""
     settings, assets = config.multi_asset, len(config.asset_datasets())
-    observation = observation_size(config.env, assets, _columns(config))
+    observation = observation_size(config.env, assets, observed_columns(config))
     weights = sum(a * b for a, b in pairwise((observation, *settings.hidden))) * 2 + settings.hidden[-1] * (assets + 1)
     device = config.compute.device
     cores = config.compute.threads_per_unit if device == "cpu" else 1
@@ -117,8 +117,7 @@ def describe(config: Config) -> dict[str, Any]:
             {
                 "name": "portfolio steps",
                 "amount": settings.timesteps,
-                # forward and backward, two operations per weight each way and for the gradient; once for the rollout
-                "rate_per_s": FLOP_PER_S[device] * cores / (2 * weights * (3 * settings.epochs + 1)),
+                "rate_per_s": nominal_steps_per_s(config, settings, weights),
                 "units": "multi_asset/seed-*",
             },
             {
@@ -184,11 +183,6 @@ def _train(unit: Unit) -> dict[str, Any]:
     return write_agent(unit, trained, portfolio.scaler, "scratch") | {"assets": list(portfolio.tape.assets)}
 
 
-def _columns(config: Config) -> int:
-    """Tape columns of one asset: prediction block and market columns."""
-    return 5 + 4 * len(config.ensemble.members) + len(MARKET_OBSERVATION)
-
-
 def _prediction_flop_per_s(config: Config, budget_s: float) -> float:
     """Of predicting batches of windows with one net of each member."""
     settings, device = config.classifiers, config.compute.device
@@ -229,7 +223,7 @@ def _calibration_job(config: Config) -> Job:
         prices=np.repeat(100 * walk[:, :, None], 4, axis=2),
         flags=np.full((CALIBRATION_BARS, len(assets)), PRESENT | READY, np.uint8),
         segment=np.zeros((CALIBRATION_BARS, len(assets)), np.int32),
-        market=rng.normal(size=(CALIBRATION_BARS, len(assets) * _columns(config))).astype(np.float32),
+        market=rng.normal(size=(CALIBRATION_BARS, len(assets) * observed_columns(config))).astype(np.float32),
         timeframe_s=config.market.max_gap_s,
         max_gap_s=config.market.max_gap_s,
     )
