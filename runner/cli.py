@@ -27,6 +27,7 @@ from runner.commands.publish import publish
 from runner.commands.run import ablate, plan, preflight, run
 from runner.commands.store import store
 from runner.guard import Terminated
+from runner.say import Heedless
 
 PROGRAM = "sequence-runner"
 EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {text}" for code, text in EXIT_CODE_MEANING.items())
@@ -65,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # `nohup` has it ignored
         signal.signal(signal.SIGHUP, _hang_up)
+    with contextlib.redirect_stderr(Heedless(sys.stderr)):
+        return _answered(arguments)
+
+
+def _answered(arguments: Sequence[str]) -> int:
     try:
         code = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
         return int(code or ExitCode.DONE)

@@ -1,54 +1,20 @@
-"""The main job: resolve, own, check, supervise, report. Every step prints to stderr only."""
+"""A command resolved to its graph: which units it means, how each stands, and what is refused before anything runs."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import math
-import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from configs.errors import ConfigError, ExitCode, ProjectError
-from configs.events import EventLog
+from configs.errors import ConfigError
 from configs.run_dir import RunDir
-from configs.schema import Config, PublishConfig
-from configs.unit import CANNOT_WRITE_ERRNOS
-from runner.budget import Budget, opening, spent
-from runner.calibration import FILE_NAME, Seconds
-from runner.console import watching
-from runner.epilogue import Epilogue
-from runner.executor import LocalExecutor
-from runner.exit_record import write_exit_record
+from configs.schema import Config
 from runner.expansion import agent_units
-from runner.forecast import keep
 from runner.gates import JUDGE, gates_on
 from runner.graph import Unit, chosen_stages, expand, with_inputs
-from runner.guard import Owner, Terminated
 from runner.identity import Keys
-from runner.notify import Notice, notify, occasion_of
-from runner.plan import Answers, describe, measured_plan, most_bars
-from runner.plan_table import print_plan
-from runner.preflight.budget import check_budget
-from runner.preflight.check import CheckResult, Context, Verdict
-from runner.preflight.checks import exit_code, run_checks
-from runner.restarts import refuse_fruitless
-from runner.reuse import has_durable_progress, standing
+from runner.reuse import standing
 from runner.say import say
-from runner.session import Ask, Plan, establish, resolve_ask, settle
-from runner.stopping import StopSignals
-from runner.store.hold import Hold, contact, held
-from runner.store.keeper import Keeper
-from runner.store.layout import Spent
-from runner.store.place import read_place
-from runner.supervisor import GOES_ON, MAX_NOTE, NOTHING_DONE, Supervisor
-from runner.view import RUN
-from runner.watch import Ending
-
-NOT_OK: dict[Verdict, str] = {"warn": "to note", "fail": "failed", "skipped": "skipped"}
+from runner.session import Ask, Plan, resolve_ask
 
 
 @dataclass(frozen=True)
@@ -75,6 +41,8 @@ class Job:
     """A resolved command with its graph."""
 
     plan: Plan
+    stages: tuple[str, ...]
+    """Those asked for."""
     units: tuple[Unit, ...]
     """The chosen units, all that they need or want, and all that is asked before they may start."""
     chosen: tuple[Unit, ...]
@@ -108,7 +76,9 @@ class Job:
         needed = with_inputs(units, chosen)
         reached = _with_asked(units, with_inputs(units, chosen, wanted=True), plan.config)
         optional = frozenset(unit.id for unit in reached) - {unit.id for unit in needed}
-        return cls(plan, tuple(reached), tuple(needed if choice.with_needs else chosen), optional, plan.keys())
+        return cls(
+            plan, tuple(stages), tuple(reached), tuple(needed if choice.with_needs else chosen), optional, plan.keys()
+        )
 
     def standing(self, run: RunDir | None = None) -> dict[str, str]:
         """How each unit stands before anything is started; `run` is another copy of the run directory."""
@@ -156,7 +126,7 @@ class Job:
                 )
 
     def tell_what_is_missed(self, states: dict[str, str]) -> None:
-        """Say on stderr which results are there and yet left out, and which chosen stages a gate leaves out."""
+        """Say on stderr which results are there and yet left out, and which chosen stages have nothing to do."""
         stale = [
             unit for unit in self.units if states[unit.id] == "left out" and self.plan.run.result(unit.id) is not None
         ]
@@ -168,6 +138,8 @@ class Job:
         gated = [unit.stage for unit in self.chosen if states[unit.id] == "gated"]
         if gated and self.is_finished(states):
             say(f"left out because a gate is closed: {', '.join(dict.fromkeys(gated))}")
+        if "walk_forward" in self.stages and not self.plan.config.walk_forward.windows:
+            say("nothing to do in walk_forward: this run has walk_forward.windows=0")
 
     def require_data(self, states: dict[str, str]) -> None:
         """Refuse to start where a dataset is gone and a unit that is to run reads it.
@@ -186,254 +158,3 @@ def _with_asked(units: Sequence[Unit], reached: list[Unit], config: Config) -> l
         if len(more) == len(reached):
             return reached
         reached = more
-
-
-def run_job(job: Job, ask: Ask, choice: Choice) -> Ending:
-    """Do what is not done yet, write the report, and keep both where the configuration says."""
-    run = job.plan.run
-    if run.report.exists() and job.is_finished(states := job.standing()) and _is_kept(job.plan):
-        job.tell_what_is_missed(states)
-        say(f"run {run.run_id} is finished; nothing to do")
-        return Ending(ExitCode.DONE)
-    with StopSignals(job.plan.config.runtime.stop_grace_s) as signals:
-        return _stoppable(run, lambda: _own(job, ask, choice, signals))
-
-
-def _own(job: Job, ask: Ask, choice: Choice, signals: StopSignals) -> Ending:
-    """Own the run here and in its store, bring it here, and go on with it."""
-    run = job.plan.run
-    with Owner(run.root) as owner, held(run, job.plan.config.store, choice.take_over, say) as hold:
-        job = Job.from_plan(settle(job.plan, ask), choice)
-        states = job.standing()
-        if hold and job.is_finished(states) and read_place(run).is_kept(job.plan.config.store.url, hold.lease.head):
-            say(f"run {run.run_id} is finished; nothing to do")
-            return Ending(ExitCode.DONE)
-        ledger, known = spent(run.events), hold.lease.head.spent if hold else Spent()
-        budget = _budget(job.plan, ledger, known)
-        with _refusals_recorded(run, hold, budget):
-            job.refuse_missing(states)
-            job.require_data(states)
-            establish(job.plan)
-            job.tell_what_is_missed(states)
-            if not job.is_finished(states):
-                refuse_fruitless(run.events, job.plan.config.runtime.max_fruitless_starts)
-                budget.refuse_spent()
-        with contextlib.closing(EventLog(run.events, "supervisor")) as events:
-            opened = opening(job.plan.config.budget.price_usd_per_hour, ledger, known)
-            events.emit("run_started", RUN, command=" ".join(sys.argv)[:MAX_NOTE], **opened)
-            return _Start(job, ask, choice, owner, events, signals, budget, hold).carry_out(states)
-
-
-def _budget(plan: Plan, ledger: Spent, known: Spent) -> Budget:
-    """What is left; the store may have seen more than the log here, or less."""
-
-    def warn(says: str) -> None:
-        say(says)
-        used = budget.spent()
-        notify(Notice(plan.run.run_id, "budget", says=says, wall_s=used.wall_s, cost_usd=used.cost_usd), wait_s=0)
-
-    before = Spent(wall_s=max(ledger.wall_s, known.wall_s), cost_usd=max(ledger.cost_usd, known.cost_usd))
-    budget = Budget(plan.config.budget, before, grace_s=plan.config.runtime.stop_grace_s, warn=warn)
-    return budget
-
-
-@contextlib.contextmanager
-def _refusals_recorded(run: RunDir, hold: Hold | None, budget: Budget) -> Iterator[None]:
-    """An error inside leaves an exit record, where there is a run, and is told."""
-    try:
-        yield
-    except ProjectError as error:
-        if run.run_json.exists():
-            refused = Ending(error.exit_code, str(error))
-            used = budget.spent()
-            write_exit_record(run, refused, used, hold.lease.head.snapshot if hold else "")
-            code, says = error.exit_code, refused.message
-            notify(Notice(run.run_id, occasion_of(code), int(code), None, says, used.wall_s, used.cost_usd))
-        raise
-
-
-@dataclass
-class _Start:
-    """One start of a run that is ours and here."""
-
-    job: Job
-    ask: Ask
-    choice: Choice
-    owner: Owner
-    events: EventLog
-    signals: StopSignals
-    budget: Budget
-    hold: Hold | None
-
-    def carry_out(self, states: dict[str, str]) -> Ending:
-        """Pre-flight, the units, and what follows them."""
-        run, config = self.job.plan.run, self.job.plan.config
-        with self._keeping() as keeper:
-            ending = _stoppable(run, lambda: _fault_as_ending(lambda: self._work(states, keeper)))
-            epilogue = Epilogue(
-                run, config, self.events, self.signals, self.budget.spent, keeper=keeper, push=self.choice.push
-            )
-            return epilogue.wind_up(ending)
-
-    def _keeping(self) -> contextlib.AbstractContextManager[Keeper | None]:
-        if self.hold is None:
-            return contextlib.nullcontext()
-        self.hold.spent = self.budget.spent
-        return Keeper(self.job.plan.run, self.hold, self.job.plan.config.store, self.events)
-
-    def _work(self, states: dict[str, str], keeper: Keeper | None) -> Ending:
-        if self.job.is_finished(states):
-            return Ending(ExitCode.DONE)
-        if keeper:
-            keeper.request("a start")
-        answers = functools.cache(lambda: describe(self.job.plan.config, self.job.units))
-        ending = Ending(ExitCode.DONE) if self.choice.skip_preflight else self._preflight(answers)
-        if ending.exit_code == ExitCode.DONE:
-            ending = self._predict(states, answers)
-        return self._supervise(states, keeper) if ending.exit_code == ExitCode.DONE else ending
-
-    def _supervise(self, states: dict[str, str], keeper: Keeper | None) -> Ending:
-        plan = self.job.plan
-        supervisor = Supervisor(
-            plan.run,
-            self.job.units,
-            self.job.keys,
-            executor=LocalExecutor(plan.config, self.owner.reaper),
-            events=self.events,
-            reuse=plan.reuse,
-            watchers=[keeper, self.budget] if keeper else [self.budget],
-        )
-        supervisor.leave_out({unit for unit, state in states.items() if state == "left out"})
-        with watching(f"run {plan.run.run_id}", self.choice.verbose) as observe:
-            try:
-                return supervisor.run(observe)
-            finally:
-                ceiling_s = time.monotonic() + self.budget.left_s()  # holds for what follows a run that ends by itself
-                deadline_s = min(supervisor.deadline_s, ceiling_s)
-                self.signals.adopt(supervisor.stop_signal, supervisor.hurried, deadline_s)
-
-    def _preflight(self, answers: Callable[[], Answers]) -> Ending:
-        say("pre-flight: checking the machine, the data and what the stages need")
-        plan = self.job.plan
-        config = plan.config if self.choice.push else plan.config.model_copy(update={"publish": PublishConfig()})
-        results = preflight(
-            config,
-            self.ask,
-            lambda: plan.facts,
-            answers,
-            require_gpu=self.choice.require_gpu,
-            limit_s=self.budget.work_s(),
-        )
-        self._note(results)
-        show_checks(results, everything=self.choice.verbose)
-        return self.budget.verdict() or preflight_ending(results)
-
-    def _predict(self, states: dict[str, str], answers: Callable[[], Answers]) -> Ending:
-        """Predict time and cost of what is to run, and refuse what the limits do not leave room for."""
-        plan, limits = self.job.plan, self.job.plan.config.budget
-        to_run = self.job.to_run(states)
-        has_limit = bool(limits.max_hours or limits.max_cost_usd)
-        seconds = Seconds(plan.config.runtime.calibrate_s)
-        if not to_run or not (seconds.each or has_limit):
-            return Ending(ExitCode.DONE)
-        bars, runs_dir = plan.facts["rows"], plan.run.root.parent
-        planned = measured_plan(self.job.keys, to_run, answers(), bars, runs_dir, seconds=seconds, tell=say)
-        keep(plan.run, planned)
-        self.events.emit(
-            "plan", RUN, units=len(to_run), wall_s=asdict(planned.wall_s), cost_usd=asdict(planned.cost_usd)
-        )
-        print_plan(planned, plan.run.run_id, limits, str(runs_dir / FILE_NAME), stderr=True)
-        if not has_limit:
-            return Ending(ExitCode.DONE)
-        result = check_budget(limits, self.budget.spent(), planned, accepted=self.choice.yes)
-        self._note([result])
-        if result.verdict == "warn":
-            say(f"{result.found}, {result.needed}; going on because of --yes")
-        return self.budget.verdict() or preflight_ending([result])
-
-    def _note(self, results: Sequence[CheckResult]) -> None:
-        for result in results:
-            self.events.emit("check", RUN, **result.to_json())
-
-
-def preflight(
-    config: Config,
-    ask: Ask,
-    facts: Callable[[], dict[str, Any]],
-    answers: Callable[[], Answers],
-    *,
-    require_gpu: bool = False,
-    limit_s: float = math.inf,
-) -> list[CheckResult]:
-    """Check the machine, and by `facts` (what `data check` says) the dataset.
-
-    Args:
-        config: of the run.
-        ask: the command.
-        facts: asks what the dataset is.
-        answers: asks what the stages say about themselves.
-        require_gpu: fail where there is none.
-        limit_s: longest wait for the answers.
-    """
-    context = Context(
-        runs_dir=ask.runs_dir,
-        offline=ask.offline,
-        require_gpu=require_gpu,
-        bars_needed=lambda: most_bars(answers()),
-        dataset=facts,
-    )
-    return run_checks(config, context, limit_s=limit_s)
-
-
-def preflight_ending(results: Sequence[CheckResult]) -> Ending:
-    """What the checks decide."""
-    failed = [result for result in results if result.verdict == "fail"]
-    lines = [f"{result.name}: found {result.found}, needed {result.needed}; {result.remedy}" for result in failed]
-    return Ending(exit_code(results), "pre-flight failed\n  " + "\n  ".join(lines) if failed else "")
-
-
-def show_checks(results: Sequence[CheckResult], everything: bool = True) -> None:
-    """The pre-flight table on stderr; without `everything`, only what is not ok."""
-    from rich.console import Console
-
-    from runner.preflight.table import render_table
-
-    shown = [result for result in results if everything or result.verdict in ("warn", "fail")]
-    if shown:
-        width = None if sys.stderr.isatty() else 120
-        Console(stderr=True, highlight=False, width=width).print(render_table(shown))
-    counts = Counter(result.verdict for result in results)
-    others = [f", {counts[verdict]} {word}" for verdict, word in NOT_OK.items() if counts[verdict]]
-    say(f"pre-flight: {counts['ok']} of {len(results)} checks ok{''.join(others)}")
-
-
-def _fault_as_ending(work: Callable[[], Ending]) -> Ending:
-    """Carry out `work`; an error that has an exit code is an ending, so that what was done is still kept."""
-    try:
-        return work()
-    except ProjectError as error:
-        return Ending(error.exit_code, str(error))
-    except OSError as error:
-        if error.errno not in CANNOT_WRITE_ERRNOS:
-            raise
-        return Ending(ExitCode.CANNOT_WRITE, f"{error.filename or 'a file'}: {error.strerror}")
-
-
-def _is_kept(plan: Plan) -> bool:
-    """Nothing that is here is missing in the store; true where the run has none."""
-    url = plan.config.store.url
-    if not url:
-        return True
-    head = contact(url, plan.run.run_id)
-    return head is not None and read_place(plan.run).is_kept(url, head)
-
-
-def _stoppable(run: RunDir, work: Callable[[], Ending]) -> Ending:
-    """Carry out `work`; an interruption outside the supervisor ends the run like one inside it."""
-    try:
-        return work()
-    except KeyboardInterrupt as interruption:
-        if has_durable_progress(run):
-            return Ending(ExitCode.INTERRUPTED, GOES_ON)
-        code = ExitCode.TERMINATED if isinstance(interruption, Terminated) else ExitCode.CTRL_C
-        return Ending(code, NOTHING_DONE)

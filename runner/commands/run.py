@@ -53,7 +53,8 @@ def ablate(seeds: int | None, **options: Any) -> ExitCode:
 
 def _start(options: dict[str, Any], which: dict[str, Any]) -> ExitCode:
     """Start or go on with a run; `which` says how much of it."""
-    from runner.job import Choice, Job, run_job
+    from runner.job import Choice, Job
+    from runner.start import run_job
     from runner.summary import next_steps, run_object
 
     if options["resume"]:
@@ -93,9 +94,10 @@ def preflight(**options: Any) -> ExitCode:
     """Check whether this machine can do the run."""
     import functools
 
-    from runner import job
+    from runner import start
     from runner.budget import spent
     from runner.graph import expand
+    from runner.job import Job
     from runner.plan import describe
     from runner.preflight.budget import check_budget
     from runner.preflight.checks import to_json
@@ -103,26 +105,26 @@ def preflight(**options: Any) -> ExitCode:
 
     ask = ask_of(options)
     found = _job_or_refusal(ask)
-    resolved = found if isinstance(found, job.Job) else None
+    resolved = found if isinstance(found, Job) else None
     config = resolved.plan.config if resolved else resolve_config(ask).config
     units = resolved.to_run(resolved.standing()) if resolved else expand(config)
     answers = functools.cache(lambda: describe(config, units))
 
     def facts() -> dict[str, Any]:
-        if isinstance(found, job.Job):
+        if isinstance(found, Job):
             return found.plan.facts
         raise found
 
-    results = job.preflight(config, ask, facts, answers, require_gpu=options["require_gpu"])
+    results = start.preflight(config, ask, facts, answers, require_gpu=options["require_gpu"])
     has_limit = config.budget.max_hours or config.budget.max_cost_usd
-    if resolved and has_limit and not job.preflight_ending(results).message:
+    if resolved and has_limit and not start.preflight_ending(results).message:
         planned = _predicted(resolved, units, ask.runs_dir)
         results.append(check_budget(config.budget, spent(resolved.plan.run.events), planned))
     if options["as_json"]:
         click.echo(json.dumps(to_json(results)))
     else:
-        job.show_checks(results)
-    return job.preflight_ending(results).exit_code
+        start.show_checks(results)
+    return start.preflight_ending(results).exit_code
 
 
 @click.command()
@@ -211,13 +213,14 @@ def _refuse_beside_resume(options: dict[str, Any]) -> None:
         )
 
 
-def _dry_run(job: Any, as_json: bool) -> ExitCode:
+def _dry_run(job: Job, as_json: bool) -> ExitCode:
     from runner.identity import shell_line
     from runner.remote import as_kept
 
     plan = job.plan
     with as_kept(plan.run, plan.config.store.url) as run:
         states, exists = job.standing(run), run.config_yaml.exists()
+    refused = _refusal(job, states)
     chosen = {unit.id for unit in job.chosen}
     for unit_id, state in states.items():
         if state == "to run" and unit_id not in chosen:
@@ -225,11 +228,26 @@ def _dry_run(job: Any, as_json: bool) -> ExitCode:
         elif state == "left out":
             states[unit_id] = "left out: its stage was not chosen"
     if as_json:
-        click.echo(json.dumps({"run_id": plan.run.run_id, "exists": exists, "units": states}))
-        return ExitCode.DONE
+        would = {"run_id": plan.run.run_id, "exists": exists, "units": states}
+        click.echo(json.dumps(would | ({"error": str(refused)} if refused else {})))
+        return refused.exit_code if refused else ExitCode.DONE
     click.echo(f"run {plan.run.run_id} ({'exists' if exists else 'new'}) in {plan.run.root.parent}")
     width = max(map(len, states)) + 2
     for unit_id, state in states.items():
         click.echo(f"  {unit_id:<{width}}{state}")
     click.echo(f"reproduce with: {shell_line(plan.command)}")
+    if refused:
+        raise refused
     return ExitCode.DONE
+
+
+def _refusal(job: Job, states: dict[str, str]) -> ProjectError | None:
+    """Why a start would be refused, as things stand."""
+    from configs.errors import ProjectError
+
+    try:
+        job.refuse_missing(states)
+        job.require_data(states)
+    except ProjectError as error:
+        return error
+    return None

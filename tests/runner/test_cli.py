@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -80,6 +81,16 @@ def test_the_command_may_be_left_out(runs, run):
     assert shown[0] == shown[1]
 
 
+def test_a_run_goes_on_when_nobody_reads_its_messages_any_more(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "runner.cli", *DEMO, "--runs-dir", str(tmp_path), "--until", "prepare"]
+    done = subprocess.run(command, stderr=writer, stdout=subprocess.PIPE, timeout=120, check=False)
+    os.close(writer)
+    assert done.returncode == 0
+    assert list(tmp_path.glob("*/stages/prepare/result.json"))
+
+
 def test_a_dry_run_says_what_is_done_and_writes_nothing(runs, run, tmp_path):
     before = sorted(path for path in runs.rglob("*"))
     done = call(*DEMO, "--runs-dir", runs, "--dry-run", "--json")
@@ -89,6 +100,14 @@ def test_a_dry_run_says_what_is_done_and_writes_nothing(runs, run, tmp_path):
     assert sorted(path for path in runs.rglob("*")) == before
     assert call(*DEMO, "--runs-dir", tmp_path / "none", "--dry-run").returncode == 0
     assert not (tmp_path / "none").exists()
+
+
+def test_a_dry_run_of_what_would_be_refused_ends_as_the_run_would(runs, run):
+    part = (*DEMO, "--runs-dir", runs, "--stages", "evaluate")
+    wet, dry, machine = call(*part, "--json"), call(*part, "--dry-run"), call(*part, "--dry-run", "--json")
+    assert wet.returncode == dry.returncode == machine.returncode == 78
+    assert json.loads(wet.stdout)["error"] == json.loads(machine.stdout)["error"]
+    assert "missing: its stage was not chosen" in dry.stdout and "was not chosen; add it to --stages" in dry.stderr
 
 
 def test_a_changed_setting_is_another_run_that_can_reuse_what_does_not_depend_on_it(runs, run):

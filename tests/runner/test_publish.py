@@ -32,6 +32,8 @@ from tests.cli import cli, settings
 from tests.git_server import bare_repository, git, git_server, hook
 from tests.runner.test_cli import call
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "tok-7f3a9c5e1b2d4860"
 LEAKED = "ghp_" + "a1B2" * 9
 WEIGHTS = bytes(range(256)) * 40

@@ -69,6 +69,7 @@ def test_class_weights_by_hand():
     assert np.allclose(class_weights(np.array([0, 0, 2]), 3), [0.5, 0, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", MEMBERS)
 def test_a_learnable_problem_is_learned(member):
     task, config = last_bar_task(n=1_000), settings()

@@ -153,6 +153,7 @@ def test_a_histdata_zip_loads_in_new_york_time_without_volume(file):
     assert report.source_format.startswith("text, semicolon, no header, DAT_ASCII_")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [*CLEAN, *HISTDATA])
 def test_a_file_without_faults_is_the_same_under_repair(file):
     bars, report = load(file, DROP)
