@@ -12,7 +12,7 @@ from configs.files import write_json
 from configs.run_dir import Request, Result, RunDir
 from runner.gates import Gates
 from runner.graph import Unit
-from runner.identity import Keys
+from runner.identity import Keys, outputs_digest
 
 
 def done_result(run: RunDir, request: Request) -> Result | None:
@@ -87,6 +87,18 @@ def standing(
         if states[unit.id] in ("gated", "left out"):
             gone.add(unit.id)
     return states
+
+
+def outdated(run: RunDir, unit: str) -> list[str]:
+    """Units of which `unit` read other results than those that are here now; empty too where it is not done."""
+    if run.result(unit) is None:
+        return []
+    try:
+        read = run.request(unit).inputs
+    except ConfigError:
+        return []
+    now = {name: run.result(name) for name in read}
+    return [name for name, result in now.items() if result and outputs_digest(result) != read[name]]
 
 
 def clear_for(run: RunDir, request: Request) -> None:

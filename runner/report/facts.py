@@ -18,6 +18,7 @@ from configs.verdicts import FAMILIES, leading
 from runner import forecast
 from runner.forecast import Row
 from runner.graph import expand
+from runner.reuse import outdated
 
 Columns = dict[str, list]
 CHANGED = "this run"
@@ -75,6 +76,8 @@ class Facts:
     events: list[dict[str, Any]] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     """Files that are there but cannot be read, with the reason."""
+    outdated: dict[str, list[str]] = field(default_factory=dict)
+    """Unit id -> the units that were made anew after it had read them."""
 
     @property
     def primary(self) -> str:
@@ -149,6 +152,7 @@ def read_facts(run: RunDir) -> Facts:
         unit = path.parent.relative_to(run.stages).as_posix()
         metrics = reader.mapping(path, read_json).get("metrics")
         facts.metrics[unit] = metrics if isinstance(metrics, dict) else {}
+    facts.outdated = {unit: changed for unit in facts.metrics if (changed := outdated(run, unit))}
     for path in sorted(run.stages.rglob("history.json")):
         unit = path.parent.relative_to(run.stages).as_posix()
         facts.histories[unit] = reader.read(path, read_json)

@@ -118,7 +118,7 @@ def _contents(sections: Sequence[Section]) -> Html:
 
 
 def _notices(facts: Facts, sections: Sequence[Section]) -> Html:
-    """What is missing although this run has its stage, or damaged."""
+    """What is missing although this run has its stage, damaged, outdated, or not alike."""
     stages = {unit.partition("/")[0] for unit in facts.units}
     missing = [
         f"{section.title} (comes from: {builder.waits_for})"
@@ -127,7 +127,26 @@ def _notices(facts: Facts, sections: Sequence[Section]) -> Html:
     ]
     notices = [tag("p", tag("strong", "Not in this run yet: "), "; ".join(missing), ".")] if missing else []
     notices += [tag("p", tag("strong", "Damaged: "), fault) for fault in facts.damaged]
+    notices += [
+        tag("p", tag("strong", "Outdated: "), f"{unit} was computed before {', '.join(changed)} was made anew")
+        for unit, changed in facts.outdated.items()
+    ]
+    notices += [tag("p", tag("strong", "Unequal seeds: "), difference) for difference in _unequal_starts(facts)]
     return tag("div", *notices, class_="notice") if notices else Html("")
+
+
+def _unequal_starts(facts: Facts) -> list[str]:
+    """Families whose agents began from different weights: some pre-trained, some not."""
+    starts: dict[str, dict[str, list[str]]] = {}
+    for unit, metrics in facts.metrics.items():
+        family, _, name = unit.partition("/")
+        if name.startswith("seed-") and isinstance(metrics.get("start"), str):
+            starts.setdefault(family, {}).setdefault(metrics["start"], []).append(name)
+    return [
+        f"of {family}, " + ", ".join(f"{' and '.join(seeds)} began {start}" for start, seeds in sorted(by.items()))
+        for family, by in starts.items()
+        if len(by) > 1
+    ]
 
 
 def _plotly() -> str:

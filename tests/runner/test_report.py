@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from configs.files import read_json, write_json
 from configs.load import resolve
-from configs.run_dir import RunDir
+from configs.run_dir import Request, Result, RunDir
+from runner.identity import outputs_digest
 from runner.report import write_report
 from runner.report.facts import CHANGED, Facts, read_facts
 from runner.report.markup import Html, join, json_script, table, tag
@@ -21,6 +22,7 @@ from runner.report.page import SECTIONS, render
 from runner.report.series import drawdown, rounded, thin
 from runner.report.timeline import clock_of, units_of
 from runner.report.wording import words_of
+from runner.summary import run_object
 from tests.runner.plan_sample import ASSETS, MONTHS
 from tests.runner.report_sample import FIRST_T, SEEDS, UNITS, make_run
 
@@ -308,6 +310,30 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(own_run, name, content):
     assert "Training curves" in page
     if content != b"null":
         assert f"</strong>{name}: " in page
+
+
+def done_anew(run: RunDir, unit: str, inputs: dict[str, str], **metrics) -> Result:
+    run.save_request(Request(unit=unit, cache_key="key", inputs=inputs))
+    return run.save_result(unit, metrics)
+
+
+def test_a_verdict_on_agents_that_were_made_anew_since_is_none_and_the_page_says_so(own_run):
+    inputs = {"ppo/seed-0": outputs_digest(done_anew(own_run, "ppo/seed-0", {}))}
+    done_anew(own_run, "evaluate", inputs, verdict="collapsed")
+    own_run.run_json.unlink()  # the sample's is one of a page, not of a runner
+    assert "Outdated: " not in write_report(own_run).read_text()
+    assert run_object(own_run, 0)["verdict"] == "collapsed"
+    (own_run.unit_dir("ppo/seed-0") / "policy.json").write_text("{}")
+    done_anew(own_run, "ppo/seed-0", {})
+    assert "</strong>evaluate was computed before ppo/seed-0 was made anew" in write_report(own_run).read_text()
+    assert run_object(own_run, 0)["verdict"] is None
+
+
+def test_seeds_of_which_only_some_were_pre_trained_are_named(facts):
+    starts = {"ppo/seed-0": "pretrained", "ppo/seed-1": "scratch", "ppo/seed-2": "pretrained"}
+    unequal = replace(facts, metrics=facts.metrics | {unit: {"start": start} for unit, start in starts.items()})
+    assert "of ppo, seed-0 and seed-2 began pretrained, seed-1 began scratch" in render(unequal)
+    assert "Unequal seeds" not in without_plotly(render(facts))
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1, 2]", b"\xff\xfe", b'{"starts": [{}], "format": 1}'])
