@@ -236,7 +236,7 @@ def plan_trials(count: int, seed: int, known: Reference, store: bool) -> Iterato
         count: how many.
         seed: equal seeds draw equal trials from equal timelines.
         known: gives the timeline.
-        store: every second run goes on from the store alone.
+        store: the first run and every second after it go on from the store alone.
     """
     random = Random(seed)
     aims = AIMS if store else AIMS[:2]
@@ -246,7 +246,7 @@ def plan_trials(count: int, seed: int, known: Reference, store: bool) -> Iterato
         turns += random.sample(kinds, len(kinds))
     shares = random.sample([(number + random.random()) / count for number in range(count)], count)
     for number, ((aim, target), share) in enumerate(zip(turns, shares, strict=False), start=1):
-        from_store = store and number % 2 == 0
+        from_store = store and number % 2 == 1
         more = random.choices(KILLS, KILL_WEIGHTS)[0] - 1
         killed = [(aim, target), *random.choices(kinds, k=more)]
         if from_store and killed[-1][1] == "stage":  # a stage alone is no lost machine

@@ -114,9 +114,8 @@ def test_changing_a_bar_does_change_what_is_seen_at_it(reference, tmp_path):
 
 
 def test_the_same_command_gives_the_same_bytes_with_one_and_two_workers(reference, tmp_path):
-    again = run(tmp_path / "two", market())
-    alone = run(tmp_path / "one", market(), "--set", "runtime.workers=1")
-    assert artifact_digests(reference) == artifact_digests(again) == artifact_digests(alone)
+    alone = run(tmp_path, market(), "--set", "runtime.workers=1")
+    assert artifact_digests(reference) == artifact_digests(alone)
 
 
 def test_a_finished_run_does_no_work_again(reference):

@@ -45,6 +45,7 @@ def fingerprint(state) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_learner_restored_in_a_new_process_ends_with_the_same_bits(tmp_path):
     job = make_job()
     state = start(job)

@@ -72,6 +72,7 @@ def momentum(obs, mask):
     return np.where(mask[np.arange(len(mask)), wanted], wanted, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("costs", [FREE, CHEAP], ids=["free", "cheap"])
 @pytest.mark.parametrize("kind", ["persistent", "momentum"])
 def test_rules_that_know_nothing_have_no_edge(quick_config, costs, kind):

@@ -13,6 +13,8 @@ from configs.run_dir import RunDir
 from runner.guard import NotRunningError, OwnedByAnotherError, Owner, owner_of, signal_owner
 from tests.runner.fixture_stages.world import CHAIN, ONE, World, lives, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def world(tmp_path) -> World:

@@ -7,6 +7,8 @@ from runner.graph import without
 from runner.reuse import standing
 from tests.runner.fixture_stages.world import World
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def world(tmp_path) -> World:
