@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 N ?= 50
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+SLOW := $(PYTEST) -m slow --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run whole readme chaos faults learning test test-fast test-slow martingale check format lint types bench lock forecast gpu-check clean
@@ -35,13 +36,13 @@ run: setup  ## run the whole job on the synthetic DEMO-USD_1H, profile quick
 
 test: setup-dev  ## all tests that fit in a gate: fast, then slow
 	$(PYTEST)
-	$(PYTEST) -m slow --dist loadfile
+	$(SLOW)
 
 test-fast: setup-dev  ## the fast tests alone
 	$(PYTEST)
 
 test-slow: setup-dev  ## stages as real processes, learning, browser
-	$(PYTEST) -m slow --dist loadfile
+	$(SLOW)
 
 learning: setup-dev  ## agents on planted markets over all seeds, learning curves beside MaskablePPO; minutes
 	LEARNING=all $(PYTEST) -m slow -n 0 -s tests/ppo/test_learning.py tests/ppo/test_memory_learning.py tests/ppo/portfolio/test_portfolio_learning.py

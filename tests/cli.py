@@ -37,6 +37,8 @@ TINY = [
     "walk_forward.epochs=1",
 ]
 """Settings that visit every stage in seconds."""
+ONE_CLASSIFIER = ["classifiers.members=[dlstm]", "ensemble.members=[dlstm]"]
+"""Settings for tests that do not care about the others."""
 BASE = ("--stages", "prepare,classifiers,ppo,evaluate")
 """The shortest way to a verdict, for tests of what is no stage's own."""
 

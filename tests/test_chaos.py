@@ -149,7 +149,8 @@ def test_a_kill_inside_a_save_is_known_by_what_is_left_behind(struck):
 
 
 @pytest.mark.slow
-def test_a_short_chaos_ends_with_the_same_bytes(tmp_path):
+def test_one_worker_two_workers_and_a_run_that_lost_its_machine_end_with_the_same_bytes(tmp_path):
+    """Over every stage: the undisturbed run is done twice, by one worker without a store and by two with one."""
     done = cli("chaos", "-n", "1", "--seed", "7", "--json", "--keep-going", "--dir", tmp_path / "chaos")
     assert done.stdout, done.stderr[-3_000:]
     said = json.loads(done.stdout)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import TINY
+from tests.cli import ONE_CLASSIFIER, TINY
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,9 +20,6 @@ GATE = {"make check", "make test"}
 WHOLE = os.environ.get("README") == "all"
 """Every command as it stands (`make readme`); else the same commands at the size of a test."""
 RUN_ID = re.search(r"runs/(DEMO-USD_1H-quick-[0-9a-f]{8})", README)[1]
-
-
-ONE_CLASSIFIER = ("classifiers.members=[dlstm]", "ensemble.members=[dlstm]")
 
 
 def size_of_a_test() -> dict[str, str]:
