@@ -30,6 +30,8 @@ COSTS = ("costs.fee_frac=0.0005", "costs.slippage_frac=0", "costs.borrow_frac_pe
 SHORT = (
     "multi_asset.hidden=[32,32]", "multi_asset.num_envs=64", "multi_asset.minibatch_size=512",
     "multi_asset.timesteps=49152", "multi_asset.eval_every_steps=49152", "env.episode_bars=500",
+    # few steps: larger ones
+    "multi_asset.initial_deviation=0.6", "multi_asset.learning_rate=1e-3", "multi_asset.epochs=8",
 )  # fmt: skip
 DRIFT, REGIME_BARS = 0.004, 20
 
@@ -60,7 +62,9 @@ def test_an_agent_uses_both_planted_edges(seed):
     earned = np.log(track.equity[-1] / track.equity[0])
     one_alone = known[slice(*UNSEEN)].sum(axis=0).max()
     own = by_asset(track, config, tape.assets)
-    shares = [own[name]["return_contribution"] / (np.exp(earned) - 1) for name in ASSETS]
+    # bar by bar: of money earned most is earned at the end, when there is most
+    returns = (np.diff(track.profit, axis=0) / track.equity[:-1, None]).sum(axis=0)
+    shares = returns / returns.sum()
     print(f"\nseed {seed}: log growth {earned:.2f}, of one asset alone at most {one_alone:.2f}; shares {shares}")
     assert earned > (1.4 if IN_FULL else 1.2) * one_alone
     assert min(shares) > 0.2 and min(asset["mean_abs_weight"] for asset in own.values()) > 0.2
