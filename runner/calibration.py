@@ -60,6 +60,8 @@ class Seconds:
     """0 measures nothing."""
     anew: bool = False
     """Measure what is known, too."""
+    most: float = MOST_S
+    """All of it together."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def speeds(
     if missing:
         slots = {module: _environments(groups[module], side_by_side[module]) for module in missing}
         counts = {module: max(1, items[module]) for module in missing}
-        found = dict(_measure(keys.config, counts, slots, seconds.each, tell))
+        found = dict(_measure(keys.config, counts, slots, seconds, tell))
         fresh = {named[module]: entry for module, entry in found.items()}
         known |= fresh
         with contextlib.suppress(CannotWriteError, OSError):  # then the next plan measures again
@@ -152,7 +154,7 @@ def _measure(
     config: Config,
     items: Mapping[str, int],
     environments: Mapping[str, Sequence[Mapping[str, str]]],
-    seconds: float,
+    seconds: Seconds,
     tell: Callable[[str], None],
 ) -> Iterator[tuple[str, Entry]]:
     begun_s, modules = time.monotonic(), list(items)
@@ -160,13 +162,13 @@ def _measure(
         run = RunDir(Path(folder))
         run.save_config(config)
         for number, module in enumerate(modules, start=1):
-            left_s = MOST_S - (time.monotonic() - begun_s)
+            left_s = seconds.most - (time.monotonic() - begun_s)
             if left_s <= 0:
-                tell(f"measuring took {MOST_S:.0f} s; {len(modules) - number + 1} more keep their nominal rates")
+                tell(f"measuring took {seconds.most:.0f} s; {len(modules) - number + 1} more keep their nominal rates")
                 return
             tell(f"measuring how fast this machine is: {module.rpartition('.')[2]} ({number} of {len(modules)})")
             command = [sys.executable, "-m", "configs.describe", "--run-dir", folder, "--calibrate"]
-            budget_s = _budget_s(seconds, list(items.values())[number - 1 :], left_s)
+            budget_s = _budget_s(seconds.each, list(items.values())[number - 1 :], left_s)
             command += ["--seconds", f"{budget_s:.3f}", "--since", f"{time.time():.3f}", module]
             try:
                 threads = config.compute.threads_per_unit

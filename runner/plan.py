@@ -140,9 +140,11 @@ class Facts:
     checkpoint_every_s: Mapping[str, float] = field(default_factory=dict)
     """Module -> interval; see `StagePlan`."""
     disk_free_bytes: int = 0
+    left_fracs: Mapping[str, float] = field(default_factory=dict)
+    """Unit id -> share of its work that its checkpoint leaves; all of it where it has none."""
 
 
-def measured_plan(
+def measured(
     keys: Keys,
     units: Sequence[Unit],
     answers: Answers,
@@ -151,8 +153,8 @@ def measured_plan(
     *,
     seconds: Seconds,
     tell: Callable[[str], None] = lambda _text: None,
-) -> RunPlan:
-    """Predict what `units` take on this machine.
+) -> Facts:
+    """What a plan of `units` on this machine is made from.
 
     Args:
         keys: configuration, code and dependencies.
@@ -170,7 +172,7 @@ def measured_plan(
     modules = {unit.module for unit in units}
     intervals = {module: _checkpoint_every_s(answers[module], config, runs_dir) for module in modules}
     free_bytes = shutil.disk_usage(existing_ancestor(runs_dir)).free
-    return make_plan(Facts(config, tuple(units), answers, bars, found, places, intervals, free_bytes))
+    return Facts(config, tuple(units), answers, bars, found, places, intervals, free_bytes)
 
 
 def make_plan(facts: Facts) -> RunPlan:
@@ -262,6 +264,7 @@ def _seconds(facts: Facts, unit: Unit) -> tuple[float, float, float]:
     for item in facts.answers[unit.module]["work"]:
         if fnmatch(unit.id, item.get("units", "*")):
             amount = item["amount"] * (facts.bars if item.get("per") == "bar" else 1)
+            amount *= facts.left_fracs.get(unit.id, 1.0)
             rate = speed.rate(item)
             least_frac = item.get("least_frac", 1.0)
             low_s += amount * least_frac / rate.high

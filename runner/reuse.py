@@ -8,11 +8,15 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from configs.errors import CannotWriteError, ConfigError
+from configs.events import read_events
 from configs.files import write_json
 from configs.run_dir import Request, Result, RunDir
 from runner.gates import Gates
 from runner.graph import Unit
 from runner.identity import Keys, outputs_digest
+
+CHECKPOINTS = "checkpoints/[0-9]*/manifest.json"
+"""Below a unit's directory."""
 
 
 def done_result(run: RunDir, request: Request) -> Result | None:
@@ -89,6 +93,19 @@ def standing(
     return states
 
 
+def left_fracs(run: RunDir) -> dict[str, float]:
+    """Unit -> share of its work that its newest checkpoint leaves, for those that have one, as their events tell."""
+    done: dict[str, float] = {}
+    saved: dict[str, float] = {}
+    for event in read_events(run.events) if run.events.is_dir() else ():
+        unit = event["unit"]
+        if event["kind"] == "progress" and event["total"]:
+            done[unit] = min(1.0, event["done"] / event["total"])
+        elif event["kind"] == "checkpoint" and unit in done:
+            saved[unit] = done[unit]
+    return {unit: 1 - frac for unit, frac in saved.items() if any(run.unit_dir(unit).glob(CHECKPOINTS))}
+
+
 def outdated(run: RunDir, unit: str) -> list[str]:
     """Units of which `unit` read other results than those that are here now; empty too where it is not done."""
     if run.result(unit) is None:
@@ -115,7 +132,7 @@ def clear_for(run: RunDir, request: Request) -> None:
 
 def has_durable_progress(run: RunDir) -> bool:
     """A unit is done or has left a checkpoint."""
-    return any(run.stages.rglob("result.json")) or any(run.stages.rglob("checkpoints/[0-9]*/manifest.json"))
+    return any(run.stages.rglob("result.json")) or any(run.stages.rglob(CHECKPOINTS))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from configs.errors import ExitCode, ProjectError
@@ -18,7 +18,7 @@ from configs.run_dir import RunDir
 from configs.schema import Config, PublishConfig
 from configs.unit import CANNOT_WRITE_ERRNOS
 from runner.budget import Budget, opening, spent
-from runner.calibration import FILE_NAME, Seconds
+from runner.calibration import FILE_NAME, MOST_S, Seconds
 from runner.console import watching
 from runner.epilogue import Epilogue
 from runner.executor import LocalExecutor
@@ -27,13 +27,13 @@ from runner.forecast import keep
 from runner.guard import Owner, Terminated
 from runner.job import Choice, Job
 from runner.notify import Notice, notify, occasion_of
-from runner.plan import Answers, describe, measured_plan, most_bars
+from runner.plan import Answers, describe, make_plan, measured, most_bars
 from runner.plan_table import print_plan
 from runner.preflight.budget import check_budget
 from runner.preflight.check import CheckResult, Context, Verdict
 from runner.preflight.checks import exit_code, run_checks
 from runner.restarts import refuse_fruitless
-from runner.reuse import has_durable_progress
+from runner.reuse import has_durable_progress, left_fracs
 from runner.say import say
 from runner.session import Ask, Plan, establish, settle
 from runner.stopping import StopSignals
@@ -193,11 +193,13 @@ class _Start:
         plan, limits = self.job.plan, self.job.plan.config.budget
         to_run = self.job.to_run(states)
         has_limit = bool(limits.max_hours or limits.max_cost_usd)
-        seconds = Seconds(plan.config.runtime.calibrate_s)
+        # half of what is left at most: the rest is for the work
+        seconds = Seconds(plan.config.runtime.calibrate_s, most=min(MOST_S, max(0.0, self.budget.work_s()) / 2))
         if not to_run or not (seconds.each or has_limit):
             return Ending(ExitCode.DONE)
         bars, runs_dir = plan.facts["rows"], plan.run.root.parent
-        planned = measured_plan(self.job.keys, to_run, answers(), bars, runs_dir, seconds=seconds, tell=say)
+        facts = measured(self.job.keys, to_run, answers(), bars, runs_dir, seconds=seconds, tell=say)
+        planned = make_plan(replace(facts, left_fracs=left_fracs(plan.run)))
         keep(plan.run, planned)
         self.events.emit(
             "plan", RUN, units=len(to_run), wall_s=asdict(planned.wall_s), cost_usd=asdict(planned.cost_usd)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +20,7 @@ from runner.graph import STAGE_NAMES
 STAGES = ", ".join(STAGE_NAMES)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from configs.errors import ProjectError
@@ -101,6 +102,7 @@ def preflight(**options: Any) -> ExitCode:
     from runner.plan import describe
     from runner.preflight.budget import check_budget
     from runner.preflight.checks import to_json
+    from runner.reuse import left_fracs
     from runner.session import resolve_config
 
     ask = ask_of(options)
@@ -118,7 +120,7 @@ def preflight(**options: Any) -> ExitCode:
     results = start.preflight(config, ask, facts, answers, require_gpu=options["require_gpu"])
     has_limit = config.budget.max_hours or config.budget.max_cost_usd
     if resolved and has_limit and not start.preflight_ending(results).message:
-        planned = _predicted(resolved, units, ask.runs_dir)
+        planned = _predicted(resolved, units, ask.runs_dir, left=left_fracs(resolved.plan.run))
         results.append(check_budget(config.budget, spent(resolved.plan.run.events), planned))
     if options["as_json"]:
         click.echo(json.dumps(to_json(results)))
@@ -158,14 +160,22 @@ def _planned(ask: Ask, seconds: float | None = None) -> tuple[Plan, RunPlan]:
     return job.plan, _predicted(job, job.units, ask.runs_dir, seconds)
 
 
-def _predicted(job: Job, units: Sequence[Unit], runs_dir: Path, seconds: float | None = None) -> RunPlan:
+def _predicted(
+    job: Job,
+    units: Sequence[Unit],
+    runs_dir: Path,
+    seconds: float | None = None,
+    left: Mapping[str, float] | None = None,
+) -> RunPlan:
     from runner.calibration import Seconds
-    from runner.plan import describe, measured_plan
+    from runner.plan import describe, make_plan, measured
     from runner.say import say
 
     config, bars = job.plan.config, job.plan.facts["rows"]
     measuring = Seconds(config.runtime.calibrate_s) if seconds is None else Seconds(seconds, anew=True)
-    return measured_plan(job.keys, units, describe(config, units), bars, runs_dir, seconds=measuring, tell=say)
+    answers = describe(config, units)
+    found = measured(job.keys, units, answers, bars, runs_dir, seconds=measuring, tell=say)
+    return make_plan(replace(found, left_fracs=left or {}))
 
 
 def _job_or_refusal(ask: Ask) -> Job | ProjectError:

@@ -2,20 +2,24 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from configs.events import EventLog
 from configs.load import resolve
+from configs.run_dir import RunDir
 from configs.schema import BudgetConfig, GateConfig
 from runner.calibration import Measured, Seconds, Speed
 from runner.graph import Unit, expand
 from runner.identity import Keys
-from runner.plan import EARLY_STOPPING_USES, REPORT_S, Facts, describe, make_plan, measured_plan
+from runner.plan import EARLY_STOPPING_USES, REPORT_S, Facts, describe, make_plan, measured
 from runner.plan_table import render_plan
 from runner.process import ProcessFailedError
+from runner.reuse import left_fracs
 from runner.schedule import Places
 
 UNIT = "tests.runner.fixture_stages.unit"
@@ -70,6 +74,25 @@ def test_the_range_is_of_the_rates_and_of_what_early_stopping_leaves_out():
     found = planned(stage("one"), half, one=Measured(8.0, 10.0, 12.5)).stages[0].span_s
     assert (found.low, found.high) == (100 * 0.5 / 12.5, 100 / 8)
     assert found.expected == pytest.approx(10 * (0.5 + 0.5 * EARLY_STOPPING_USES))
+
+
+def test_of_a_unit_with_a_checkpoint_only_what_is_left_counts(tmp_path):
+    run = RunDir(tmp_path / "run")
+    log = EventLog(run.events, "one/0")
+    for done in (10, 75, 90):
+        log.emit("progress", "one/0", done=done, total=100, rate=None)
+        if done == 75:
+            log.emit("checkpoint", "one/0", step=1)
+    log.close()
+    assert left_fracs(run) == {}, "its checkpoint is gone"
+    (run.unit_dir("one/0") / "checkpoints" / "75").mkdir(parents=True)
+    (run.unit_dir("one/0") / "checkpoints" / "75" / "manifest.json").write_text("{}")
+    assert left_fracs(run) == {"one/0": 0.25}
+    facts = Facts(
+        CONFIG, tuple(stage("one")), {"one": answer(steps(8))}, 1_000, {"one": Speed(AT_ONCE, {"steps": EXACT})}
+    )
+    assert make_plan(facts).stages[0].span_s.expected == 8
+    assert make_plan(replace(facts, left_fracs=left_fracs(run))).stages[0].span_s.expected == 2
 
 
 def test_a_rate_that_was_not_measured_is_nominal_and_said_to_be():
@@ -160,7 +183,7 @@ def test_a_plan_of_real_processes_is_plain_json_and_names_what_it_takes(tmp_path
     units = [Unit("one", "one", UNIT), *(Unit(f"many/{name}", "many", UNIT) for name in "abc")]
     keys = Keys(CONFIG, {"DEMO-USD_1H": "data"}, {"configs": "code"}, "lock")
     runs = tmp_path / "not" / "yet"
-    plan = measured_plan(keys, units, describe(CONFIG, units), 5_000, runs, seconds=Seconds(0))
+    plan = make_plan(measured(keys, units, describe(CONFIG, units), 5_000, runs, seconds=Seconds(0)))
     assert json.loads(json.dumps(plan.to_json()))["stages"][1]["units"] == 3
     assert plan.stages[0].nominal == ("steps",) and plan.disk_free_bytes > 0
     assert not runs.parent.exists(), "nothing was measured, so nothing is kept"
