@@ -26,6 +26,8 @@ SEED = 3
 FIRST_T = 1_672_531_200
 """2023-01-01T00:00Z."""
 TIMEFRAME_S = 3_600
+MAX_GAP_S = 6 * TIMEFRAME_S
+"""As for every hourly series of its asset class."""
 MISSING_HOURS = ((1_711, 2), (5_003, 5), (9_118, 9), (12_640, 3), (15_777, 30))
 """(first hour, hours) without bars: three stay inside a segment, two start a new one."""
 
@@ -43,7 +45,7 @@ SUMMANDS = 12
 WORD_BITS = 32
 
 
-def demo_bars(max_gap_s: int) -> Bars:
+def demo_bars(max_gap_s: int = MAX_GAP_S) -> Bars:
     """The 17,520 bars of DEMO-USD_1H, segments cut at gaps longer than `max_gap_s`."""
     hours = ROWS + sum(count for _, count in MISSING_HOURS)
     normals, uniforms = _draws(hours)

@@ -44,7 +44,8 @@ class WindowSpeed:
 
     def __init__(self, config: Config) -> None:
         """Make bars, features and targets."""
-        self.config, self.bars = config, demo_bars(config.market.max_gap_s)
+        # cut at its own gaps: those of a run on 1m bars are shorter than an hour
+        self.config, self.bars = config, demo_bars()
         features = compute(self.bars, config.features)
         scaler = Scaler.fit(features[np.isfinite(features).all(axis=1)], config.features.clip)
         self._device = config.compute.device

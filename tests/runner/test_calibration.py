@@ -184,7 +184,19 @@ def test_a_stage_measures_all_the_work_that_it_describes(module):
 
     from tests.cli import TINY
 
-    config, stage = resolve("DEMO-USD_1H", "quick", settings=TINY).config, importlib.import_module(module)
+    config, stage = resolve("BTC-EUR_1m", "quick", settings=TINY).config, importlib.import_module(module)
     rates = stage.calibrate(config, 0.1)
     assert rates.keys() == {item["name"] for item in stage.describe(config)["work"]}
     assert all(0 < rate < float("inf") for rate in rates.values())
+
+
+@pytest.mark.parametrize("dataset", ["BTC-EUR_1m", "BTC-EUR_5m", "EUR-USD_1m"])
+def test_whatever_gaps_a_run_allows_its_speed_is_measured_on_the_demo_as_the_demo_is_cut(dataset):
+    """The longest gap of crypto is six bars: less than one hour, the step of the demo's bars, on 1m and 5m."""
+    from training.sources.load import load_dataset
+    from training.speed import WindowSpeed
+
+    demo, _ = load_dataset("DEMO-USD_1H")
+    speed = WindowSpeed(resolve(dataset, "quick").config)
+    assert (speed.bars.segment == demo.segment).all() and len(set(demo.segment.tolist())) == 3
+    assert speed.scored_per_s() > 0

@@ -99,7 +99,7 @@ def describe(config: Config) -> dict[str, Any]:
 
 def calibrate(config: Config, budget_s: float) -> dict[str, float]:
     """Rate of the unit's work on this machine: the bars of DEMO-USD_1H as a file are read, computed and written."""
-    bars = demo_bars(config.market.max_gap_s)
+    bars = demo_bars()
     options = DatasetConfig(name="MADE-USD_1H", asset_class="crypto")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{options.name}.csv"
