@@ -1,7 +1,7 @@
 """The plan's reference targets beside what was measured: met, missed, or not to be decided by so few bars.
 
-They decide nothing: the verdict rests on the rules of `ppo.judge` alone. A target is met or missed where the whole
-two-sided interval of the measured value lies on one side of it, else undecided.
+They decide nothing: the verdict rests on the rules of `ppo.judge` alone. A target is met or missed where the measured
+value and its whole two-sided interval lie on one side of it, else undecided.
 
 `targets.json` -- {"targets": [...]}, one entry per target:
 
@@ -107,10 +107,13 @@ def decided(target: Target, found: Measured | str | None) -> dict[str, Any]:
     low, high = found.interval
     if low <= target.wanted <= high:
         state, says = "undecided", f"cannot be decided: {found.of} are too few, the interval holds the target"
+    elif min(low, found.value) <= target.wanted <= max(high, found.value):
+        # resampled drawdowns, for one, need not reach the one there was
+        state, says = "undecided", f"cannot be decided on {found.of}: the target lies between value and interval"
     else:
         is_below = high < target.wanted
         state = "met" if is_below == target.below else "missed"
-        says = f"on {found.of}, the whole interval is {'below' if is_below else 'above'} the target"
+        says = f"on {found.of}, value and whole interval are {'below' if is_below else 'above'} the target"
     return asdict(target) | _values(found) | {"state": state, "says": says}
 
 

@@ -28,12 +28,13 @@ DRAWDOWN = Target("y", "ppo", "a drawdown", 0.25, below=True, share=True)
         (DRAWDOWN, 0.1, (0.05, 0.2), "met"),
         (DRAWDOWN, 0.4, (0.3, 0.6), "missed"),
         (DRAWDOWN, 0.2, (0.1, 0.3), "undecided"),
-        (DRAWDOWN, 0.2, (0.3, 0.6), "missed"),  # resampled drawdowns need not reach down to the one there was
-        (DRAWDOWN, 0.3, (0.1, 0.2), "met"),
-        (RATIO, 0.9, (1.1, 2.0), "met"),
+        (DRAWDOWN, 0.2, (0.3, 0.6), "undecided"),  # resampled drawdowns need not reach down to the one there was
+        (DRAWDOWN, 0.32, (0.059, 0.224), "undecided"),
+        (RATIO, 0.9, (1.1, 2.0), "undecided"),
+        (RATIO, 1.0, (1.1, 2.0), "undecided"),
     ],
 )
-def test_only_a_whole_interval_on_one_side_decides(target, value, interval, state):
+def test_only_a_value_and_its_whole_interval_on_one_side_decide(target, value, interval, state):
     found = decided(target, Measured(value, 0.1, interval, "99 bars"))
     assert (found["state"], found["measured"], found["interval"]) == (state, value, list(interval))
     assert "99 bars" in found["says"]

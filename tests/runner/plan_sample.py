@@ -100,7 +100,7 @@ def write_targets(run: RunDir) -> None:
         error = None if measured is None else half / 2
         values = {"measured": measured, "standard_error": error, "interval": found}
         says = {"undecided": "cannot be decided: 1,199 bars are too few", "not measured": "nothing to measure"}
-        said = says.get(state, "on 1,199 bars, the whole interval is below the target")
+        said = says.get(state, "on 1,199 bars, value and whole interval are below the target")
         own = {"name": text, "stage": "ppo", "text": text, "wanted": wanted, "below": False, "share": share}
         return own | values | {"of": "1,199 bars" if measured else "", "state": state, "says": said}
 
