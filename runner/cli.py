@@ -11,7 +11,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -66,8 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # `nohup` has it ignored
         signal.signal(signal.SIGHUP, _hang_up)
-    with contextlib.redirect_stderr(Heedless(sys.stderr)):
+    with _heedless_of_readers():
         return _answered(arguments)
+
+
+@contextlib.contextmanager
+def _heedless_of_readers() -> Iterator[None]:
+    """No command ends, or ends otherwise, because nobody reads what it says; a stream that is closed stays so."""
+    out, err = (stream and Heedless(stream) for stream in (sys.stdout, sys.stderr))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        yield
 
 
 def _answered(arguments: Sequence[str]) -> int:
@@ -79,14 +87,12 @@ def _answered(arguments: Sequence[str]) -> int:
         return _failed(arguments, error.exit_code, error.format_message(), shown=True)
     except ProjectError as error:
         return _failed(arguments, int(error.exit_code), str(error))
-    except BrokenPipeError:
-        sys.stderr.close()
-        return ExitCode.DONE
     except OSError as error:
         code = CannotWriteError.exit_code if error.errno in CANNOT_WRITE_ERRNOS else ExitCode.UNIT_FAILED
         return _failed(arguments, int(code), f"{error.filename or 'a file'}: {error.strerror or error}")
-    except (KeyboardInterrupt, click.Abort) as error:
-        code = ExitCode.TERMINATED if isinstance(error, Terminated) else ExitCode.CTRL_C
+    except (KeyboardInterrupt, click.Abort) as error:  # click makes Abort of a KeyboardInterrupt
+        was_terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
+        code = ExitCode.TERMINATED if was_terminated else ExitCode.CTRL_C
         return _failed(arguments, int(code), "interrupted")
     except Exception as error:  # noqa: BLE001 -- the last line of defence: a message, never a traceback
         return _failed(arguments, ExitCode.UNIT_FAILED, f"a fault of this program: {type(error).__name__}: {error}")

@@ -18,6 +18,8 @@ class Heedless:
     def __init__(self, stream: TextIO) -> None:
         """Write to `stream`, which has a descriptor."""
         self._stream = stream
+        self.is_read = True
+        """False once a write has found that nobody reads."""
 
     def write(self, text: str) -> int:
         """As the stream's own."""
@@ -35,6 +37,7 @@ class Heedless:
             self._give_up()
 
     def _give_up(self) -> None:
+        self.is_read = False
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
@@ -42,3 +45,8 @@ class Heedless:
     def __getattr__(self, name: str) -> object:
         """Everything else is the stream's own."""
         return getattr(self._stream, name)
+
+
+def is_read(stream: object) -> bool:
+    """Whether anybody may still read what is written: what only shows something need not go on for nobody."""
+    return stream is not None and getattr(stream, "is_read", True)

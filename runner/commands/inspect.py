@@ -6,6 +6,7 @@ With `--store`, the first two and `report` read what the store has, and need not
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from configs.secrets import redact
 from runner.commands.options import json_option, runs_dir_option, store_option
 from runner.guard import owner_of, signal_owner
 from runner.locate import Found, find_run
+from runner.say import is_read
 
 FOLLOW_EVERY_S = 0.2
 SHOWN_TAIL_LINES = 5
@@ -112,7 +114,7 @@ def _print_logs(found: tuple[RunDir, str], lines: int, follow: bool = False) -> 
         owned = bool(owner_of(found[0].root))
         if new := list(_new_lines(readers, found, lines)):
             click.echo(redact("\n".join(new)))
-        if not follow or not owned:
+        if not follow or not owned or not is_read(sys.stdout):
             return ExitCode.DONE
         time.sleep(FOLLOW_EVERY_S)
 

@@ -266,6 +266,30 @@ def test_logs_follow_until_the_runner_is_gone(runs, run):
     process.stdout.close()
 
 
+def test_following_a_log_that_nobody_reads_any_more_ends_well(runs, run):
+    log = run.logs / "prepare.log"
+    log.write_text("old\n")
+    with Owner(run.root):
+        command = [sys.executable, "-m", "runner.cli", "logs", run.run_id, "prepare", "-f", "--runs-dir", str(runs)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "old\n"
+        process.stdout.close()
+        with log.open("a") as file:
+            file.write("new\n")
+        assert process.wait(20) == 0 and process.stderr.read() == ""
+        process.stderr.close()
+
+
+def test_what_nobody_reads_does_not_change_how_a_command_ends(runs, run):
+    refused = (*DEMO, "--runs-dir", runs, "--stages", "evaluate", "--json")
+    for arguments, code in ((("status", run.run_id, "--runs-dir", runs, "--json"), 0), (refused, 78)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "runner.cli", *map(str, arguments)]
+        assert subprocess.run(command, stdout=writer, timeout=120, check=False).returncode == code
+        os.close(writer)
+
+
 def test_stopping_a_run_that_does_not_run_is_refused(runs, run):
     done = cli("stop", run.run_id, "--runs-dir", runs)
     assert done.returncode == 2 and "not running" in done.stderr
@@ -281,14 +305,15 @@ def test_stop_ends_a_running_run_with_75(tmp_path):
     assert "ended with exit code 75" in cli("status", run.name, "--runs-dir", tmp_path).stdout
 
 
-def test_ctrl_c_while_the_data_are_read_is_130(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_data_are_read_is_130_or_143(tmp_path, number, code):
     command = [sys.executable, "-m", "runner.cli", *DEMO, "--runs-dir", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     wait_for(lambda: children.read_text().split())
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=20)
-    assert process.returncode == 130 and "Traceback" not in said
+    assert process.returncode == code and "Traceback" not in said
 
 
 def test_compare_names_what_differs(runs, run):
