@@ -17,7 +17,7 @@ from configs.schema import Config
 from runner.exit_record import write_exit_record
 from runner.machines import note_exactness
 from runner.notify import LIMIT_S, Notice, notify, occasion_of
-from runner.reuse import has_durable_progress
+from runner.reuse import current_result, has_durable_progress
 from runner.say import say
 from runner.stopping import StopSignals
 from runner.store.keeper import Keeper
@@ -162,7 +162,7 @@ class Epilogue:
         return None
 
     def _verdict(self, ending: Ending) -> str | None:
-        result = self.run.result("evaluate") if ending.exit_code == ExitCode.DONE else None
+        result = current_result(self.run, "evaluate") if ending.exit_code == ExitCode.DONE else None
         return result.metrics.get("verdict") if result else None
 
 

@@ -20,6 +20,8 @@ from runner.graph import Unit, settings_of
 PROJECT_ROOT = Path(__file__).parents[1]
 PACKAGES = ("configs", "training", "ppo", "runner")
 IDENTITY_CHARACTERS = 8
+DATASET_PREFIX = "dataset/"
+"""Of an input that is no unit."""
 VECTOR_FLAGS = ("avx", "amx", "fma")
 """Instruction sets that numeric libraries choose their code by."""
 
@@ -63,7 +65,7 @@ class Keys:
     def inputs(self, unit: Unit, results: dict[str, Result]) -> dict[str, str]:
         """Digests of what the unit reads: datasets, the units it needs, and those it wants that are there."""
         read = [*unit.needs, *(want for want in unit.wants if want in results)]
-        datasets = {f"dataset/{name}": self.datasets[name] for name in unit.datasets}
+        datasets = {f"{DATASET_PREFIX}{name}": self.datasets[name] for name in unit.datasets}
         return datasets | {name: outputs_digest(results[name]) for name in read}
 
     def with_config(self, config: Config) -> Keys:

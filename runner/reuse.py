@@ -11,9 +11,10 @@ from configs.errors import CannotWriteError, ConfigError
 from configs.events import read_events
 from configs.files import write_json
 from configs.run_dir import Request, Result, RunDir
-from runner.gates import Gates
+from runner.expansion import agent_units
+from runner.gates import JUDGE, Gates
 from runner.graph import Unit
-from runner.identity import Keys, outputs_digest
+from runner.identity import DATASET_PREFIX, Keys, outputs_digest
 
 CHECKPOINTS = "checkpoints/[0-9]*/manifest.json"
 """Below a unit's directory."""
@@ -107,15 +108,40 @@ def left_fracs(run: RunDir) -> dict[str, float]:
 
 
 def outdated(run: RunDir, unit: str) -> list[str]:
-    """Units of which `unit` read other results than those that are here now; empty too where it is not done."""
+    """Units of which `unit` read other results than those that are here now, if any; empty too where it is not done.
+
+    A result that is gone counts: its unit is being made anew, or that failed.
+    """
+    read = _read_by(run, unit)
+    now = {name: run.result(name) for name in read}
+    return [name for name, result in now.items() if result is None or outputs_digest(result) != read[name]]
+
+
+def current_result(run: RunDir, unit: str) -> Result | None:
+    """The unit's result, unless what it read has changed since."""
+    return None if outdated(run, unit) else run.result(unit)
+
+
+def unjudged(run: RunDir) -> list[str]:
+    """Families of agents that are all here, and that the evaluation did not read."""
+    read = _read_by(run, JUDGE)
+    families = agent_units(run.load_config()) if read else {}
+    return [
+        name
+        for name, units in families.items()
+        if units and not read.keys() & set(units) and all(run.result(unit) for unit in units)
+    ]
+
+
+def _read_by(run: RunDir, unit: str) -> dict[str, str]:
+    """Unit id -> digest of each result that a unit read; empty where it is not done."""
     if run.result(unit) is None:
-        return []
+        return {}
     try:
         read = run.request(unit).inputs
     except ConfigError:
-        return []
-    now = {name: run.result(name) for name in read}
-    return [name for name, result in now.items() if result and outputs_digest(result) != read[name]]
+        return {}
+    return {name: digest for name, digest in read.items() if not name.startswith(DATASET_PREFIX)}
 
 
 def clear_for(run: RunDir, request: Request) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from configs.run_dir import RunDir
 from configs.verdicts import FAMILIES, baseline_name
 from runner.forecast import predicted_and_actual
-from runner.reuse import outdated
+from runner.reuse import current_result
 
 FAMILY_TITLES = {
     "ppo": "Base PPO",
@@ -27,7 +27,7 @@ BASELINE_TITLES = {
 
 def run_object(run: RunDir, exit_code: int | None, error: str = "") -> dict[str, Any]:
     """Run id, exit code, verdict, metrics of every agent and baseline, report path; empty where there is none yet."""
-    result = None if outdated(run, "evaluate") else run.result("evaluate")
+    result = current_result(run, "evaluate")
     metrics = result.metrics if result else {}
     exactness = run.load_facts() if run.run_json.exists() else {}
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,9 @@ from configs.run_dir import RunDir
 from configs.verdicts import FAMILIES, leading
 from runner import forecast
 from runner.forecast import Row
+from runner.gates import JUDGE
 from runner.graph import expand
-from runner.reuse import outdated
+from runner.reuse import outdated, unjudged
 
 Columns = dict[str, list]
 CHANGED = "this run"
@@ -77,7 +79,9 @@ class Facts:
     damaged: list[str] = field(default_factory=list)
     """Files that are there but cannot be read, with the reason."""
     outdated: dict[str, list[str]] = field(default_factory=dict)
-    """Unit id -> the units that were made anew after it had read them."""
+    """Unit id -> the units of which it read results that are no longer here; an evaluation that is, is not shown."""
+    unjudged: list[str] = field(default_factory=list)
+    """Families of agents that the evaluation did not read."""
 
     @property
     def primary(self) -> str:
@@ -135,9 +139,9 @@ def read_facts(run: RunDir) -> Facts:
     facts.units, facts.origins = _graph_and_origins(run)
     facts.dataset = reader.mapping(prepare / "dataset.json", read_json)
     facts.splits = reader.mapping(prepare / "splits.json", read_json)
-    facts.families = _families(run.unit_dir("evaluate"), reader)
-    facts.classifiers = reader.mapping(run.unit_dir("evaluate") / "classifiers.json", read_json)
-    facts.targets = reader.mapping(run.unit_dir("evaluate") / "targets.json", read_json).get("targets") or []
+    _read_results(facts, run, reader)
+    if JUDGE not in facts.outdated:
+        _read_evaluation(facts, run.unit_dir(JUDGE), reader)
     facts.stress = Stress(
         gallery=reader.mapping(worlds / "gallery.parquet", _read_parquet),
         tags=reader.mapping(worlds / "tags.parquet", _read_parquet),
@@ -148,15 +152,28 @@ def read_facts(run: RunDir) -> Facts:
     prices = [plan.get("price_usd_per_hour") for plan in forecast.load(run)]
     facts.price_usd_per_hour = next((float(price) for price in reversed(prices) if price), 0.0)
     facts.events = without_repeats(read_events(run.events)) if run.events.is_dir() else []
+    for path in sorted(run.stages.rglob("history.json")):
+        unit = path.parent.relative_to(run.stages).as_posix()
+        facts.histories[unit] = reader.read(path, read_json)
+    return facts
+
+
+def _read_results(facts: Facts, run: RunDir, reader: _Reader) -> None:
+    """What every unit that is done says, and whether it still holds."""
     for path in sorted(run.stages.rglob("result.json")):
         unit = path.parent.relative_to(run.stages).as_posix()
         metrics = reader.mapping(path, read_json).get("metrics")
         facts.metrics[unit] = metrics if isinstance(metrics, dict) else {}
     facts.outdated = {unit: changed for unit in facts.metrics if (changed := outdated(run, unit))}
-    for path in sorted(run.stages.rglob("history.json")):
-        unit = path.parent.relative_to(run.stages).as_posix()
-        facts.histories[unit] = reader.read(path, read_json)
-    return facts
+    with contextlib.suppress(ConfigError):  # a configuration that is not of this version
+        facts.unjudged = unjudged(run)
+
+
+def _read_evaluation(facts: Facts, evaluate: Path, reader: _Reader) -> None:
+    """What the test part said of agents and classifiers."""
+    facts.families = _families(evaluate, reader)
+    facts.classifiers = reader.mapping(evaluate / "classifiers.json", read_json)
+    facts.targets = reader.mapping(evaluate / "targets.json", read_json).get("targets") or []
 
 
 def _families(evaluate: Path, reader: _Reader) -> dict[str, Family]:

@@ -128,8 +128,12 @@ def _notices(facts: Facts, sections: Sequence[Section]) -> Html:
     notices = [tag("p", tag("strong", "Not in this run yet: "), "; ".join(missing), ".")] if missing else []
     notices += [tag("p", tag("strong", "Damaged: "), fault) for fault in facts.damaged]
     notices += [
-        tag("p", tag("strong", "Outdated: "), f"{unit} was computed before {', '.join(changed)} was made anew")
+        tag("p", tag("strong", "Outdated: "), f"{unit} read results of {', '.join(changed)} that are no longer here")
         for unit, changed in facts.outdated.items()
+    ]
+    notices += [
+        tag("p", tag("strong", "Not judged: "), f"the evaluation did not read the results of {family} that are here")
+        for family in facts.unjudged
     ]
     notices += [tag("p", tag("strong", "Unequal seeds: "), difference) for difference in _unequal_starts(facts)]
     return tag("div", *notices, class_="notice") if notices else Html("")

@@ -6,9 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from configs.verdicts import COLLAPSED, EDGE, ORDER, baseline_name
+from runner.gates import JUDGE
 from runner.report import numbers
 from runner.report.facts import Facts
 from runner.summary import family_title
+
+MAX_NAMED = 3
+"""Units in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def words_of(facts: Facts) -> Words:
     elif verdict:
         words = _no_evidence(evaluation, str(verdict), who)
     else:
-        return _labelled(_not_judged(), facts)
+        return _labelled(_judged_before(facts) if JUDGE in facts.outdated else _not_judged(), facts)
     if len(facts.families) > 1:
         words = replace(words, meaning=f"{words.meaning} {_all_verdicts(facts)}")
     return _labelled(words, facts)
@@ -101,6 +105,20 @@ def _not_judged() -> Words:
         tone="open",
         headline="Not judged yet",
         meaning="The test part has not been scored in this run, so there is no verdict. What exists so far is below.",
+        limits="Figures of training and validation are no evidence about unseen bars.",
+    )
+
+
+def _judged_before(facts: Facts) -> Words:
+    changed = facts.outdated[JUDGE]
+    named = ", ".join(changed[:MAX_NAMED]) + " and more" * (len(changed) > MAX_NAMED)
+    return Words(
+        tone="open",
+        headline="Not judged anew yet",
+        meaning=(
+            f"The test part was scored before {named} changed, so that verdict no longer counts, and neither it nor "
+            "its figures are shown."
+        ),
         limits="Figures of training and validation are no evidence about unseen bars.",
     )
 

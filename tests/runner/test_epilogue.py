@@ -17,7 +17,7 @@ import pytest
 
 from configs.errors import ExitCode
 from configs.events import EventLog, read_events
-from configs.run_dir import RunDir
+from configs.run_dir import Request, RunDir
 from runner import epilogue
 from runner.epilogue import Epilogue
 from runner.exit_record import read_exit_record
@@ -89,6 +89,18 @@ def test_a_good_end_leaves_record_event_report_and_snapshot(run):
     assert record["last_snapshot"] == keeper.committed
     assert (last_finish(run)["exit_code"], last_finish(run)["signal"]) == (0, "")
     assert run.report.is_file() and keeper.reasons == ["the end: done"]
+
+
+def test_a_verdict_on_agents_that_changed_since_is_not_told_again(run):
+    run.save_request(Request(unit="evaluate", cache_key="key", inputs={"ppo/seed-0": "of other agents"}))
+    told = run.save_result("evaluate", {"verdict": "edge"})
+    with ready(run) as end:
+        end.wind_up(DONE)
+    assert last_finish(run)["verdict"] is None
+    run.save_request(Request(unit="evaluate", cache_key="key", inputs={}))
+    with ready(run) as end:
+        end.wind_up(DONE)
+    assert last_finish(run)["verdict"] == told.metrics["verdict"]
 
 
 def test_the_record_names_the_failed_unit_and_the_end_of_its_log_without_secrets(run):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from configs.files import read_json, write_json
 from configs.load import resolve
 from configs.run_dir import Request, Result, RunDir
+from runner.expansion import agent_units
 from runner.identity import outputs_digest
 from runner.report import write_report
 from runner.report.facts import CHANGED, Facts, read_facts
@@ -22,6 +23,7 @@ from runner.report.page import SECTIONS, render
 from runner.report.series import drawdown, rounded, thin
 from runner.report.timeline import clock_of, units_of
 from runner.report.wording import words_of
+from runner.reuse import current_result, outdated
 from runner.summary import run_object
 from tests.runner.plan_sample import ASSETS, MONTHS
 from tests.runner.report_sample import FIRST_T, SEEDS, UNITS, make_run
@@ -321,12 +323,34 @@ def test_a_verdict_on_agents_that_were_made_anew_since_is_none_and_the_page_says
     inputs = {"ppo/seed-0": outputs_digest(done_anew(own_run, "ppo/seed-0", {}))}
     done_anew(own_run, "evaluate", inputs, verdict="collapsed")
     own_run.run_json.unlink()  # the sample's is one of a page, not of a runner
-    assert "Outdated: " not in write_report(own_run).read_text()
+    page = write_report(own_run).read_text()
+    assert "Outdated: " not in page and 'id="comparison"' in page
     assert run_object(own_run, 0)["verdict"] == "collapsed"
     (own_run.unit_dir("ppo/seed-0") / "policy.json").write_text("{}")
     done_anew(own_run, "ppo/seed-0", {})
-    assert "</strong>evaluate was computed before ppo/seed-0 was made anew" in write_report(own_run).read_text()
     assert run_object(own_run, 0)["verdict"] is None
+    page = without_plotly(write_report(own_run).read_text())
+    assert "</strong>evaluate read results of ppo/seed-0 that are no longer here" in page
+    assert "<title>Not judged anew yet - " in page and "no evidence of an edge" not in page.lower()
+    assert "scored before ppo/seed-0 changed" in page and 'id="comparison"' not in page
+
+
+def test_an_evaluation_of_agents_that_are_gone_holds_no_more_and_a_dataset_is_no_agent(own_run):
+    inputs = {"ppo/seed-0": outputs_digest(done_anew(own_run, "ppo/seed-0", {})), "dataset/ADA-EUR_1H": "9f" * 32}
+    done_anew(own_run, "evaluate", inputs, verdict="edge")
+    assert (outdated(own_run, "evaluate"), current_result(own_run, "evaluate").metrics) == ([], {"verdict": "edge"})
+    (own_run.unit_dir("ppo/seed-0") / "result.json").unlink()  # as a retraining begins
+    assert (outdated(own_run, "evaluate"), current_result(own_run, "evaluate")) == (["ppo/seed-0"], None)
+
+
+def test_agents_trained_after_the_evaluation_are_called_not_judged(own_run):
+    inputs = {"ppo/seed-0": outputs_digest(done_anew(own_run, "ppo/seed-0", {}))}
+    done_anew(own_run, "evaluate", inputs, verdict="edge")
+    seeds = agent_units(own_run.load_config())["lstm_ppo"]
+    for number, unit in enumerate(seeds, start=1):
+        done_anew(own_run, unit, {})
+        said = "did not read the results of lstm_ppo that are here" in write_report(own_run).read_text()
+        assert said == (number == len(seeds)), "a part of a family is never judged"
 
 
 def test_seeds_of_which_only_some_were_pre_trained_are_named(facts):
