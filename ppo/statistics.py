@@ -155,6 +155,7 @@ def _sharpes(drawn: np.ndarray) -> np.ndarray:
 def detectable_sharpe(n: int, confidence: float, power: float) -> float:
     """Smallest true Sharpe ratio that a one-sided test of "not above 0" finds with this power in `n` returns.
 
+    To be found above a baseline of Sharpe b, about b more is needed.
     Source: Lo 2002 (independent normal returns): the estimate has variance (1 + SR^2 / 2) / n, so
     SR solves SR = z_confidence / sqrt(n) + z_power sqrt((1 + SR^2 / 2) / n). Infinite where no
     ratio, however high, would do.

@@ -370,7 +370,8 @@ def _foot_note(summary: dict[str, Any]) -> str:
         parts.append(f"{scored}ratios annualised with {summary['bars_per_year']:,.0f} bars a year")
     detectable = summary["detectable_sharpe"]
     if isinstance(detectable, dict):
-        parts.append(f"these bars could have detected a Sharpe of {detectable['sharpe']:.2f} or more")
+        found = f"these bars could have detected a Sharpe of {detectable['sharpe']:.2f} or more"
+        parts.append(f"{found} against 0, b more against a baseline of b")
     return "; ".join(parts)
 
 

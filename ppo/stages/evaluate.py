@@ -29,7 +29,7 @@ writes, under `stages/evaluate/<family>/`, with family `ppo`, `lstm_ppo`, `multi
                         "mean": {"total_return", "sharpe"}, "baselines": {name: {"total_return", "sharpe"}}}]
     trials              {"count": N, this scoring and its siblings included, "sharpes": per-bar Sharpe of each, oldest
                         first, "variance": of those, "expected_max_sharpe": SR0, annualised}
-    detectable_sharpe   {"sharpe": annualised, "power": 0.8, "confidence": 0.95, "returns"}
+    detectable_sharpe   {"sharpe": annualised, against 0, "power": 0.8, "confidence": 0.95, "returns"}
 
 METRICS = {"returns": bars counted, "years", "total_return", "annual_return", "annual_volatility", "sharpe",
 "sharpe_standard_error", "sharpe_interval": [low, high] two-sided bootstrap, "sharpe_lower_bound": one-sided bootstrap,

@@ -51,7 +51,10 @@ def _forest(evaluation: dict[str, Any]) -> Figure:
         "hovermode": "closest",
         "shapes": [vertical(x, dash, colour) for x, dash, colour in lines if numbers.is_number(x)],
     }
-    caption = f"Dotted: the smallest true Sharpe ratio that this many bars would show ({numbers.ratio(detectable)})."
+    caption = (
+        f"Dotted: the smallest true Sharpe ratio that this many bars would tell from 0 ({numbers.ratio(detectable)}); "
+        "from a baseline of b, about b more."
+    )
     label = "Sharpe ratios of agents and baselines with their confidence intervals"
     return Figure("figure-certainty", traces, layout, 90 + 34 * len(traces), label, caption)
 

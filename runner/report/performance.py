@@ -243,7 +243,7 @@ def _cards(evaluation: dict[str, Any]) -> Html:
         (
             "Detectable Sharpe",
             numbers.ratio(detectable.get("sharpe")),
-            f"with {numbers.percent(detectable.get('power'), 0)} power",
+            f"against 0, with {numbers.percent(detectable.get('power'), 0)} power",
         ),
         (
             "Total return",

@@ -166,5 +166,6 @@ def _power(evaluation: dict[str, Any]) -> str:
     detectable = evaluation.get("detectable_sharpe") or {}
     return (
         f"A test of this length finds, with {numbers.percent(detectable.get('power'), 0)} power, only a true annual "
-        f"Sharpe ratio of {numbers.ratio(detectable.get('sharpe'))} or more; a smaller edge would go unnoticed."
+        f"Sharpe ratio of {numbers.ratio(detectable.get('sharpe'))} or more against 0, and against a baseline of "
+        "Sharpe b about b more; a smaller edge would go unnoticed."
     )

@@ -136,11 +136,16 @@ def autocorrelated(n):
 
 
 def test_a_detectable_ratio_is_detected_as_often_as_promised():
-    n = 250
-    true = detectable_sharpe(n, 0.95, 0.8)
-    histories = np.random.default_rng(6).normal(true, 1.0, (4_000, n))
-    ratios = histories.mean(axis=1) / histories.std(axis=1, ddof=1)
-    assert np.mean(ratios > 1.645 / math.sqrt(n)) == pytest.approx(0.8, abs=0.03)
+    n, baseline = 250, 0.1
+    true, noise = detectable_sharpe(n, 0.95, 0.8), np.random.default_rng(6).normal(0.0, 1.0, (4_000, n))
+
+    def found(sharpe, above):
+        ratios = (noise + sharpe).mean(axis=1) / noise.std(axis=1, ddof=1)
+        return np.mean(ratios - 1.645 / math.sqrt(n) > above)
+
+    assert found(true, 0) == pytest.approx(0.8, abs=0.03)
+    assert found(true, baseline) < 0.3, "it is against 0"
+    assert found(true + baseline, baseline) == pytest.approx(0.8, abs=0.03)
 
 
 def test_a_year_of_hourly_bars_detects_about_two_and_a_half():

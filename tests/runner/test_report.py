@@ -103,7 +103,8 @@ def test_numbers_of_the_verdict_stand_on_the_page(run):
     assert "No evidence of an edge" in shown
     assert ratio(evaluation["mean"]["sharpe"]) in shown
     assert interval(evaluation["mean"]["sharpe_interval"]) in shown
-    assert ratio(evaluation["detectable_sharpe"]["sharpe"]) in shown
+    detectable = ratio(evaluation["detectable_sharpe"]["sharpe"])
+    assert f"{detectable} or more against 0, and against a baseline" in shown and "against 0, with 80" in shown
     assert all(reason["text"].replace("'", "&#x27;") in shown for reason in evaluation["reasons"])
 
 
