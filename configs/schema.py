@@ -32,9 +32,9 @@ OPERATIONAL_SECTIONS = frozenset({"runtime", "preflight", "store", "budget", "pu
 
 
 class Model(BaseModel):
-    """Base of every config model: unknown keys are errors, values never change."""
+    """Base of every config model: unknown keys are errors, numbers are finite, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class DatasetConfig(Model):
@@ -473,9 +473,9 @@ class BudgetConfig(Model):
 
     price_usd_per_hour: Annotated[float, Field(ge=0)] = 0.0
     max_cost_usd: Annotated[float, Field(ge=0)] = 0.0
-    """0 is no limit."""
+    """0 is no limit; `--max-cost` itself takes only what is one."""
     max_hours: Annotated[float, Field(ge=0)] = 0.0
-    """0 is no limit."""
+    """0 is no limit; `--max-hours` itself takes only what is one."""
     warn_frac: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Share of a limit at which a notification is sent."""
 

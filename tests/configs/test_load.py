@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from configs.errors import ConfigError
-from configs.load import PROFILES_DIR, differing_keys, lay_over, profile_names, resolve
+from configs.load import PROFILES_DIR, differing_keys, flatten, lay_over, profile_names, resolve
 from configs.schema import OPERATIONAL_SECTIONS
 
 
@@ -68,6 +68,21 @@ def test_all_faults_are_reported_at_once_with_value_and_nearest_key():
 def test_a_setting_that_contradicts_another_is_refused(settings, part):
     with pytest.raises(ConfigError, match=part):
         resolve("ADA-EUR_1H", "quick", settings=settings)
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
+def test_every_setting_that_is_a_number_is_a_finite_one(value):
+    defaults = flatten(resolve("ADA-EUR_1H", "quick").config.model_dump(mode="json"))
+    numbers = [path for path, found in defaults.items() if type(found) in (int, float)]
+    assert len(numbers) > 100
+    numbers.append("labels.delta")  # `auto` by default
+    settings = [f"{path}={value}" for path in numbers]
+    settings += [f"gates.lstm_ppo=[{{stage: ppo, at_least: {value}}}]", f"judging.cost_sweep_bps=[0, {value}]"]
+    with pytest.raises(ConfigError) as caught:
+        resolve("ADA-EUR_1H", "quick", settings=settings)
+    says, got = str(caught.value), value.replace(".", "")
+    for path in (*numbers, "gates.lstm_ppo.0.at_least", "judging.cost_sweep_bps.1"):
+        assert f"  {path}: Input should be a finite number, got {got} (from --set" in says
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "\xff\x00"])
