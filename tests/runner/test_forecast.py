@@ -116,10 +116,19 @@ def test_plans_of_all_starts_are_kept(tmp_path):
 DEMO = ("--dataset", "DEMO-USD_1H", "--offline", "--skip-preflight")
 
 
-@pytest.mark.parametrize("price", ["0", "-1", "nan", "inf"])
-def test_a_price_that_is_none_is_refused_before_anything(tmp_path, capsys, price):
-    assert main(["plan", *DEMO[:3], "--runs-dir", str(tmp_path / "runs"), "--price", price]) == 2
-    assert "is no price" in capsys.readouterr().err
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--price", "is no price"),
+        ("--max-cost", "--set budget.max_cost_usd=0"),
+        ("--max-hours", "--set budget.max_hours=0"),
+    ],
+)
+def test_a_price_or_a_limit_that_is_none_is_refused_before_anything(tmp_path, capsys, option, says, value):
+    assert main(["plan", *DEMO[:3], "--runs-dir", str(tmp_path / "runs"), option, value]) == 2
+    error = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert says in error and f"{option}" in error and f"{value} is no" in error
     assert not (tmp_path / "runs").exists()
 
 
