@@ -8,7 +8,7 @@ from configs.verdicts import baseline_name
 from runner.report import numbers
 from runner.report.facts import Facts, Family
 from runner.report.figure import Figure, Trace, time_line
-from runner.report.markup import Html, table
+from runner.report.markup import Html, join, table, tag
 from runner.report.section import Section, badge, note
 from runner.summary import BASELINE_TITLES, family_title
 
@@ -21,24 +21,23 @@ COLOURS = {
 VERDICT_TONES = {"edge": "good", "collapsed": "bad"}
 STATE_WORDS = {"undecided": "cannot be decided"}
 STATE_TONES = {"met": "good", "missed": "bad", "undecided": "warn"}
-HEAD = (
-    "", "Verdict", "Sharpe", "95\u00a0% interval", "Return", "Drawdown", "Deflated", "N", "Best baseline",
-    "Sharpe of each seed", "Bars",
-)  # fmt: skip
+HEAD = ("", "Verdict", "Sharpe", "95\u00a0% interval", "Return", "Drawdown", "Deflated")
+BEHIND = ("", "Best baseline", "Sharpe of each seed", "Scorings", "Bars")
 
 
 def agents(facts: Facts) -> Section | None:
     """Every kind of agent in a row, and their equity in one figure."""
     if not facts.families:
         return None
-    rows = [_row(name, family.evaluation) for name, family in facts.families.items()]
-    parts: list[Html | Figure] = [table(HEAD, rows, label="Agents side by side", align="llr")]
-    parts.append(
+    judged = [(name, family.evaluation) for name, family in facts.families.items()]
+    parts: list[Html | Figure] = [
+        table(HEAD, [_row(*each) for each in judged], label="Agents side by side", align="llr"),
+        table(BEHIND, [_behind(*each) for each in judged], label="What the agents are judged by", align="lrr"),
         note(
             "Each row is the mean return of the seeds of one kind of agent, after costs, judged by the same rules. "
-            "Deflated: the deflated Sharpe ratio, corrected for N scorings that touched the same bars."
-        )
-    )
+            "Deflated: the deflated Sharpe ratio, corrected for all scorings that touched the same bars."
+        ),
+    ]
     traces = [trace for name, family in facts.families.items() if (trace := _growth(name, family))]
     if traces:
         parts.append(_figure(traces))
@@ -51,17 +50,15 @@ def targets(facts: Facts) -> Section | None:
         return None
     rows = [
         [
-            target["text"],
+            join([str(target["text"]), tag("span", target["of"] or "", class_="of")]),
             badge(STATE_WORDS.get(target["state"], target["state"]), STATE_TONES.get(target["state"], "quiet")),
             f"{'<' if target['below'] else '>'} {_value(target, target['wanted'])}",
-            _value(target, target["measured"]),
-            _value(target, target["standard_error"]),
+            f"{_value(target, target['measured'])} \u00b1 {_value(target, target['standard_error'])}",
             _interval(target),
-            target["of"] or numbers.NONE,
         ]
         for target in facts.targets
     ]
-    head = ("Target", "", "Wanted", "Measured", "Std. error", "95\u00a0% interval", "On")
+    head = ("Target", "", "Wanted", "Measured \u00b1 std. error", "95\u00a0% interval")
     lead = (
         "Reference figures of the plan, not conditions of the verdict. A target whose 95\u00a0% interval lies on both "
         "sides of it cannot be decided by so few bars."
@@ -70,9 +67,7 @@ def targets(facts: Facts) -> Section | None:
 
 
 def _row(name: str, evaluation: dict[str, Any]) -> list[object]:
-    mean, best = evaluation.get("mean") or {}, evaluation.get("best_baseline") or {}
-    verdict = str(evaluation.get("verdict") or "not judged")
-    seeds = [(agent.get("metrics") or {}).get("sharpe") for agent in evaluation.get("agents") or ()]
+    mean, verdict = evaluation.get("mean") or {}, str(evaluation.get("verdict") or "not judged")
     return [
         family_title(name),
         badge(verdict, VERDICT_TONES.get(verdict, "warn")),
@@ -81,9 +76,17 @@ def _row(name: str, evaluation: dict[str, Any]) -> list[object]:
         numbers.signed_percent(mean.get("total_return")),
         numbers.percent(mean.get("max_drawdown")),
         numbers.ratio(mean.get("dsr")),
-        numbers.count((evaluation.get("trials") or {}).get("count")),
+    ]
+
+
+def _behind(name: str, evaluation: dict[str, Any]) -> list[object]:
+    best = evaluation.get("best_baseline") or {}
+    seeds = [(agent.get("metrics") or {}).get("sharpe") for agent in evaluation.get("agents") or ()]
+    return [
+        family_title(name),
         f"{numbers.ratio(best.get('sharpe'))} ({_short(best.get('name'))})",
         ", ".join(numbers.ratio(sharpe) for sharpe in seeds),
+        numbers.count((evaluation.get("trials") or {}).get("count")),
         numbers.count((evaluation.get("test_range") or {}).get("bars")),
     ]
 
