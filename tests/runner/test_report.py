@@ -176,9 +176,9 @@ def test_contributions_of_the_assets_add_up(run):
 def test_a_target_that_cannot_be_decided_says_so_beside_its_standard_error(run):
     page = render(read_facts(run))
     section = page[page.index('<section id="targets">') : page.index('<section id="equity">')]
-    row = re.search(r"Base PPO: Sharpe ratio</th>.*?</tr>", section)[0]
-    for part in ("1.00", "0.93", "2.15", "cannot be decided"):
-        assert part in row
+    row = re.search(r"Base PPO: Sharpe ratio<span.*?</tr>", section)[0]
+    for part in ("> 1.00", "0.93 \u00b1 ", "2.15", "cannot be decided"):
+        assert part.replace(">", "&gt;") in row
 
 
 def test_the_heat_map_has_every_month_and_seed(run):
