@@ -37,7 +37,7 @@ from ppo.portfolio.align import PortfolioTape
 from ppo.portfolio.baselines import rule_tracks, shifted
 from ppo.portfolio.data import UNIT, load_portfolio
 from ppo.portfolio.ledger import portfolio_trades
-from ppo.portfolio.metrics import correlations, portfolio_metrics
+from ppo.portfolio.metrics import contributions, correlations, portfolio_metrics
 from ppo.portfolio.play import Lane, PortfolioTrack, rollouts
 from ppo.portfolio.rules import CLOSE
 from ppo.scoring import SCHEMA, dataset_facts, range_facts
@@ -78,7 +78,10 @@ class PlayedPortfolio:
         metrics_of = partial(portfolio_metrics, assets=self.tape.assets)
         scored = range_facts(self.tape.t, self.scored.agents[0], self.bounds, self.config.market.bars_per_year)
         facts = {"schema": SCHEMA, "dataset": self.dataset, "test_range": scored, "portfolio": self._portfolio()}
-        return facts | judgement(self.scored, self.config, trial_sharpes, metrics_of)
+        judged = judgement(self.scored, self.config, trial_sharpes, metrics_of)
+        for symbol, added in contributions(self.scored.agents, self.config, self.tape.assets).items():
+            judged["mean"]["assets"][symbol] |= added  # not the seeds' means: these would not add up
+        return facts | judged
 
     def write(self, directory: Path) -> None:
         """Write `equity.parquet` and the seeds' trades."""

@@ -4,23 +4,24 @@ METRICS are those of `ppo.stages.evaluate` as far as they make sense for target 
 actions and no illegal ones; a trade is a round trip of one leg), with "mean_gross" and "assets" beside:
 
     assets  {symbol: {"mean_weight", "mean_abs_weight", "exposure": share of rows held, "turnover", "fees_paid",
-            "slippage_paid", "trades", "hit_rate", "return_contribution": what the leg earned over the initial equity,
-            "risk_contribution": annual}}
+            "slippage_paid", "trades", "hit_rate", "return_contribution", "risk_contribution": annual}}
 
-Return contributions add up to the total return, risk contributions to the annual volatility: with c_k the profit of
-leg k in a row over the equity before and r = sum c_k, that of k is cov(c_k, r) / sd(r) (Euler). The floor of a ruined
-account belongs to no leg.
+Return contributions add up to the total return, risk contributions to the annual volatility, those of the seeds' mean
+to the mean's: with c_k the profit of leg k in a row over the equity before (mean over the seeds), r = sum c_k and E the
+equity that compounds r, leg k returned sum E c_k / E_0 (E before the row) and risked cov(c_k, r) / sd(r) (Euler). The
+floor of a ruined account belongs to no leg.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from configs.schema import Config
-from ppo.metrics import WEIGHT_DECIMALS, return_metrics, top_share
+from ppo.metrics import WEIGHT_DECIMALS, mean_track, return_metrics, top_share
 from ppo.portfolio.align import PortfolioTape
 from ppo.portfolio.play import PortfolioTrack
 from ppo.portfolio.rules import F_ASSET, F_BORROW, F_FEE, F_NOTIONAL, F_POSITION, F_QUANTITY, PRESENT
@@ -62,8 +63,7 @@ def trading_metrics(track: PortfolioTrack, config: Config) -> dict[str, Any]:
 def by_asset(track: PortfolioTrack, config: Config, assets: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """What each asset did in a track."""
     held, turnover, fills = track.held[~track.first], _turnover(track), track.fills
-    risk = risk_contributions(track) * math.sqrt(config.market.bars_per_year)
-    earned = track.profit[-1] / track.initial_equity
+    added = contributions([track], config, assets)
     found = {}
     for k, symbol in enumerate(assets):
         own = fills[fills[:, F_ASSET] == k]
@@ -77,21 +77,27 @@ def by_asset(track: PortfolioTrack, config: Config, assets: tuple[str, ...]) -> 
             "slippage_paid": float(_slippage(own, config).sum()),
             "trades": int((own[:, F_POSITION] == 0).sum()),
             "hit_rate": float(np.mean(trips > 0)) if len(trips) else None,
-            "return_contribution": float(earned[k]),
-            "risk_contribution": float(risk[k]),
+            **added[symbol],
         }
     return found
 
 
-def risk_contributions(track: PortfolioTrack) -> np.ndarray:
-    """(K,) of each leg to the standard deviation of the return per row; all zero where there is none."""
-    counted = ~track.first[1:]
-    shares = (np.diff(track.profit, axis=0) / track.equity[:-1, None])[counted]
-    returns = track.returns
+def contributions(
+    tracks: Sequence[PortfolioTrack], config: Config, assets: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+    """What each asset added to total return and annual volatility of the tracks' mean; no risk where nothing moves."""
+    returns, equity = mean_track(tracks)
+    gains = np.mean([np.diff(track.profit, axis=0) / track.equity[:-1, None] for track in tracks], axis=0)
+    earned = equity[:-1] @ gains / equity[0]
+    gains, risk = gains[~tracks[0].first[1:]], np.zeros(len(assets))
     deviation = returns.std(ddof=1) if len(returns) > 1 else 0.0
-    if deviation == 0.0:
-        return np.zeros(shares.shape[1])
-    return (shares - shares.mean(axis=0)).T @ (returns - returns.mean()) / (len(returns) - 1) / deviation
+    if deviation > 0.0:
+        risk = (gains - gains.mean(axis=0)).T @ (returns - returns.mean()) / (len(returns) - 1) / deviation
+    year = math.sqrt(config.market.bars_per_year)
+    return {
+        symbol: {"return_contribution": float(earned[k]), "risk_contribution": float(risk[k]) * year}
+        for k, symbol in enumerate(assets)
+    }
 
 
 def correlations(tape: PortfolioTape, rows: np.ndarray) -> list[list[float | None]]:

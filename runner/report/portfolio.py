@@ -24,7 +24,7 @@ CONTRIBUTIONS = (
     ("Trades", lambda asset: numbers.ratio(asset.get("trades"), 1)),
     ("Hit rate", lambda asset: numbers.percent(asset.get("hit_rate"), 0)),
 )
-"""Columns of the table of assets: heading, cell; means over the seeds."""
+"""Columns of the table of assets: heading, cell; means over the seeds, contributions those to the seeds' mean."""
 
 
 def portfolio(facts: Facts) -> Section | None:
@@ -40,7 +40,10 @@ def portfolio(facts: Facts) -> Section | None:
         parts.append(_weights(family.equity, assets))
     if mean.get("assets"):
         parts += [heading("What each asset added"), _contributions(mean, assets)]
-        parts.append(note("Means over the seeds. Returns add up to the total return, risks to the annual volatility."))
+        text = (
+            "Returns add up to the total return, risks to the annual volatility of the seeds' mean; others are means."
+        )
+        parts.append(note(text))
     if about.get("correlation") and len(assets) > 1:
         parts.append(_correlation(assets, about["correlation"]))
     if about.get("listing"):
@@ -105,7 +108,7 @@ def _contributions(mean: dict[str, Any], assets: list[str]) -> Html:
 
 
 def _together(assets: dict[str, Any], key: str) -> float:
-    """Sum of the assets' values (each a mean over the seeds)."""
+    """Sum of the assets' values."""
     return sum(asset.get(key) or 0.0 for asset in assets.values())
 
 

@@ -54,13 +54,14 @@ ASSETS = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
 
 def multi_asset(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The evaluation of the base agents as one of portfolio agents."""
+    whole = evaluation["mean"]
     added = {
         asset: {
             "mean_weight": 0.3, "mean_abs_weight": 0.35, "exposure": 0.9, "turnover": 12.5, "fees_paid": 210.0,
-            "slippage_paid": 40.0, "trades": 9, "hit_rate": 0.55, "return_contribution": 0.02 * (place - 0.5),
-            "risk_contribution": 0.21,
+            "slippage_paid": 40.0, "trades": 9, "hit_rate": 0.55, "return_contribution": share * whole["total_return"],
+            "risk_contribution": share * whole["annual_volatility"],
         }
-        for place, asset in enumerate(ASSETS)
+        for asset, share in zip(ASSETS, (-0.2, 0.5, 0.7), strict=True)
     }  # fmt: skip
     listing = [
         {"symbol": asset, "name": f"{asset}_1H", "digest": "9f" * 32, "bars": 17_491, "first_t": 1_704_067_200}
@@ -74,7 +75,7 @@ def multi_asset(evaluation: dict[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in evaluation.items() if key != "baselines"}
     baselines = {key: value for key, value in evaluation["baselines"].items() if key in ("flat", "random")}
     baselines |= {f"buy_and_hold_{asset}": evaluation["baselines"]["buy_and_hold"] for asset in ASSETS}
-    mean = evaluation["mean"] | {"assets": added, "mean_gross": 0.83}
+    mean = whole | {"assets": added, "mean_gross": 0.83}
     agents = [
         agent | {"metrics": {key: value for key, value in agent["metrics"].items() if "action" not in key}}
         for agent in evaluation["agents"]

@@ -17,9 +17,9 @@ from ppo.ledger import write_trades
 from ppo.portfolio import rules
 from ppo.portfolio.align import align, portfolio_spans
 from ppo.portfolio.baselines import rule_tracks, shifted
-from ppo.portfolio.evaluate import _terms, equity_table, score
+from ppo.portfolio.evaluate import PlayedPortfolio, _terms, equity_table, score
 from ppo.portfolio.ledger import portfolio_trades
-from ppo.portfolio.metrics import by_asset, correlations, portfolio_metrics, risk_contributions, trading_metrics
+from ppo.portfolio.metrics import by_asset, contributions, correlations, portfolio_metrics, trading_metrics
 from ppo.portfolio.play import Lane, rollouts
 from ppo.portfolio.validate import PortfolioValidator
 from ppo.tape import spans as tape_spans
@@ -137,7 +137,33 @@ def test_statistics_of_two_legs_by_hand():
     trading = trading_metrics(track, config)
     assert trading["hit_rate"] == 0.5 and trading["profit_factor"] == pytest.approx(2)
     assert trading["mean_gross"] == pytest.approx(1 / 3) and trading["position_changes"] == 2
-    assert risk_contributions(track).sum() == pytest.approx(track.returns.std(ddof=1))
+    annual = track.returns.std(ddof=1) * np.sqrt(config.market.bars_per_year)
+    assert sum(asset["risk_contribution"] for asset in metrics.values()) == pytest.approx(annual)
+
+
+def test_contributions_to_the_mean_of_two_unlike_seeds_add_up_to_its_return_and_risk():
+    """One seed holds A all the time, the other is long or short of both at random: neither sum is a mean of sums."""
+    tape = random_portfolio(2, 300, 4, volatility=0.03)
+    config = config_of("judging.random_shifts=20", "judging.bootstrap_samples=50", "judging.cost_sweep_bps=[]")
+    hold = stateless(lambda obs, mask: np.tile([1.0, 0.0], (len(obs), 1)))
+    played = score(tape, config, portfolio_spans(tape, 0, len(tape)), [hold, noise(2, 8)])
+    found = PlayedPortfolio(tape, config, played, (0, len(tape)), {}, [], "").judge([0.0])
+    mean = found["mean"]
+    for key, whole in (("return_contribution", "total_return"), ("risk_contribution", "annual_volatility")):
+        assert sum(asset[key] for asset in mean["assets"].values()) == pytest.approx(mean[whole], rel=1e-9)
+        assert np.mean([agent["metrics"][whole] for agent in found["agents"]]) != pytest.approx(mean[whole], rel=0.02)
+
+
+def test_contributions_to_a_mean_by_hand():
+    """Seed 0 makes 50 % with A in the second row, seed 1 loses 50 % with B in the third: +25 %, then -25 % of 1.25."""
+    config = config_of("costs.fee_frac=0", "costs.slippage_frac=0", "costs.borrow_frac_per_year=0")
+    main, other = series(range(3), [100, 100, 150], [100, 150, 150]), series(range(3), [100] * 3, [100, 100, 50])
+    tape = align({"A-USD": main, "B-USD": other}, MAX_GAP_S)
+    plans = iter([[1.0, 0.0], [0.0, 0.0]]), iter([[0.0, 0.0], [0.0, 1.0]])
+    tracks = [play(tape, config, stateless(lambda obs, mask, plan=plan: np.array([next(plan)]))) for plan in plans]
+    added = contributions(tracks, config, tape.assets)
+    assert added["A-USD"]["return_contribution"] == pytest.approx(0.25)
+    assert added["B-USD"]["return_contribution"] == pytest.approx(-0.3125)
 
 
 def test_correlations_are_of_returns_that_both_assets_have():
