@@ -1,7 +1,7 @@
 """Predicted against actual: the plans that a run's starts made (`plan.json`), beside what the event log knows.
 
 Prediction and time begin where a start has made its plan: what it checked and measured before is a row of its own.
-The report comes after the last event and is in neither.
+Both end with the units: report, publication and last upload come after the first `run_finished`, and are in neither.
 """
 
 from __future__ import annotations
@@ -103,16 +103,18 @@ class _Start:
     """Where the time of one start went, in seconds."""
 
     before_s: float = 0.0
-    """Until its plan was made; all of it where it made none."""
+    """Until its plan was made, or its first unit started without one; all of it where there was neither."""
     after_s: float = 0.0
     stages_s: dict[str, float] = field(default_factory=dict)
     """From the start of each stage's first unit to the end of its last."""
 
     @classmethod
     def of(cls, events: Events) -> _Start:
+        ends = [number for number, event in enumerate(events, start=1) if event["kind"] == "run_finished"]
+        events = events[: ends[0]] if ends else events
         begun_t = events[0]["t"]
         end_t = max(event["t"] for event in events)
-        planned_t = next((event["t"] for event in events if event["kind"] == "plan"), end_t)
+        planned_t = next((event["t"] for event in events if event["kind"] in ("plan", "unit_started")), end_t)
         return cls(planned_t - begun_t, end_t - planned_t, dict(_stage_spans(events, end_t)))
 
 

@@ -96,6 +96,27 @@ def test_starts_add_up_and_units_count_with_their_first_prediction(tmp_path):
     assert whole.predicted_s == Range(6 + 2.5, 12 + 5, 24 + 10), "of seed-1 its half of the time it shared"
 
 
+def test_time_ends_with_the_units_and_begins_with_the_first_one_where_nothing_was_planned(tmp_path):
+    run = run_with(
+        tmp_path,
+        (0, "run_started", "run"),
+        (1, "plan", "run"),
+        (1, "unit_started", "prepare"),
+        (3, "unit_finished", "prepare"),
+        (4, "run_finished", "run"),
+        (60, "check", "run"),  # published
+        (300, "checkpoint", "run"),  # the last upload, which changed the ending
+        (301, "run_finished", "run"),
+        (1_000, "run_started", "run"),  # without limits and calibration there is no plan
+        (1_003, "unit_started", "ppo/seed-0"),
+        (1_015, "unit_finished", "ppo/seed-0"),
+        (1_016, "run_finished", "run"),
+    )
+    keep(run, plan_of(*SECONDS))
+    before, prepare, ppo, whole = compared(run)
+    assert (before.actual_s, prepare.actual_s, ppo.actual_s, whole.actual_s) == (1 + 3, 2, 12, 3 + 13)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2, "starts": []}', '{"format": 1}'])
 def test_without_a_plan_there_is_nothing_to_compare(tmp_path, content):
     run = run_with(tmp_path, (0, "run_started", "run"), (1, "run_finished", "run"))
