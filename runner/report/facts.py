@@ -17,6 +17,7 @@ from configs.load import flatten, resolve
 from configs.run_dir import RunDir
 from configs.verdicts import FAMILIES, leading
 from runner import forecast
+from runner.budget import spent
 from runner.forecast import Row
 from runner.gates import JUDGE
 from runner.graph import expand
@@ -68,7 +69,9 @@ class Facts:
     forecast: list[Row] = field(default_factory=list)
     """Predicted against actual, the whole run last."""
     price_usd_per_hour: float = 0.0
-    """0 where no plan had one."""
+    """Of the newest plan that has one; 0 where none had."""
+    cost_usd: float = 0.0
+    """Of all starts, each from beginning to end at its own price."""
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Unit id -> metrics of its result."""
     histories: dict[str, Any] = field(default_factory=dict)
@@ -151,6 +154,7 @@ def read_facts(run: RunDir) -> Facts:
     facts.forecast = reader.read(run.root / forecast.FILE_NAME, lambda _: forecast.compared(run)) or []
     prices = [plan.get("price_usd_per_hour") for plan in forecast.load(run)]
     facts.price_usd_per_hour = next((float(price) for price in reversed(prices) if price), 0.0)
+    facts.cost_usd = spent(run.events).cost_usd
     facts.events = without_repeats(read_events(run.events)) if run.events.is_dir() else []
     for path in sorted(run.stages.rglob("history.json")):
         unit = path.parent.relative_to(run.stages).as_posix()

@@ -48,21 +48,23 @@ def prediction(facts: Facts) -> Section | None:
     head = ("", "Predicted", "Range", "Took", "Deviation", "Range held")
     remark = (
         "Of each stage the time from the start of its first unit to the end of its last, so stages may overlap; of the "
-        "whole run the time from its plan to its end. The range holds what early stopping and gates may leave out."
+        "whole run the time from its plan to the end of its units. The cost is of all starts as a "
+        "whole, each at its own price. The range holds what early stopping and gates may leave out."
     )
     parts = [facts_list(_totals(facts, whole)), table(head, rows, label="Predicted against actual", align="lrrrrl")]
     return Section("prediction", "Predicted against actual", [*parts, note(remark)])
 
 
 def _totals(facts: Facts, whole: Row) -> list[tuple[object, object]]:
-    price, predicted_s = facts.price_usd_per_hour, whole.predicted_s
+    price, predicted_s, cost_usd = facts.price_usd_per_hour, whole.predicted_s, facts.cost_usd
     pairs: list[tuple[object, object]] = [
         ("Predicted", numbers.duration(predicted_s.expected if predicted_s else None)),
         ("Took" if facts.finished else "Took so far", numbers.duration(whole.actual_s)),
     ]
     if price and predicted_s:
         pairs.append(("Predicted cost", f"{numbers.ratio(predicted_s.expected / HOUR_S * price)} USD"))
-        pairs.append(("Cost", f"{numbers.ratio(whole.actual_s / HOUR_S * price)} USD"))
+    if cost_usd:
+        pairs.append(("Cost of all starts", f"{numbers.ratio(cost_usd)} USD"))
     return pairs
 
 

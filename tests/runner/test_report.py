@@ -217,6 +217,26 @@ def test_what_a_stage_took_stands_beside_what_was_predicted(run):
     assert re.findall(r">([^<]+)<", row)[:4] == ["24.0 s", "14.4 s to 26.4 s", "25.0 s", "+4\u00a0%"]
 
 
+def test_the_cost_is_that_of_all_starts_each_at_its_own_price(own_run):
+    log = own_run.events / "supervisor.jsonl"
+    log.write_text(log.read_text().replace('"kind":"run_started"', '"kind":"run_started","price_usd_per_hour":36', 1))
+    lines = log.read_text().splitlines()
+    last = max(number for number, line in enumerate(lines) if '"run_started"' in line)
+    lines[last] = lines[last].replace('"kind":"run_started"', '"kind":"run_started","price_usd_per_hour":72')
+    log.write_text("\n".join(lines) + "\n")
+    first_s, second_s = (events[-1]["t"] - events[0]["t"] for events in starts_of(lines))
+    page = render(read_facts(own_run))
+    assert f"{(first_s * 36 + second_s * 72) / 3_600:.2f} USD" in page[page.index("Cost of all starts") :][:200]
+
+
+def starts_of(lines: list[str]) -> list[list[dict]]:
+    starts: list[list[dict]] = []
+    for event in map(json.loads, lines):
+        starts += [[]] * (event["kind"] == "run_started")
+        starts[-1] = [*starts[-1], event]
+    return starts
+
+
 def test_only_what_the_run_has_is_called_missing(own_run):
     for stage in ("synthetic", "evaluate", "ablation"):
         shutil.rmtree(own_run.unit_dir(stage))
