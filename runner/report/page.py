@@ -118,12 +118,13 @@ def _contents(sections: Sequence[Section]) -> Html:
 
 
 def _notices(facts: Facts, sections: Sequence[Section]) -> Html:
-    """What is missing although this run has its stage, damaged, outdated, or not alike."""
-    stages = {unit.partition("/")[0] for unit in facts.units}
+    """What is missing although this run has its stage and no gate left it out, damaged, outdated, or not alike."""
+    gated = _gated(facts)
+    stages = {unit.partition("/")[0] for unit in facts.units if unit not in gated}
     missing = [
         f"{section.title} (comes from: {builder.waits_for})"
         for builder, section in zip(SECTIONS, sections, strict=True)
-        if builder.waits_for and not section.parts and (not stages or builder.waits_for in stages)
+        if builder.waits_for and not section.parts and (not facts.units or builder.waits_for in stages)
     ]
     notices = [tag("p", tag("strong", "Not in this run yet: "), "; ".join(missing), ".")] if missing else []
     notices += [tag("p", tag("strong", "Damaged: "), fault) for fault in facts.damaged]
@@ -137,6 +138,13 @@ def _notices(facts: Facts, sections: Sequence[Section]) -> Html:
     ]
     notices += [tag("p", tag("strong", "Unequal seeds: "), difference) for difference in _unequal_starts(facts)]
     return tag("div", *notices, class_="notice") if notices else Html("")
+
+
+def _gated(facts: Facts) -> set[str]:
+    """Units that a closed gate left out, as their newest event says."""
+    events = [event for event in facts.events if event["kind"] in ("unit_started", "unit_finished")]
+    newest = {event["unit"]: event.get("state") for event in events}
+    return {unit for unit, state in newest.items() if state == "gated"}
 
 
 def _unequal_starts(facts: Facts) -> list[str]:

@@ -1,5 +1,6 @@
 """The report as a file: what it says, what it leaves out, what it never does."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.events import EventLog
 from configs.files import read_json, write_json
 from configs.load import resolve
 from configs.run_dir import Request, Result, RunDir
@@ -243,6 +245,25 @@ def test_only_what_the_run_has_is_called_missing(own_run):
     missing = re.search(r"Not in this run yet: </strong>(.*?)</p>", write_report(own_run).read_text())[1]
     assert "Verdict" not in missing and "Agents side by side" in missing
     assert "ablation" not in missing, "it is made on demand only"
+
+
+def test_what_a_closed_gate_left_out_is_not_waited_for(own_run):
+    shutil.rmtree(own_run.unit_dir("synthetic"))
+    assert "synthetic" in missing_in(own_run)
+    say_of("synthetic", own_run, "unit_finished", state="gated")
+    assert missing_in(own_run) == ""
+    say_of("synthetic", own_run, "unit_started")
+    assert "synthetic" in missing_in(own_run), "the gate is open in a later start"
+
+
+def say_of(unit: str, run: RunDir, kind: str, **fields: str) -> None:
+    with contextlib.closing(EventLog(run.events, "supervisor")) as log:
+        log.emit(kind, unit, **fields)
+
+
+def missing_in(run: RunDir) -> str:
+    found = re.search(r"Not in this run yet: </strong>(.*?)</p>", render(read_facts(run)))
+    return found[1] if found else ""
 
 
 def test_synthetic_data_is_labelled_at_the_top_in_the_title_the_verdict_and_the_data(tmp_path):
