@@ -10,29 +10,33 @@ from rich.text import Text
 
 from configs.calendar import shifted
 from configs.schema import BudgetConfig
-from runner.budget import HOUR_S, figure
+from runner.budget import describe, figure
 from runner.console import WIDE, clock
 from runner.plan import Range, RunPlan, StagePlan
 from runner.preflight.check import human_bytes
+from runner.store.layout import Spent
 
 
-def render_plan(plan: RunPlan, run_id: str, limits: BudgetConfig, calibrated: str) -> RenderableType:
+def render_plan(plan: RunPlan, run_id: str, limits: BudgetConfig, used: Spent, calibrated: str) -> RenderableType:
     """What a run would take.
 
     Args:
         plan: of the run.
         run_id: its name.
-        limits: what it may cost.
+        limits: what it may cost; whether that will do, `check_budget` alone says.
+        used: by the run so far.
         calibrated: where the measured rates are kept.
     """
-    return Group(_StageTable(plan, f"plan of run {run_id}"), *map(Text, _totals(plan, limits, calibrated)))
+    return Group(_StageTable(plan, f"plan of run {run_id}"), *map(Text, _totals(plan, limits, used, calibrated)))
 
 
-def print_plan(plan: RunPlan, run_id: str, limits: BudgetConfig, calibrated: str, *, stderr: bool = False) -> None:
+def print_plan(
+    plan: RunPlan, run_id: str, limits: BudgetConfig, used: Spent, calibrated: str, *, stderr: bool = False
+) -> None:
     """`render_plan` on stdout or stderr, wide where nobody looks at it live."""
     is_live = (sys.stderr if stderr else sys.stdout).isatty()
     console = Console(stderr=stderr, highlight=False, width=None if is_live else 120)
-    console.print(render_plan(plan, run_id, limits, calibrated))
+    console.print(render_plan(plan, run_id, limits, used, calibrated))
 
 
 class _StageTable:
@@ -66,14 +70,14 @@ def _cells(stage: StagePlan, priced: bool) -> tuple[str, ...]:
     )
 
 
-def _totals(plan: RunPlan, limits: BudgetConfig, calibrated: str) -> list[str]:
+def _totals(plan: RunPlan, limits: BudgetConfig, used: Spent, calibrated: str) -> list[str]:
     free, bars = human_bytes(plan.disk_free_bytes), f"{plan.bars_found:,} found, {plan.bars_needed:,} needed"
     nominal = [stage.name for stage in plan.stages if stage.nominal]
     gated = [stage.name for stage in plan.stages if stage.may_be_left_out]
     lines = [
         f"in all:      {_times(plan.wall_s)} with {plan.workers} at once; stages may overlap",
         *([f"cost:        {_costs(plan)}"] if plan.price_usd_per_hour else []),
-        *([f"limits:      {said}"] if (said := _limits(plan, limits)) else []),
+        *([f"budget:      {said} spent"] if (said := describe(limits, used)) else []),
         f"memory:      {human_bytes(plan.memory_bytes)} for the units that run side by side",
         f"disk:        {human_bytes(plan.disk_bytes)} of {free} free",
         f"bars:        {bars}",
@@ -101,19 +105,6 @@ def _costs(plan: RunPlan) -> str:
     return (
         f"{figure(cost.expected)} USD ({figure(cost.low)} to {figure(cost.high)}) "
         f"at {figure(plan.price_usd_per_hour)} USD an hour"
-    )
-
-
-def _limits(plan: RunPlan, limits: BudgetConfig) -> str:
-    """Each limit, and whether the expected run stays below it."""
-    pairs = (
-        (limits.max_cost_usd, plan.cost_usd.expected, "USD"),
-        (limits.max_hours, plan.wall_s.expected / HOUR_S, "h"),
-    )
-    return ", ".join(
-        f"{figure(limit)} {unit} ({'enough' if expected <= limit else 'refused: more is expected'})"
-        for limit, expected, unit in pairs
-        if limit
     )
 
 

@@ -204,10 +204,11 @@ class _Start:
         self.events.emit(
             "plan", RUN, units=len(to_run), wall_s=asdict(planned.wall_s), cost_usd=asdict(planned.cost_usd)
         )
-        print_plan(planned, plan.run.run_id, limits, str(runs_dir / FILE_NAME), stderr=True)
+        used = self.budget.spent()
+        print_plan(planned, plan.run.run_id, limits, used, str(runs_dir / FILE_NAME), stderr=True)
         if not has_limit:
             return Ending(ExitCode.DONE)
-        result = check_budget(limits, self.budget.spent(), planned, accepted=self.choice.yes)
+        result = check_budget(limits, used, planned, accepted=self.choice.yes)
         self._note([result])
         if result.verdict == "warn":
             say(f"{result.found}, {result.needed}; going on because of --yes")

@@ -139,6 +139,7 @@ def preflight(**options: Any) -> ExitCode:
 @json_option
 def plan(**options: Any) -> ExitCode:
     """Predict time, cost, memory and disk of a run, from what this machine is measured to do."""
+    from runner.budget import spent
     from runner.calibration import FILE_NAME
 
     ask = ask_of(options)
@@ -148,7 +149,8 @@ def plan(**options: Any) -> ExitCode:
         return ExitCode.DONE
     from runner.plan_table import print_plan
 
-    print_plan(planned, resolved.run.run_id, resolved.config.budget, str(ask.runs_dir / FILE_NAME))
+    used = spent(resolved.run.events)
+    print_plan(planned, resolved.run.run_id, resolved.config.budget, used, str(ask.runs_dir / FILE_NAME))
     return ExitCode.DONE
 
 

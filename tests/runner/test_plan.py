@@ -21,6 +21,7 @@ from runner.plan_table import render_plan
 from runner.process import ProcessFailedError
 from runner.reuse import left_fracs
 from runner.schedule import Places
+from runner.store.layout import Spent
 
 UNIT = "tests.runner.fixture_stages.unit"
 CONFIG = resolve("DEMO-USD_1H", "quick").config
@@ -135,9 +136,15 @@ def test_the_table_fits_80_columns_and_says_rates_were_measured_only_where_one_w
     assert "rates:" in shown[0] and "rates:" not in shown[1] and "memory of one" in shown[1]
 
 
-def shown_at(width: int, plan) -> str:
+def test_the_table_says_what_is_spent_and_leaves_the_verdict_to_the_check_of_the_budget():
+    shown = shown_at(120, planned(ALL, MODELS), BudgetConfig(max_hours=2), Spent(wall_s=1.5 * 3_600))
+    assert "budget:      1.50 of 2.00 h spent\n" in shown and "enough" not in shown
+    assert "budget:" not in shown_at(120, planned(ALL, MODELS))
+
+
+def shown_at(width: int, plan, limits: BudgetConfig = CONFIG.budget, used: Spent | None = None) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(render_plan(plan, "run", CONFIG.budget, "calibration.json"))
+    console.print(render_plan(plan, "run", limits, used or Spent(), "calibration.json"))
     return console.file.getvalue()
 
 
