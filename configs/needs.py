@@ -8,11 +8,18 @@ from configs.schema import Config, FeaturesConfig
 
 STOP_HORIZONS = 2
 """Label horizons that the early-stopping rows of the first model must span at least."""
+MIN_PART_HORIZONS = 4
+"""Label horizons that the test part, and each slice of the validation part, must span at least."""
 
 
 def first_rows(config: Config) -> int:
     """Fewest training rows of the first model: its early-stopping share spans `STOP_HORIZONS` label horizons."""
     return math.ceil(STOP_HORIZONS * config.labels.horizon_bars / config.classifiers.early_stop_frac)
+
+
+def test_bars(config: Config) -> int:
+    """Fewest bars of the test part, and fewest to decide on that an asset of a portfolio has in the training part."""
+    return MIN_PART_HORIZONS * config.labels.horizon_bars
 
 
 def bars_before_window(config: Config) -> int:

@@ -27,7 +27,8 @@ def check(
     offline: bool = False,
     tell: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, Any]:
-    """What a dataset of the run is: name, path, digest, rows, range, gaps, last bar of the training part.
+    """What a dataset of the run is: name, path, digest, rows, range, gaps, and in Unix s
+    where the training part ends (`train_stop_t`) and where its predictions begin (`predicted_t`).
 
     Args:
         config: says how the file is read.
@@ -48,7 +49,7 @@ def check(
         arguments += ["--symbol", parsed.symbol, "--timeframe", parsed.timeframe]
     arguments += ["--repair", dataset.repair, "--timezone", dataset.timezone, "--asset-class", dataset.asset_class]
     arguments += [part for path in data_dirs for part in ("--data-dir", str(path))]
-    arguments += ["--train-frac", repr(config.splits.train_frac)]
+    arguments += ["--train-frac", repr(config.splits.train_frac), "--folds", str(config.classifiers.folds)]
     arguments += ["--resample"] * dataset.resample + ["--offline"] * offline
     facts: dict[str, Any] = ask([sys.executable, "-m", MODULE, *arguments], heard=lambda line: _relay(line, tell))
     return facts

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from configs.calendar import month_of
 from configs.errors import BadDataError, ConfigError, DatasetNotFoundError
 from configs.files import digest, write_json
 from configs.load import Resolved, differing_keys, flatten, is_operational, lay_over, operational_values, resolve
@@ -22,6 +21,7 @@ from configs.schema import Config
 from runner import data, windows
 from runner.identity import Keys, gpu_names, next_free_id, run_id_of
 from runner.machines import inexact_reasons, machines_of, this_machine
+from runner.overlap import require_overlap
 from runner.say import say
 from runner.store.lease import owner_facts
 
@@ -252,7 +252,7 @@ def _asked(ask: Ask) -> Plan:
         assets=assets,
         no_windows=no_windows,
     )
-    _require_overlap(plan)
+    require_overlap(plan.datasets, config)
     base = ask.run_id or run_id_of(config, digests(plan.datasets))
     run_id = next_free_id(base, lambda name: _is_taken(name, ask, config)) if ask.fresh else base
     return settle(replace(plan, run=RunDir(ask.runs_dir / check_run_id(run_id))), ask)
@@ -281,30 +281,6 @@ def _with_windows(config: Config, facts: dict[str, Any]) -> tuple[Config, str]:
             f"{config.dataset.name}; the first test month is {found.first_test_month}"
         )
     return fitted, ""
-
-
-def _require_overlap(plan: Plan) -> None:
-    """Refuse assets that have no bar in the time of the run's own dataset, or none in its training part.
-
-    Raises:
-        BadDataError: the message names the asset and both ranges.
-    """
-    own, *others = plan.datasets.items()
-    for name, facts in others:
-        if facts["first_t"] > own[1]["last_t"] or facts["last_t"] < own[1]["first_t"]:
-            raise BadDataError(
-                f"{name} ({_range(facts)}) and {own[0]} ({_range(own[1])}) have no time in common; leave the asset "
-                "out of --assets, or use data that overlap"
-            )
-        if facts["first_t"] > own[1]["train_last_t"]:
-            raise BadDataError(
-                f"{name} ({_range(facts)}) has no bar in the training part of {own[0]} ({_range(own[1])}); it ends in "
-                f"{month_of(own[1]['train_last_t'])}: leave the asset out of --assets, or use data that begin earlier"
-            )
-
-
-def _range(facts: dict[str, Any]) -> str:
-    return f"{month_of(facts['first_t'])} to {month_of(facts['last_t'])}"
 
 
 def _recorded(facts: dict[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.needs import bars_before_window, first_rows
+from configs.needs import MIN_PART_HORIZONS, bars_before_window, first_rows, test_bars
 from configs.schema import Config, SplitsConfig
-
-MIN_PART_HORIZONS = 4
-"""Label horizons that the test part, and each slice of the validation part, must span at least."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +120,3 @@ def first_piece_bars(config: Config) -> int:
 def validation_bars(config: Config) -> int:
     """Fewest bars of the validation part."""
     return config.ppo.eval_slices * MIN_PART_HORIZONS * config.labels.horizon_bars
-
-
-def test_bars(config: Config) -> int:
-    """Fewest bars of the test part."""
-    return MIN_PART_HORIZONS * config.labels.horizon_bars

@@ -27,6 +27,7 @@ import pandas as pd
 from configs.assets import DatasetName
 from configs.errors import BadDataError
 from configs.files import read_json, write_json
+from configs.needs import test_bars
 from configs.run_dir import RunDir
 from configs.schema import Config
 from ppo.evaluate import Spans
@@ -41,7 +42,6 @@ from training.market import Bars
 from training.metrics import CLASS_NAMES
 from training.scaling import Scaler
 from training.sources.stamps import day_name
-from training.splits import test_bars
 from training.stages.prepare import Prepared, load_predictions, load_prepared, read_bars, write_table
 
 UNIT = "multi_asset/data"

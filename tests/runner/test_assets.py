@@ -17,9 +17,9 @@ BARS = 3_400
 CHOICE = ("--offline", "--skip-preflight", "--until", "prepare")
 
 
-def write_bars(directory: Path, symbol: str, first: int = 0, scale: float = 1.0) -> Path:
+def write_bars(directory: Path, symbol: str, first: int = 0, scale: float = 1.0, bars: int = BARS) -> Path:
     directory.mkdir(exist_ok=True)
-    frame = demo_bars(max_gap_s=6 * 3_600).slice(first, first + BARS).frame()
+    frame = demo_bars(max_gap_s=6 * 3_600).slice(first, first + bars).frame()
     prices = ["open", "high", "low", "close"]
     stamps = pd.to_datetime(frame["t"], unit="s", utc=True).dt.strftime("%Y-%m-%dT%H:%M:%SZ")
     frame[prices] *= scale
@@ -66,15 +66,24 @@ def test_assets_without_a_common_time_are_refused_with_both_ranges(data):
     write_bars(data, "ETH-USDT", first=7_000)
     done = call(*asked(data, "BTC-USDT,ETH-USDT"))
     assert done.returncode == 65 and "no time in common" in done.stderr
-    assert "ETH-USDT_1H (2023-" in done.stderr and "BTC-USDT_1H (2023-01 to 2023-05)" in done.stderr
+    assert "ETH-USDT_1H (2023-" in done.stderr and "BTC-USDT_1H (2023-01-01 to 2023-05-22)" in done.stderr
 
 
-def test_an_asset_listed_after_the_training_part_is_refused_before_any_stage(data):
-    write_bars(data, "ETH-USDT", first=round(0.6 * BARS))
+LISTED_LATE = {"first": round(0.6 * BARS) - 100}
+ENDED_EARLY = {"bars": round(0.6 * BARS) // 5}
+"""Within the first of five pieces of the training part, which no model predicts."""
+
+
+@pytest.mark.parametrize("listed", [LISTED_LATE, ENDED_EARLY, {"first": round(0.6 * BARS)}])
+def test_an_asset_that_cannot_be_traded_enough_in_the_training_part_is_refused_before_any_stage(data, listed):
+    write_bars(data, "ETH-USDT", **listed)
     done = call(*asked(data, "BTC-USDT,ETH-USDT"))
-    assert done.returncode == 65 and "no bar in the training part of BTC-USDT_1H" in done.stderr
+    assert done.returncode == 65 and "bars to decide on in the training part of BTC-USDT_1H (2023-01-01" in done.stderr
     assert not list((data.parent / "runs").glob("*"))
-    write_bars(data, "ETH-USDT", first=round(0.6 * BARS) - 500)
+
+
+def test_an_asset_listed_in_time_is_taken(data):
+    write_bars(data, "ETH-USDT", first=round(0.6 * BARS) - 200)
     assert call(*asked(data, "BTC-USDT,ETH-USDT", "--dry-run")).returncode == 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ExitCode
+from training.splits import Split, folds
 from training.stages.data import main
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +59,17 @@ def test_check_prints_one_object_with_all_that_the_runner_reads(tmp_path, capsys
     assert (report["rows"], report["first_t"], report["last_t"]) == (50, START, START + 49 * 3_600)
     assert report["segments"] == [{"first_t": START, "last_t": START + 49 * 3_600, "rows": 50}]
     assert (report["asset_class"], report["timeframe_s"], report["synthetic"]) == ("crypto", 3_600, False)
+
+
+@pytest.mark.parametrize(("frac", "pieces"), [(0.6, 4), (0.55, 2), (1.0, 1)])
+def test_check_says_where_the_training_part_and_its_predictions_lie(tmp_path, capsys, frac, pieces):
+    save(tmp_path, rows=57)
+    options = ("--data-dir", tmp_path, "--offline", "--train-frac", frac, "--folds", pieces)
+    report = answer(capsys, "check", "--dataset", "BTC-USDT_1H", *options)
+    train = (0, round(57 * frac))
+    chain = folds(Split(train, (train[1], 57), (57, 57)), pieces, horizon=1)
+    assert report["predicted_t"] == START + 3_600 * chain[0].predict_start
+    assert report["train_stop_t"] == START + 3_600 * train[1]
 
 
 def test_check_for_a_person_names_every_fact(tmp_path, capsys):

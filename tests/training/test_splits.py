@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skfolio.model_selection import WalkForward
 
-from configs.needs import warmup_bars
+from configs.needs import test_bars, warmup_bars
 from configs.schema import LabelsConfig, SplitsConfig
 from tests.training.feature_samples import changed_after, config_of, random_walk
 from training.features import compute
@@ -19,7 +19,6 @@ from training.splits import (
     first_piece_bars,
     folds,
     split,
-    test_bars,
     training_rows,
     validation_bars,
     window_ready,

@@ -48,8 +48,10 @@ def check(arguments: argparse.Namespace) -> tuple[dict, str]:
     from training.sources.report import as_text
 
     bars, report = load_dataset(located.name, options=arguments, path=located.path)
-    last_trained = min(max(round(len(bars) * arguments.train_frac), 1), len(bars)) - 1
-    return report.as_json() | {"train_last_t": int(bars.t[last_trained])}, as_text(report)
+    opens = [*bars.t.tolist(), int(bars.t[-1]) + bars.timeframe_s]
+    trained = min(max(round(len(bars) * arguments.train_frac), 1), len(bars))
+    edges = {"predicted_t": opens[trained // (arguments.folds + 1)], "train_stop_t": opens[trained]}
+    return report.as_json() | edges, as_text(report)
 
 
 def list_datasets(arguments: argparse.Namespace) -> tuple[dict, str]:
@@ -184,6 +186,7 @@ def _offline_option(sub: argparse.ArgumentParser) -> None:
 
 def _train_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--train-frac", type=float, default=1.0, help="share of the bars that is trained on")
+    sub.add_argument("--folds", type=int, default=0, help="pieces of that share, after its first, that are predicted")
 
 
 def _locate_or_fetch(arguments: argparse.Namespace) -> Located:

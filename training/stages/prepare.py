@@ -16,7 +16,7 @@ import pandas as pd
 
 from configs.errors import BadDataError
 from configs.files import atomic_path, read_json, write_json
-from configs.needs import first_rows, warmup_bars
+from configs.needs import first_rows, test_bars, warmup_bars
 from configs.run_dir import RunDir
 from configs.schema import Config, DatasetConfig
 from configs.unit import Unit, run_stage
@@ -30,7 +30,6 @@ from training.splits import (
     bars_needed,
     folds,
     split,
-    test_bars,
     training_rows,
     validation_bars,
     window_ready,
