@@ -50,10 +50,8 @@ class WalkForward(SingleAsset):
     @property
     def trials(self) -> list[Trial]:
         """The judged mean of the seeds, and one for each seed."""
-        digest = self.dataset["digest"]
         return super().trials + [
-            Trial(digest, *self.bounds, f"{self.cache_key}/seed-{seed}", moments(track.returns).sharpe)
-            for seed, track in enumerate(self.scored.agents)
+            self.trial(f"{self.cache_key}/seed-{seed}", track.returns) for seed, track in enumerate(self.scored.agents)
         ]
 
     def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:

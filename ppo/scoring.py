@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from configs.assets import DatasetName
 from configs.files import write_json
 from configs.schema import Config
 from ppo.evaluate import Track
@@ -68,8 +69,17 @@ class SingleAsset:
     @property
     def trials(self) -> list[Trial]:
         """One: the mean of the seeds."""
-        sharpe = moments(self.returns).sharpe
-        return [Trial(self.dataset["digest"], *self.bounds, cache_key=self.cache_key, sharpe=sharpe)]
+        return [self.trial(self.cache_key, self.returns)]
+
+    def trial(self, cache_key: str, returns: np.ndarray) -> Trial:
+        """A scoring of all bars in `bounds`."""
+        return Trial(
+            self.dataset["digest"],
+            *self.bounds,
+            cache_key,
+            moments(returns).sharpe,
+            **market_range(DatasetName.parse(self.dataset["name"]).symbol, self.dataset, self.tape.t, self.bounds),
+        )
 
     def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
         """`evaluation.json`."""
@@ -120,6 +130,12 @@ def range_facts(t: np.ndarray, track: Returns, bounds: tuple[int, int], bars_per
         "spans": int(track.first.sum()),
         "years": returns / bars_per_year,
     }
+
+
+def market_range(symbol: str, dataset: dict[str, Any], t: np.ndarray, bounds: tuple[int, int]) -> dict[str, Any]:
+    """Which bars of the market a trial scored: half-open `bounds` of a tape that opens at `t`."""
+    first_t, last_t = int(t[bounds[0]]), int(t[bounds[1] - 1])
+    return {"symbol": symbol, "timeframe_s": dataset["timeframe_s"], "first_t": first_t, "last_t": last_t}
 
 
 def dataset_facts(dataset: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """The ledger of scorings: how often bars that were to be unseen have been looked at.
 
 `<runs dir>/trials.jsonl` holds one line per scoring, append-only, shared by all
-runs of a directory. A dataset's bars are used up by every scoring that touched
-any of them, whatever the split was called, so N counts entries with the same
-dataset digest and an overlapping range. A re-run under the same cache key
-scores nothing new and is counted once.
+runs of a directory. A market's bars are used up by every scoring that touched
+any of them, whatever the split or the file was called, so N counts entries of
+the same symbol and timeframe that overlap in time, however long their datasets
+are, and entries with the same dataset digest and an overlapping range. A re-run
+under the same cache key scores nothing new and is counted once.
 """
 
 from __future__ import annotations
@@ -34,11 +35,20 @@ class Trial:
     """Key of what was scored."""
     sharpe: float
     """Per-bar Sharpe ratio of what was scored: the mean return of an agent's seeds, or one seed's."""
+    symbol: str = ""
+    """`BASE-QUOTE`; older entries have neither it nor what follows, and overlap no other in time."""
+    timeframe_s: int = 0
+    first_t: int = 0
+    """Unix second at which the first scored bar opens."""
+    last_t: int = -1
+    """Unix second at which the last opens."""
 
     def touches(self, other: Trial) -> bool:
         """Whether both scored some of the same bars."""
-        same_data = self.dataset_digest == other.dataset_digest
-        return same_data and self.start < other.stop and other.start < self.stop
+        if self.dataset_digest == other.dataset_digest and self.start < other.stop and other.start < self.stop:
+            return True
+        same_market = (self.symbol, self.timeframe_s) == (other.symbol, other.timeframe_s)
+        return same_market and self.first_t <= other.last_t and other.first_t <= self.last_t
 
     def repeats(self, other: Trial) -> bool:
         """Whether this is the same scoring done again."""

@@ -40,7 +40,7 @@ from ppo.portfolio.ledger import portfolio_trades
 from ppo.portfolio.metrics import contributions, correlations, portfolio_metrics
 from ppo.portfolio.play import Lane, PortfolioTrack, rollouts
 from ppo.portfolio.rules import CLOSE
-from ppo.scoring import SCHEMA, dataset_facts, range_facts
+from ppo.scoring import SCHEMA, dataset_facts, market_range, range_facts
 from ppo.statistics import moments
 from ppo.trials import Trial
 from training.stages.prepare import Prepared, write_table
@@ -70,8 +70,13 @@ class PlayedPortfolio:
     @property
     def trials(self) -> list[Trial]:
         """The mean of the seeds, entered for the test bars of every asset."""
-        sharpe, used = moments(self.returns).sharpe, [(asset["digest"], *asset["test"]) for asset in self.listing]
-        return [Trial(digest, start, stop, self.cache_key, sharpe) for digest, start, stop in used if start < stop]
+        sharpe, used = moments(self.returns).sharpe, [(asset, *asset["test"]) for asset in self.listing]
+        scored = partial(market_range, dataset=self.dataset, t=self.tape.t, bounds=self.bounds)
+        return [
+            Trial(asset["digest"], start, stop, self.cache_key, sharpe, **scored(asset["symbol"]))
+            for asset, start, stop in used
+            if start < stop
+        ]
 
     def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
         """`evaluation.json`."""

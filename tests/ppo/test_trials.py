@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,32 @@ def test_moving_the_split_by_a_bar_does_not_reset_the_count(tmp_path):
     record(ledger, trial("a"))
     assert len(record(ledger, trial("b", start=81))) == 2
     assert len(record(ledger, trial("a", start=81))) == 1, "the same key over the same bars is one scoring"
+
+
+def at(key, *, data="data", days=0, symbol="ADA-EUR", timeframe_s=3_600):
+    """The bars 80 to 100 of one dataset, after `days` more days at the beginning of its file, or of another market."""
+    start = 80 + 24 * days
+    t = {"first_t": 1_700_000_000 + 80 * 3_600, "last_t": 1_700_000_000 + 99 * 3_600}
+    return Trial(data, start, start + 20, key, 0.01, symbol, timeframe_s, **t)
+
+
+def test_the_same_bars_of_a_dataset_with_one_more_day_count(tmp_path):
+    ledger = tmp_path / "trials.jsonl"
+    record(ledger, at("a"))
+    assert [entry.cache_key for entry in record(ledger, at("b", data="a day more", days=1))] == ["a", "b"]
+    later = replace(at("c", data="new"), first_t=at("a").last_t + 3_600, last_t=at("a").last_t + 7_200)
+    assert [entry.cache_key for entry in record(ledger, later)] == ["c"]
+    assert len(record(ledger, replace(later, cache_key="d", first_t=at("a").last_t))) == 4, "one bar is enough"
+    for key, other in (("e", {"symbol": "ADA-USD"}), ("f", {"timeframe_s": 60})):
+        assert len(record(ledger, at(key, data=key, **other))) == 1
+
+
+def test_entries_of_an_older_ledger_touch_by_digest(tmp_path):
+    ledger = tmp_path / "trials.jsonl"
+    ledger.write_text('{"cache_key": "old", "dataset_digest": "data", "sharpe": 0.3, "start": 90, "stop": 110}\n')
+    assert [entry.cache_key for entry in record(ledger, at("a"))] == ["old", "a"]
+    assert [entry.cache_key for entry in record(ledger, at("b", data="other"))] == ["a", "b"]
+    assert [entry.sharpe for entry in record(ledger, at("old"))] == [0.3], "scored again, it is one scoring"
 
 
 def test_a_torn_line_is_passed_over_and_hides_no_later_one(tmp_path):

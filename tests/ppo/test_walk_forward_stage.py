@@ -346,6 +346,10 @@ def test_the_judged_mean_and_every_seed_are_trials(scored):
     year = evaluation["bars_per_year"] ** 0.5
     sharpes = [evaluation["mean"]["sharpe"], *(agent["metrics"]["sharpe"] for agent in evaluation["agents"])]
     assert [trial.sharpe * year for trial in family.trials] == pytest.approx(sharpes)
+    t = pd.read_parquet(run.unit_dir("prepare") / "bars.parquet")["t"]
+    bounds = {(trial.symbol, trial.timeframe_s, trial.first_t, trial.last_t) for trial in family.trials}
+    tested = t[(t >= month_start("2023-03")) & (t < month_start("2023-05"))]
+    assert bounds == {("DEMO-USD", 3_600, tested.min(), tested.max())}
     assert evaluation["trials"]["count"] == 3
     assert len(enter([family], run.root.parent)) == 3, "a second scoring finds the same trials"
 

@@ -169,6 +169,8 @@ def test_the_evaluation_scores_the_portfolio_on_the_test_part(run):
     used = {entry["dataset_digest"]: (entry["start"], entry["stop"]) for entry in entered}
     own, other = (asset["digest"] for asset in facts["assets"])
     assert used == {own: (1_600, 2_000), other: (1_600 - LATE - 23, 2_000 - LATE - 23)}, "each by its own bars"
+    assert {entry["symbol"] for entry in entered} == {"ADA-USD", "ETH-USD"}
+    assert {(entry["first_t"], entry["last_t"]) for entry in entered} == {(equity["t"].min(), equity["t"].max())}
     assert found["trials"]["count"] == metrics["trials"] == 1
 
 
