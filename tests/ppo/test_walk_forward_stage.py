@@ -176,7 +176,7 @@ def with_settings(run: RunDir, **changes) -> None:
     run.save_config(config.model_copy(update={"walk_forward": config.walk_forward.model_copy(update=changes)}))
 
 
-def test_a_window_does_not_depend_on_how_many_there_are(finished, tmp_path):
+def test_given_the_same_predictions_a_window_does_not_depend_on_how_many_there_are(finished, tmp_path):
     run = copied(finished, tmp_path / "run")
     with_settings(run, windows=1, first_test_month="2023-04")
     work(run, MONTHS[1])
