@@ -141,6 +141,8 @@ def plan(**options: Any) -> ExitCode:
     """Predict time, cost, memory and disk of a run, from what this machine is measured to do."""
     from runner.budget import spent
     from runner.calibration import FILE_NAME
+    from runner.preflight.budget import check_budget
+    from runner.store.layout import Spent
 
     ask = ask_of(options)
     resolved, planned = _planned(ask, options["seconds"])
@@ -149,8 +151,12 @@ def plan(**options: Any) -> ExitCode:
         return ExitCode.DONE
     from runner.plan_table import print_plan
 
-    used = spent(resolved.run.events)
-    print_plan(planned, resolved.run.run_id, resolved.config.budget, used, str(ask.runs_dir / FILE_NAME))
+    limits = resolved.config.budget
+    print_plan(planned, resolved.run.run_id, limits, spent(resolved.run.events), str(ask.runs_dir / FILE_NAME))
+    if limits.max_hours or limits.max_cost_usd:
+        whole = check_budget(limits, Spent(), planned)
+        fits = whole.verdict == "ok"
+        click.echo(f"limits:      {'a whole run fits' if fits else 'a whole run would be refused'}: {whole.found}")
     return ExitCode.DONE
 
 

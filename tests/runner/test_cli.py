@@ -141,6 +141,13 @@ def test_resume_takes_configuration_and_data_from_the_run(runs, run):
     assert refused.returncode == 2 and "--set" in refused.stderr
 
 
+def test_plan_says_whether_a_whole_run_fits_the_limits(runs):
+    asked = ("plan", *DEMO, "--runs-dir", runs, "--set", "runtime.calibrate_s=0")
+    assert "limits:" not in call(*asked).stdout
+    assert "a whole run fits: 0 of 100.00 h spent" in call(*asked, "--max-hours", "100").stdout
+    assert "a whole run would be refused: " in call(*asked, "--max-hours", "0.001").stdout
+
+
 def test_resuming_a_run_that_is_not_there_is_refused(runs):
     done = call("--resume", "nothing", "--runs-dir", runs)
     assert done.returncode == 78 and "nothing" in done.stderr
