@@ -43,16 +43,16 @@ def rule_tracks(tape: Tape, config: Config, spans: Spans, predictions: pd.DataFr
     long = {
         "flat": np.zeros(len(tape), bool),
         "buy_and_hold": np.ones(len(tape), bool),
-        "moving_average": moving_average_long(tape, *config.judging.moving_average_bars),
+        "moving_average": moving_average_long(tape.close, tape.segment, *config.judging.moving_average_bars),
     }
     if predictions is not None:
         long["follow_classifier"] = classifier_long(predictions)
     return {name: follow(tape, config, spans, wanted) for name, wanted in long.items()}
 
 
-def moving_average_long(tape: Tape, fast: int, slow: int) -> np.ndarray:
+def moving_average_long(close: np.ndarray, segment: np.ndarray, fast: int, slow: int) -> np.ndarray:
     """(N,) bool: the mean of the last `fast` closes is above that of the last `slow`; false in a segment's warm-up."""
-    closes = pd.Series(tape.close).groupby(tape.segment)
+    closes = pd.Series(close).groupby(segment)
     fast_mean, slow_mean = (closes.rolling(bars).mean().to_numpy() for bars in (fast, slow))
     with np.errstate(invalid="ignore"):
         return fast_mean > slow_mean

@@ -1,7 +1,8 @@
 """What a portfolio's agent must beat: simple holdings on the same rows and costs, and its own weights at random times.
 
-Each rule buys an asset when it may first be traded in a span, and again after its segment ended. The random
-baseline keeps the agents' target weights and their order and moves them in time by a circular shift.
+Each rule buys an asset when it may first be traded in a span, and again after its segment ended; the moving-average
+rule while the asset's own averages say so. Purchases are paid from cash and know no limits. The random baseline keeps
+the agents' target weights and their order and moves them in time by a circular shift.
 """
 
 from __future__ import annotations
@@ -13,27 +14,38 @@ from functools import partial
 import numpy as np
 
 from configs.schema import Config
-from ppo.baselines import Shifts
+from ppo.baselines import Shifts, moving_average_long
 from ppo.evaluate import Spans
 from ppo.portfolio import rules
 from ppo.portfolio.align import PortfolioTape, closing_flags
 from ppo.portfolio.play import Account, Lane, PortfolioTrack, Rule, follow
-from ppo.portfolio.rules import CASH, EQUITY, PRESENT, QUANTITY, READY, TARGET, TRADABLE, WANTED
+from ppo.portfolio.rules import CASH, CLOSE, EQUITY, PRESENT, QUANTITY, READY, TARGET, TRADABLE, WANTED
 
 
 def rule_tracks(tape: PortfolioTape, config: Config, spans: Spans) -> dict[str, PortfolioTrack]:
     """Tracks of the rule baselines by name."""
     count = len(tape.assets)
     equal, alone = np.full(count, 1 / count), np.eye(count)
+    long = moving_averages_long(tape, *config.judging.moving_average_bars)
     chosen: dict[str, Rule] = {
         "flat": lambda account: None,
         "buy_and_hold": partial(_hold, share=equal),
+        "moving_average": lambda account: _hold(account, equal * long[account.row]),
         "rebalanced_monthly": partial(_rebalance, share=equal),
     }
     if count > 1:
         chosen |= {f"buy_and_hold_{symbol}": partial(_hold, share=alone[k]) for k, symbol in enumerate(tape.assets)}
     lane = Lane(spans, rules.terms_of(config.env, config.costs, config.market.bars_per_year, config.multi_asset))
     return {name: follow(tape, lane, rule) for name, rule in chosen.items()}
+
+
+def moving_averages_long(tape: PortfolioTape, fast: int, slow: int) -> np.ndarray:
+    """(U, K) bool: `ppo.baselines.moving_average_long` of each asset's own bars; false where it has none."""
+    long = np.zeros(tape.segment.shape, bool)
+    for k in range(len(tape.assets)):
+        rows = np.flatnonzero(tape.flags[:, k] & PRESENT)
+        long[rows, k] = moving_average_long(tape.prices[rows, k, CLOSE], tape.segment[rows, k], fast, slow)
+    return long
 
 
 def shifted(
@@ -69,13 +81,16 @@ def shifted(
 
 
 def _hold(account: Account, share: np.ndarray) -> None:
-    """Want what is not held yet, from the cash there is."""
-    fresh = (account.legs[:, QUANTITY] == 0) & (share > 0)
-    if not fresh.any():
+    """Want what is not held yet, from the cash there is, and nothing of what has no share."""
+    quantity = account.legs[:, QUANTITY]
+    fresh, stale = (quantity == 0) & (share > 0), (quantity != 0) & (share == 0)
+    if not (fresh | stale).any():
         return
-    fresh &= _tradable(account)
-    account.order[WANTED] = fresh
-    cash_frac = max(account.account[CASH] / account.account[EQUITY], 0.0)
+    tradable = _tradable(account)
+    fresh, stale = fresh & tradable, stale & tradable
+    account.order[WANTED] = fresh | stale
+    freed = account.account[CASH] + quantity[stale] @ account.tape.prices[account.row, stale, CLOSE]
+    cash_frac = max(freed / account.account[EQUITY], 0.0)
     wanted = float(share[fresh].sum())
     account.order[TARGET] = share * min(1.0, cash_frac / wanted) if wanted else 0.0
 

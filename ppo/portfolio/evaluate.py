@@ -1,8 +1,8 @@
 """Score a run's portfolio agents on the test part, with the judge and the baselines' standards of all families.
 
 `evaluation.json` has the keys of the single-asset families (see `ppo.stages.evaluate`; METRICS as in
-`ppo.portfolio.metrics`; baselines are flat, buy_and_hold (equal weights), rebalanced_monthly (equal weights),
-buy_and_hold_<symbol> of each and random) and:
+`ppo.portfolio.metrics`; baselines are flat, buy_and_hold, moving_average and rebalanced_monthly (equal
+weights), buy_and_hold_<symbol> of each and random) and:
 
     portfolio  {"assets": [symbol], "gross_limit", "asset_cap", "allow_short", "rebalance_threshold",
                "correlation": [[...]] of the assets' returns, null where there are too few,

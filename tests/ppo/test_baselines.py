@@ -43,7 +43,7 @@ def test_buying_and_holding_pays_both_ways_in_every_segment(quick_config):
 
 def test_moving_average_rule_against_a_loop():
     tape = random_tape(200, 1, segments=2)
-    found = moving_average_long(tape, 5, 20)
+    found = moving_average_long(tape.close, tape.segment, 5, 20)
     for row in range(200):
         begin = 0 if row < 100 else 100
         seen = tape.close[begin : row + 1]
@@ -51,14 +51,14 @@ def test_moving_average_rule_against_a_loop():
 
 
 def test_moving_averages_that_are_equal_are_no_reason_to_buy():
-    assert not moving_average_long(make_tape([1.0] * 60, [1.0] * 60, [1.0] * 60), 5, 20).any()
+    assert not moving_average_long(np.ones(60), np.zeros(60, np.int32), 5, 20).any()
 
 
 def test_moving_average_rule_uses_no_later_bar():
     tape = random_tape(200, 1)
-    whole = moving_average_long(tape, 5, 20)
+    whole = moving_average_long(tape.close, tape.segment, 5, 20)
     cut = make_tape(tape.open[:120], tape.high[:120], tape.close[:120])
-    assert (moving_average_long(cut, 5, 20) == whole[:120]).all()
+    assert (moving_average_long(cut.close, cut.segment, 5, 20) == whole[:120]).all()
 
 
 def test_the_classifier_is_followed_from_a_rise_to_a_fall():

@@ -73,7 +73,9 @@ def multi_asset(evaluation: dict[str, Any]) -> dict[str, Any]:
     about = {"assets": list(ASSETS), "gross_limit": 1.0, "asset_cap": 1.0, "allow_short": True}
     about |= {"rebalance_threshold": 0.05, "correlation": correlation, "listing": listing}
     own = {key: value for key, value in evaluation.items() if key != "baselines"}
-    baselines = {key: value for key, value in evaluation["baselines"].items() if key in ("flat", "random")}
+    baselines = {
+        key: value for key, value in evaluation["baselines"].items() if key in ("flat", "moving_average", "random")
+    }
     baselines |= {f"buy_and_hold_{asset}": evaluation["baselines"]["buy_and_hold"] for asset in ASSETS}
     mean = whole | {"assets": added, "mean_gross": 0.83}
     agents = [

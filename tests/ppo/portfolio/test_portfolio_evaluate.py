@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ppo.baselines import moving_average_long
 from ppo.baselines import rule_tracks as single_rule_tracks
 from ppo.evaluate import rollout, stateless
 from ppo.judge import judgement
@@ -16,7 +17,7 @@ from ppo.learner.validate import slice_spans
 from ppo.ledger import write_trades
 from ppo.portfolio import rules
 from ppo.portfolio.align import align, portfolio_spans
-from ppo.portfolio.baselines import rule_tracks, shifted
+from ppo.portfolio.baselines import moving_averages_long, rule_tracks, shifted
 from ppo.portfolio.evaluate import PlayedPortfolio, _terms, equity_table, score
 from ppo.portfolio.ledger import portfolio_trades
 from ppo.portfolio.metrics import by_asset, contributions, correlations, portfolio_metrics, trading_metrics
@@ -40,7 +41,7 @@ def play(tape, config, agent, spans=None):
 
 
 def test_with_one_asset_a_track_is_the_single_asset_track():
-    config = config_of("multi_asset.rebalance_threshold=0.001")
+    config = config_of("multi_asset.rebalance_threshold=0.001", "judging.moving_average_bars=[3,8]")
     tape = random_series([*range(90), *range(120, 180), *range(200, 300)], 3, volatility=0.03)
     portfolio, spans = align({"A-USD": tape}, MAX_GAP_S), tape_spans(tape, 0, 250)
     inside = stateless(lambda obs, mask: (obs[:, :1] > 0) * 1.0)
@@ -53,9 +54,11 @@ def test_with_one_asset_a_track_is_the_single_asset_track():
     assert len(own.fills) == len(other.fills) > 50
     hold = rule_tracks(portfolio, config, spans)
     theirs = single_rule_tracks(tape, config, spans, None)
-    assert set(hold) == {"flat", "buy_and_hold", "rebalanced_monthly"}
-    for name in ("flat", "buy_and_hold"):
+    assert set(hold) == {"flat", "buy_and_hold", "moving_average", "rebalanced_monthly"}
+    for name in ("flat", "buy_and_hold", "moving_average"):
         assert hold[name].equity == pytest.approx(theirs[name].equity, rel=1e-9)
+        assert hold[name].fill_row.tolist() == theirs[name].fill_row.tolist()
+    assert len(hold["moving_average"].fills) > 20
 
 
 def test_lanes_side_by_side_play_as_each_alone():
@@ -211,6 +214,33 @@ def test_holdings_of_the_baselines_by_hand():
     assert np.datetime64(int(tape.t[months[-1] - 1]), "s").astype(str).startswith("2023-12-01T00")
 
 
+@pytest.mark.parametrize(
+    ("first", "held"),
+    [
+        # sold at the open at which the other is bought: each is held for a half
+        ([100, 110, 120, 110, 110, 110], [[0, 0], [0, 0], [0.5, 0], [11 / 23, 0], [0, 0.5], [0, 0]]),
+        # trebled while it was held: at the close the cash left for the other is a quarter of equity
+        ([100, 110, 120, 360, 370, 380], [[0, 0], [0, 0], [0.5, 0], [0.75, 0], [37 / 49, 0.25], [0.76, 0]]),
+    ],
+)
+def test_the_moving_average_rule_holds_equal_weights_of_what_rises(first, held):
+    """Averages over one and two bars: long where the last close was above the one before."""
+    free = ("costs.fee_frac=0", "costs.slippage_frac=0", "judging.moving_average_bars=[1,2]")
+    other = series(range(6), [50, 50, 50, 60, 60, 60])
+    tape = align({"A-USD": series(range(6), first), "B-USD": other}, MAX_GAP_S)
+    track = rule_tracks(tape, config_of(*free), [(0, 6)])["moving_average"]
+    assert track.held == pytest.approx(np.array(held), abs=1e-6)
+
+
+def test_averages_are_of_an_assets_own_bars():
+    hours = [*range(4), 6, 7, 8, *range(20, 40)]
+    alone, main = random_series(hours, 1), random_series(range(40), 2)
+    tape = align({"A-USD": main, "B-USD": alone}, MAX_GAP_S)
+    found = moving_averages_long(tape, 2, 4)
+    assert (found[hours, 1] == moving_average_long(alone.close, alone.segment, 2, 4)).all()
+    assert found[hours, 1].any() and not np.delete(found[:, 1], hours).any()
+
+
 def test_judgement_and_tables_have_the_keys_of_all_families():
     tape = random_portfolio(2, 200, 3)
     config = config_of("judging.random_shifts=20", "judging.bootstrap_samples=50", "judging.cost_sweep_bps=[0,25]")
@@ -224,8 +254,10 @@ def test_judgement_and_tables_have_the_keys_of_all_families():
     )
     assert found["verdict"] in ("edge", "no evidence of an edge", "collapsed")
     assert set(found["baselines"]) == {
-        "flat", "buy_and_hold", "rebalanced_monthly", "buy_and_hold_A0-USD", "buy_and_hold_A1-USD", "random",
+        "flat", "buy_and_hold", "moving_average", "rebalanced_monthly", "buy_and_hold_A0-USD", "buy_and_hold_A1-USD",
+        "random",
     }  # fmt: skip
+    assert found["best_baseline"]["sharpe"] >= found["baselines"]["moving_average"]["sharpe"]
     assert set(found["mean"]["assets"]) == set(tape.assets)
     free, dear = found["cost_sweep"]
     assert free["mean"]["total_return"] > dear["mean"]["total_return"]
