@@ -19,6 +19,8 @@ from ppo.rules import (
     F_POSITION,
     F_PRICE,
     F_QUANTITY,
+    F_REASON,
+    SEGMENT_END,
 )
 from ppo.statistics import (
     annual_return,
@@ -111,7 +113,7 @@ def trading_metrics(track: Track, config: Config) -> dict[str, Any]:
     after = fills[:, F_CASH] + fills[:, F_POSITION] * fills[:, F_PRICE]
     turnover = float(np.sum(fills[:, F_NOTIONAL] / after))
     decided = track.action[track.action >= 0]
-    changes = int(track.ordered.sum())
+    changes = int(track.ordered.sum()) - resumed(track)
     top = top_share(np.round(held, WEIGHT_DECIMALS))
     judging = config.judging
     return {
@@ -132,6 +134,22 @@ def trading_metrics(track: Track, config: Config) -> dict[str, Any]:
         "top_weight_share": top,
         "collapsed": changes < judging.collapse_position_changes or top >= judging.collapse_weight_frac,
     }
+
+
+def resumed(track: Track) -> int:
+    """Orders that only take up again, as soon as can be, the side on which a span's end closed the position.
+
+    Who holds on through the end of a month or of a segment decides nothing there. A long takes one order, on the
+    second bar after the forced close; a short two, a purchase and its reversal on the next bar.
+    """
+    fills, place = track.fills, np.searchsorted(track.row, track.fill_row)
+    count = 0
+    for end in np.flatnonzero(fills[:, F_REASON] == SEGMENT_END):
+        short = fills[end, F_QUANTITY] > 0
+        orders, back = (2, end + 3) if short else (1, end + 1)  # a reversal is two fills
+        soon = back < len(fills) and place[back] == place[end] + 1 + orders
+        count += orders if soon and (fills[back, F_POSITION] < 0) == short else 0
+    return count
 
 
 def mean_track(tracks: Sequence[Returns]) -> tuple[np.ndarray, np.ndarray]:

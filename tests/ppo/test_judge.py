@@ -9,9 +9,10 @@ from ppo.evaluate import follow, rollout, stateless
 from ppo.judge import COLLAPSED, EDGE, NO_EVIDENCE, best_baseline, decide, judgement, score, summary
 from ppo.metrics import mean_track, track_metrics, trading_metrics
 from ppo.statistics import moments, probabilistic_sharpe
+from ppo.tracks import join_tracks
 from tests.ppo.worlds import COSTS, FREE, make_tape, planted_tape, random_tape
 
-HOLD, BUY_25, BUY_ALL, SELL_ALL, CLOSE, REVERSE = 0, 1, 3, 6, 7, 8
+HOLD, BUY_25, BUY_50, BUY_ALL, SELL_ALL, CLOSE, REVERSE = 0, 1, 2, 3, 6, 7, 8
 GOOD_MEAN = {"sharpe_lower_bound": 1.5, "dsr": 0.99}
 BEST = {"name": "buy_and_hold", "sharpe": 1.0}
 
@@ -145,6 +146,34 @@ def test_few_position_changes_are_collapse_and_ten_are_not(quick_config):
         long &= np.arange(500) // 50 % 2 == 0
         found = trading_metrics(follow(tape, quick_config, [(0, 500)], long), quick_config)
         assert (found["position_changes"], found["collapsed"]) == (2 * blocks, collapsed)
+
+
+SIDES = {
+    "half long": lambda mask: BUY_50 if mask[CLOSE] == 0 else HOLD,
+    "short": lambda mask: BUY_ALL if mask[CLOSE] == 0 else REVERSE if mask[SELL_ALL] else HOLD,
+}
+
+
+@pytest.mark.parametrize(("side", "orders"), [("half long", 1), ("short", 2)])
+def test_one_position_through_twelve_months_is_collapse_as_in_one(quick_config, side, orders):
+    tape, holder = random_tape(600, 0), stateless(lambda obs, mask: np.array([SIDES[side](one) for one in mask]))
+    months = [[(start, start + 50)] for start in range(0, 600, 50)]
+    whole = rollout(tape, quick_config, [(0, 600)], holder)
+    joined = join_tracks([rollout(tape, quick_config, month, holder) for month in months])
+    assert joined.ordered.sum() == 12 * orders
+    for track in (whole, joined):
+        found = trading_metrics(track, quick_config)
+        assert found["position_changes"] == orders and found["collapsed"] and found["top_weight_share"] < 0.9
+
+
+def test_a_position_taken_up_later_or_on_the_other_side_is_a_change(quick_config):
+    tape, played = random_tape(40, 0), [(0, 20), (20, 40)]
+    last = [HOLD] * 18  # until a span's last but one bar, at whose close the last decision falls
+    for then, changes in (([BUY_ALL], 1), ([HOLD, BUY_ALL], 2), ([BUY_ALL, REVERSE], 2), ([BUY_ALL, CLOSE], 2)):
+        track = rollout(tape, quick_config, played, script([BUY_ALL, *last, *then]))
+        assert trading_metrics(track, quick_config)["position_changes"] == changes
+    track = rollout(tape, quick_config, played, script([BUY_ALL, REVERSE, *last[1:], BUY_ALL, HOLD, REVERSE]))
+    assert trading_metrics(track, quick_config)["position_changes"] == 4
 
 
 def test_a_short_is_exposure_with_a_negative_weight(quick_config):
