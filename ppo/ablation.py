@@ -1,8 +1,10 @@
 """Does pre-training help? Agents with against without it, on the same windows, from the same seeds.
 
-One row tells how one agent did on one market: on each held-out crash scenario, and on the last share of its own
-window's training months. That tail also selected the agent, with and without pre-training alike; the test month is
-never played here, since that would be a trial. Shapes: S = seeds, W = windows, B = bootstrap samples.
+One row tells how one agent did on one market: on each held-out crash scenario, and on the second half of the last
+share of its own window's training months; the first half selected the agent, with and without pre-training alike.
+A window's own test month is never played here, since that would be a trial. But its tail lies inside the test months
+of windows before it, where there are such: whoever changes settings by these figures has looked at those months, and
+the ledger does not know. Shapes: S = seeds, W = windows, C = scenarios (one on real bars), B = bootstrap samples.
 """
 
 from __future__ import annotations

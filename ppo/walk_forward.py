@@ -111,15 +111,33 @@ def window_of(t: np.ndarray, month: str, config: Config) -> Window:
     selecting = stop - math.ceil((stop - start) * settings.early_stop_frac)
     trained = max(start, selecting - config.labels.horizon_bars)
     window = Window(month, (start, stop), (start, trained), (selecting, stop), month_rows(t, month, month))
+    _check_enough(window, config)
+    return window
+
+
+def within_tail(window: Window, config: Config) -> Window:
+    """The window with its tail in two: the first half, purged by the label horizon, selects; the second is the test.
+
+    Raises:
+        BadDataError: a half has too few bars.
+    """
+    start, stop = window.validation
+    middle = (start + stop) // 2
+    halved = replace(window, validation=(start, middle - config.labels.horizon_bars), test=(middle, stop))
+    _check_enough(halved, config)
+    return halved
+
+
+def _check_enough(window: Window, config: Config) -> None:
     least = {"train": 2, "validation": 2 * config.ppo.eval_slices, "test": 2}
     for part, bars in least.items():
         first_row, stop_row = getattr(window, part)
-        if stop_row - first_row < bars:
+        found = max(0, stop_row - first_row)
+        if found < bars:
             raise BadDataError(
-                f"window {month} has {max(0, stop_row - first_row)} bars in its {part} part, at least {bars} are "
-                "needed; use a shorter timeframe or more walk_forward.train_months, or leave the stage out by --stages"
+                f"window {window.month} has {found} bars in its {part} part, at least {bars} are needed; "
+                "use a shorter timeframe or more walk_forward.train_months, or leave the stage out by --stages"
             )
-    return window
 
 
 def window_data(bars: Bars, features: np.ndarray, predictions: pd.DataFrame, month: str, config: Config) -> WindowData:

@@ -2,8 +2,9 @@
 compares them over all seeds.
 
 A seed is pre-trained as `pretrain/seed-<i>` is, bit for bit; then on each window two agents are trained from
-equal seeds, one from those weights and one from fresh ones. Writes `ablation.parquet` (`ppo.ablation.COLUMNS`), the
-summary `ablation.json` (`ppo.ablation.compare`).
+equal seeds, one from those weights and one from fresh ones. The first half of the window's tail selects their
+checkpoints, the second measures them: bars that selected flatter. Writes `ablation.parquet` (`ppo.ablation.COLUMNS`),
+the summary `ablation.json` (`ppo.ablation.compare`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ppo.pretrain import market_scaler, pretraining_job, pretraining_ppo, scenar
 from ppo.stages import pretrain
 from ppo.stages.agent import seed_index
 from ppo.stages.in_turn import Done, train_in_turn
-from ppo.walk_forward import WindowData, load_window, whole_steps, window_job, window_ppo
+from ppo.walk_forward import WindowData, load_window, whole_steps, window_job, window_ppo, within_tail
 from training.determinism import set_up_torch
 from training.stages.prepare import write_table
 from training.stages.synthetic import load_parameters
@@ -65,7 +66,7 @@ def summarise(unit: Unit) -> dict[str, Any]:
 
 
 class Arms:
-    """The trainings of one seed; a window's data is loaded once for both of its arms."""
+    """The trainings of one seed; a window's data is loaded once for both of its arms, which end with its tail."""
 
     def __init__(self, unit: Unit) -> None:
         self._run, self._config, self._seed = unit.run, unit.config, seed_index(unit)
@@ -90,7 +91,7 @@ class Arms:
         month, _, arm = name.partition(".")
         data, config = self._window(month), self._config
         own = {"seed": self._seed, "window": month, "arm": arm}
-        real = Validator(data.tape, data.spans("validation"), config, 1).play(trained.policy)
+        real = Validator(data.tape, data.spans("test"), config, 1).play(trained.policy)
         tape, _ = scenario_tape(self._crashes, config, market_scaler(data.scaler))
         crashes = Validator(tape, whole(tape), config, 1).play(trained.policy)
         return [own | {"where": REAL, "scenario": -1, "script": ""} | outcome(real, config)] + [
@@ -100,7 +101,8 @@ class Arms:
 
     def _window(self, month: str) -> WindowData:
         if self._data is None or self._month != month:
-            self._month, self._data = month, load_window(self._run, month, self._config)
+            data = load_window(self._run, month, self._config)
+            self._month, self._data = month, replace(data, window=within_tail(data.window, self._config))
         return self._data
 
 

@@ -74,8 +74,9 @@ def pretraining(facts: Facts) -> Section | None:
     lead = (
         f"The same windows and seeds twice: started from pre-trained weights and from scratch "
         f"({len(found['seeds'])} seeds x {len(found['windows'])} windows). Differences are paired; their intervals "
-        "resample seeds and windows. Real bars are the validation tail of each window, which also selected the "
-        "checkpoints of both; crash scenarios are held out; no test month is played here."
+        "resample seeds, windows and crash scenarios. Real bars are the second half of each window's validation tail, "
+        "whose first half selected the checkpoints of both; crash scenarios are held out. No window plays its own test "
+        "month, but its tail may lie in an earlier window's."
     )
     parts: list[Html | Figure] = [_forest(ratios)] if ratios else []
     parts.append(table(head, rows, label="Pre-training ablation", align="llrrrrl"))

@@ -1,5 +1,8 @@
 """Units of the ablation: their rows, their pairing, stop and resume, the summary."""
 
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,7 +18,7 @@ from ppo.pretrain import pretraining_job
 from ppo.stages import ablation as stage
 from ppo.stages import walk_forward
 from ppo.stages.in_turn import Done
-from ppo.walk_forward import load_window, window_job
+from ppo.walk_forward import load_window, window_job, within_tail
 from tests.ppo.test_walk_forward_stage import CLASSIFIER, Stopping, copied, digests, prepare
 from training.synthetic import preset_parameters
 
@@ -79,10 +82,11 @@ def test_each_agent_has_a_row_for_real_bars_and_for_each_crash(finished):
     assert (arms["pretrained"] != arms["scratch"]).any()
 
 
-def test_the_arm_from_scratch_is_the_agent_of_the_window(finished):
-    """The same weights as a training of walk-forward's own job: same seed, same streams, same bars."""
+def test_the_arm_from_scratch_is_the_agent_of_the_window_selected_by_half_of_its_tail(finished):
+    """The same weights as a training of walk-forward's own job on these halves: same seed, same streams, same bars."""
     config = finished.load_config()
-    job = window_job(load_window(finished, "2023-03", config), config, 0)
+    data = load_window(finished, "2023-03", config)
+    job = window_job(replace(data, window=within_tail(data.window, config)), config, 0)
     alone = train(job)
     arms = stage.Arms(unit_of(finished, UNITS[0], config))
     assert arms.job("2023-03.scratch", Done()).seed == job.seed
@@ -90,6 +94,23 @@ def test_the_arm_from_scratch_is_the_agent_of_the_window(finished):
     got = pd.DataFrame(arms.rows("2023-03.scratch", job, alone))[list(COLUMNS)]
     own = expected[(expected["window"] == "2023-03") & (expected["arm"] == "scratch")].reset_index(drop=True)
     pd.testing.assert_frame_equal(got, own)
+
+
+def test_bars_that_measure_an_agent_do_not_select_it(finished, tmp_path):
+    """Other prices in the second half of the tail change the row of real bars, and neither selection nor crashes."""
+    config, run, name = finished.load_config(), copied(finished, tmp_path / "run"), "2023-03.scratch"
+    data = load_window(finished, "2023-03", config)
+    first, stop = data.window.validation
+    path = run.unit_dir("prepare") / "bars.parquet"
+    bars = pd.read_parquet(path)
+    measuring = bars["t"].isin(data.tape.t[(first + stop) // 2 : stop])
+    bars.loc[measuring, ["open", "high", "low", "close"]] *= np.linspace(1, 2, measuring.sum())[:, None]
+    bars.to_parquet(path, index=False)
+    was, now = (stage.Arms(unit_of(each, UNITS[0], config)) for each in (finished, run))
+    trained = train(was.job(name, Done()))
+    assert now.job(name, Done()).validator()(trained.policy) == trained.validation
+    rows, others = (arms.rows(name, arms.job(name, Done()), trained) for arms in (was, now))
+    assert rows[0] != others[0] and rows[1:] == others[1:]
 
 
 def test_the_other_arm_starts_from_this_seed_s_own_pre_training(finished):

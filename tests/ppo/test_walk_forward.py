@@ -1,5 +1,7 @@
 """Walk-forward windows: whose bars they are, by skfolio and by the calendar."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from skfolio.model_selection import WalkForward
 from configs.calendar import full_months, month_of, shifted
 from configs.errors import BadDataError
 from ppo.tape import spans
-from ppo.walk_forward import window_data, window_months, window_of
+from ppo.walk_forward import window_data, window_months, window_of, within_tail
 from tests.training.feature_samples import HOUR, config_of, random_walk
 from training.chain import Inputs
 from training.crossfit import soft_vote
@@ -65,6 +67,18 @@ def test_the_last_share_selects_and_no_label_of_the_first_reads_it():
     assert window.test == (bars, len(t))
     assert window.validation == (bars - np.ceil(bars * 0.15), bars)
     assert window.train == (0, window.validation[0] - 20)
+
+
+def test_within_the_tail_one_half_selects_the_other_measures_and_no_test_month_is_left():
+    config = config_of("BTC-USDT_1H", "walk_forward.first_test_month=2024-03")
+    window = window_of(unix(hours("2023-09-01", "2024-04-01")), "2024-03", config)
+    halved, (first, stop) = within_tail(window, config), window.validation
+    assert (halved.fit, halved.train) == (window.fit, window.train)
+    assert halved.validation[0] == first and halved.test[1] == stop == window.test[0]
+    assert halved.test[0] - halved.validation[1] == 20
+    assert abs((halved.test[0] - first) - (stop - halved.test[0])) <= 1
+    with pytest.raises(BadDataError, match="window 2024-03 has 0 bars in its validation part"):
+        within_tail(replace(window, validation=(first, first + 30)), config)
 
 
 def test_a_month_without_bars_is_named():
