@@ -47,7 +47,7 @@ def test_a_run_without_windows_cannot_be_ablated():
         ablation_windows(with_windows(0, 4))
 
 
-def test_differences_are_paired_by_seed_and_window_and_averaged_over_scenarios():
+def test_differences_are_paired_by_seed_window_and_scenario():
     """The pre-trained arm gains 1 on real bars, 2 and 4 on the two crashes, whatever the seed and window bring."""
     gain = {-1: 1.0, 0: 2.0, 1: 4.0}
 
@@ -55,12 +55,20 @@ def test_differences_are_paired_by_seed_and_window_and_averaged_over_scenarios()
         return 10 * seed + (5 if window == "2021-07" else 0) + (gain[scenario] if arm == "pretrained" else 0)
 
     rows = rows_of(value)
-    for where, difference in (("real", 1.0), ("crash", 3.0), ("gap_open", 2.0), ("slow_bleed", 4.0)):
+    for where, difference in (("real", 1.0), ("gap_open", 2.0), ("slow_bleed", 4.0)):
         got = found(rows, where, "sharpe")
         assert (got["difference"], got["lower"], got["upper"]) == pytest.approx((difference,) * 3)
         assert got["scratch"] == pytest.approx(12.5)
         assert got["says"] == "pre-training helps"
     assert found(rows, "real", "max_drawdown")["says"] == "pre-training harms"
+
+
+def test_crashes_that_differ_widen_the_interval():
+    """Two scenarios that gain 2 and 4, without other spread: t of 1 degree of freedom times 1 over the root of 2."""
+    rows = rows_of(lambda arm, _seed, _window, scenario: (2.0 + 2 * (scenario == 1)) * (arm == "pretrained"))
+    got, half = found(rows, "crash", "sharpe"), 12.706 / np.sqrt(2)
+    assert (got["difference"], got["lower"], got["upper"]) == pytest.approx((3.0, 3 - half, 3 + half), rel=0.1)
+    assert got["says"] == "no difference shown"
 
 
 def test_no_difference_is_said_where_the_interval_holds_zero():
@@ -81,22 +89,30 @@ def test_the_order_of_rows_does_not_matter():
         assert {k: pytest.approx(v) if isinstance(v, float) else v for k, v in one.items()} == other
 
 
-def test_the_pigeonhole_bootstrap_varies_as_the_effects_of_seeds_and_windows_do():
-    """D = a_i + b_j: the mean of a resample has variance Var(a) / S + Var(b) / W (population variances)."""
+def test_the_pigeonhole_bootstrap_varies_as_the_effects_of_all_factors_do():
+    """D = a_i + b_j + c_k: the mean of a resample has variance Var(a) / S + Var(b) / W + Var(c) / C (population)."""
     rng = np.random.default_rng(2)
-    a, b = rng.normal(0, 1, 5), rng.normal(0, 2, 4)
-    means = pigeonhole_means(a[:, None] + b[None, :], 40_000, np.random.default_rng(3))
-    assert means.mean() == pytest.approx(a.mean() + b.mean(), abs=0.02)
-    assert means.var() == pytest.approx(a.var() / 5 + b.var() / 4, rel=0.03)
+    a, b, c = rng.normal(0, 1, 5), rng.normal(0, 2, 4), rng.normal(0, 3, 7)
+    difference = a[:, None, None] + b[:, None] + c
+    means = pigeonhole_means(difference, 40_000, np.random.default_rng(3))
+    assert means.mean() == pytest.approx(difference.mean(), abs=0.04)
+    assert means.var() == pytest.approx(a.var() / 5 + b.var() / 4 + c.var() / 7, rel=0.03)
 
 
-@pytest.mark.parametrize(("seed_effect", "window_effect", "noise"), [(1, 1, 1), (1, 1, 0), (0, 1, 1), (1, 0, 1)])
-def test_an_interval_of_95_percent_holds_the_truth_at_least_so_often(seed_effect, window_effect, noise):
-    """5 seeds x 4 windows with normal effects around 0."""
+@pytest.mark.parametrize(
+    ("seed_effect", "window_effect", "scenario_effect", "noise"),
+    [(1, 1, 0, 1), (1, 1, 0, 0), (0, 1, 0, 1), (1, 0, 0, 1), (0, 0, 2, 1), (1, 1, 4, 1)],
+)
+def test_an_interval_of_95_percent_holds_the_truth_at_least_so_often(
+    seed_effect, window_effect, scenario_effect, noise
+):
+    """5 seeds x 4 windows with normal effects around 0; x 12 scenarios where these have an effect."""
     rng, held = np.random.default_rng(4), 0
+    scenarios = 12 if scenario_effect else 1
     for _ in range(400):
-        effects = seed_effect * rng.normal(size=(5, 1)) + window_effect * rng.normal(size=(1, 4))
-        lower, upper = interval(effects + noise * rng.normal(size=(5, 4)), 0.95, 200, rng)
+        effects = seed_effect * rng.normal(size=(5, 1, 1)) + window_effect * rng.normal(size=(4, 1))
+        effects = effects + scenario_effect * rng.normal(size=scenarios)
+        lower, upper = interval(effects + noise * rng.normal(size=(5, 4, scenarios)), 0.95, 200, rng)
         held += lower <= 0 <= upper
     assert held / 400 >= 0.94
 
