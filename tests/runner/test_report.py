@@ -203,7 +203,7 @@ def test_choosing_among_seeds_is_called_that_and_what_the_chosen_one_lost_stands
 
 
 def test_the_ablation_says_what_selected_its_agents(run):
-    assert "which also selected the checkpoints of both" in render(read_facts(run))
+    assert "whose first half selected the checkpoints of both" in render(read_facts(run))
 
 
 def test_a_closed_gate_and_its_reason_are_shown(run):
