@@ -305,8 +305,8 @@ class MultiAssetConfig(PPOConfig):
     equal weight, min(asset_cap, gross_limit / K). Limits know no threshold."""
     initial_deviation: Positive = 0.1
     """Standard deviation of the policy's raw action before training. Much more trades every leg on every bar, and then
-    costs are all that is learned from: with 0.6 agents on three coins lost 85 % of the test year, with 0.1 they stay
-    flat where there is nothing, and find planted edges as well."""
+    costs are all that is learned from: on three coins the largest drawdown of the validation part was 87 to 94 % with
+    0.6 and 2 to 7 % with 0.1 and smaller steps, and planted edges are found as well."""
 
     @model_validator(mode="after")
     def _assets_are_symbols_of_one_quote(self) -> MultiAssetConfig:
