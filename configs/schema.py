@@ -479,6 +479,11 @@ class BudgetConfig(Model):
     warn_frac: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Share of a limit at which a notification is sent."""
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is any limit."""
+        return bool(self.max_cost_usd or self.max_hours)
+
     @model_validator(mode="after")
     def _cost_has_a_price(self) -> BudgetConfig:
         if self.max_cost_usd and not self.price_usd_per_hour:

@@ -192,10 +192,9 @@ class _Start:
         """Predict time and cost of what is to run, and refuse what the limits do not leave room for."""
         plan, limits = self.job.plan, self.job.plan.config.budget
         to_run = self.job.to_run(states)
-        has_limit = bool(limits.max_hours or limits.max_cost_usd)
         # half of what is left at most: the rest is for the work
         seconds = Seconds(plan.config.runtime.calibrate_s, most=min(MOST_S, max(0.0, self.budget.work_s()) / 2))
-        if not to_run or not (seconds.each or has_limit):
+        if not to_run or not (seconds.each or limits.is_limited):
             return Ending(ExitCode.DONE)
         bars, runs_dir = plan.facts["rows"], plan.run.root.parent
         facts = measured(self.job.keys, to_run, answers(), bars, runs_dir, seconds=seconds, tell=say)
@@ -206,7 +205,7 @@ class _Start:
         )
         used = self.budget.spent()
         print_plan(planned, plan.run.run_id, limits, used, str(runs_dir / FILE_NAME), stderr=True)
-        if not has_limit:
+        if not limits.is_limited:
             return Ending(ExitCode.DONE)
         result = check_budget(limits, used, planned, accepted=self.choice.yes)
         self._note([result])

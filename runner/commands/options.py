@@ -63,15 +63,15 @@ def store_option(command: Command) -> Command:
     )
 
 
-def _above_zero(remedy: str) -> Callable[[click.Context, click.Parameter, float | None], float | None]:
-    """A callback that refuses what is no finite number above 0: in the configuration 0 means that there is none."""
+def _amount_option(name: str, metavar: str, remedy: str, help: str) -> Callable[[Command], Command]:
+    """An option that refuses what is no finite number above 0: in the configuration 0 means that there is none."""
 
     def check(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
         if value is not None and not 0 < value < math.inf:
             raise click.BadParameter(f"{value:g} is {remedy}")
         return value
 
-    return check
+    return click.option(name, type=float, callback=check, metavar=metavar, help=help)
 
 
 NO_PRICE = "no price; give what an hour costs in USD, or leave the option out"
@@ -79,6 +79,8 @@ NO_LIMIT = (
     "not a finite number of {unit} above 0; leave the option out to have no limit "
     "(--set {path}=0 lifts the one that a run has)"
 )
+NO_COST_LIMIT = NO_LIMIT.format(unit="USD", path=OPERATIONAL["max_cost"])
+NO_TIME_LIMIT = NO_LIMIT.format(unit="hours", path=OPERATIONAL["max_hours"])
 
 
 def ask_options(command: Command) -> Command:
@@ -102,27 +104,9 @@ def ask_options(command: Command) -> Command:
             click.option(
                 "--store", metavar="URL", help="Keep the run at s3://bucket/prefix, gs://... or file:///path."
             ),
-            click.option(
-                "--max-cost",
-                type=float,
-                callback=_above_zero(NO_LIMIT.format(unit="USD", path=OPERATIONAL["max_cost"])),
-                metavar="USD",
-                help="Stop before the run has cost this much.",
-            ),
-            click.option(
-                "--max-hours",
-                type=float,
-                callback=_above_zero(NO_LIMIT.format(unit="hours", path=OPERATIONAL["max_hours"])),
-                metavar="H",
-                help="Stop before it has run this long, in all.",
-            ),
-            click.option(
-                "--price",
-                type=float,
-                callback=_above_zero(NO_PRICE),
-                metavar="USD_PER_HOUR",
-                help="What this machine costs.",
-            ),
+            _amount_option("--max-cost", "USD", NO_COST_LIMIT, "Stop before the run has cost this much."),
+            _amount_option("--max-hours", "H", NO_TIME_LIMIT, "Stop before it has run this long, in all."),
+            _amount_option("--price", "USD_PER_HOUR", NO_PRICE, "What this machine costs."),
             click.option(
                 "--workers", type=int, metavar="N", help="Units side by side.  [default: one per GPU, else 2]"
             ),

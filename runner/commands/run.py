@@ -118,8 +118,7 @@ def preflight(**options: Any) -> ExitCode:
         raise found
 
     results = start.preflight(config, ask, facts, answers, require_gpu=options["require_gpu"])
-    has_limit = config.budget.max_hours or config.budget.max_cost_usd
-    if resolved and has_limit and not start.preflight_ending(results).message:
+    if resolved and config.budget.is_limited and not start.preflight_ending(results).message:
         planned = _predicted(resolved, units, ask.runs_dir, left=left_fracs(resolved.plan.run))
         results.append(check_budget(config.budget, spent(resolved.plan.run.events), planned))
     if options["as_json"]:
@@ -153,7 +152,7 @@ def plan(**options: Any) -> ExitCode:
 
     limits = resolved.config.budget
     print_plan(planned, resolved.run.run_id, limits, spent(resolved.run.events), str(ask.runs_dir / FILE_NAME))
-    if limits.max_hours or limits.max_cost_usd:
+    if limits.is_limited:
         whole = check_budget(limits, Spent(), planned)
         fits = whole.verdict == "ok"
         click.echo(f"limits:      {'a whole run fits' if fits else 'a whole run would be refused'}: {whole.found}")
