@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from configs.events import read_events
 from configs.files import sha256_file
 from configs.run_dir import RunDir
+from runner.store.file import LOCK
 from tests.cli import BASE, cli, settings
 from tests.runner.fixture_stages.world import wait_for
 from tests.servers import Server, gcs_emulator, seaweed
@@ -210,7 +212,7 @@ def test_a_runner_that_slept_while_another_took_over_ends_with_76_and_harms_noth
     slow = settings(*OFTEN, "ppo.timesteps=3276800", "store.lease_s=3600")
     with started(*DEMO, "--runs-dir", tmp_path / "one", "--store", url, *slow, **environment) as sleeper:
         run = begun(tmp_path / "one")
-        sleeper.process.send_signal(signal.SIGSTOP)
+        asleep(sleeper, url)
         second = ("--resume", run.run_id, "--store", url, "--skip-preflight", "--until", "prepare", "--runs-dir")
         refused = cli("run", *second, tmp_path / "two", **environment)
         assert refused.returncode == 76 and "--take-over" in refused.stderr
@@ -227,6 +229,22 @@ def test_a_runner_that_slept_while_another_took_over_ends_with_76_and_harms_noth
     ]
     whole = cli("run", *second, tmp_path / "three", **environment)
     assert whole.returncode == 0 and "verified" in whole.stderr
+
+
+def asleep(sleeper: Start, url: str) -> None:
+    """Stop a runner, but not within a write: a directory as a store lets nobody else write for as long."""
+
+    def stopped() -> bool:
+        sleeper.process.send_signal(signal.SIGSTOP)
+        if not url.startswith("file://"):
+            return True
+        with Path(url.removeprefix("file://"), LOCK).open() as lock, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        sleeper.process.send_signal(signal.SIGCONT)
+        return False
+
+    wait_for(stopped, 60)
 
 
 def status_of(url: str, environment: dict[str, str]) -> dict:
