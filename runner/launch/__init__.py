@@ -1,0 +1,1 @@
+"""Launching runs on rented machines: one contract, one folder for each provider."""
