@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from configs.assets import DatasetName
 from configs.errors import BadDataError, ConfigError, DatasetNotFoundError
 from configs.files import digest, write_json
 from configs.load import Resolved, differing_keys, flatten, is_operational, lay_over, operational_values, resolve
 from configs.run_dir import RunDir, check_run_id
 from configs.schema import Config
 from runner import data, windows
+from runner.dataset_url import DatasetUrl, bring, is_url
 from runner.identity import Keys, gpu_names, next_free_id, run_id_of
 from runner.machines import inexact_reasons, machines_of, this_machine
 from runner.overlap import require_overlap
@@ -39,7 +41,7 @@ class Ask:
     """What a command asks for, as the command line gives it."""
 
     dataset: str = ""
-    """A name, or the path of a file."""
+    """A name, the path of a file, or the URL of one that was sent to a store."""
     symbol: str = ""
     timeframe: str = ""
     """`symbol` and `timeframe` of a file whose name does not say them."""
@@ -63,7 +65,7 @@ class Plan:
     facts: dict[str, Any]
     """What `data check` says about the dataset, or said when it was last seen."""
     place: str
-    """Path of the dataset's file where it was given by path."""
+    """Path or URL of the dataset's file where it was given so."""
     data_dirs: tuple[Path, ...]
     command: tuple[str, ...]
     """The command that reproduces the run."""
@@ -147,7 +149,7 @@ def dataset_facts(ask: Ask, config: Config) -> dict[str, Any]:
         ProjectError: the dataset is missing or wrong.
     """
     data_dirs = ask.data_dirs or DEFAULT_DATA_DIRS
-    return data.check(config, data_dirs, place=_place(ask), offline=ask.offline, tell=say)
+    return data.check(config, data_dirs, place=_brought(_place(ask), ask), offline=ask.offline, tell=say)
 
 
 def establish(plan: Plan) -> None:
@@ -235,7 +237,7 @@ def _asked(ask: Ask) -> Plan:
         check_run_id(ask.run_id)
     resolved = resolve_config(ask)
     facts = dataset_facts(ask, resolved.config)
-    data_dirs = _with_folder_of(_place(ask), ask.data_dirs or DEFAULT_DATA_DIRS)
+    data_dirs = _with_folder_of(_place_here(_place(ask), ask), ask.data_dirs or DEFAULT_DATA_DIRS)
     assets = tuple(
         data.check(resolved.config, data_dirs, name=name, offline=ask.offline, tell=say)
         for name in resolved.config.asset_datasets()[1:]
@@ -322,13 +324,15 @@ def _resumed_from(source: RunDir, run: RunDir, ask: Ask) -> Plan:
     recorded_dirs = tuple(Path(path) for path in known["data_dirs"])
     data_dirs = tuple(dict.fromkeys(path.resolve() for path in (*ask.data_dirs, *recorded_dirs, *DEFAULT_DATA_DIRS)))
     place, not_found, found = known["data_place"], dict[str, str](), []
-    if ask.data_dirs and not Path(place).is_file():
+    if is_url(place):
+        data_dirs = _with_folder_of(_place_here(place, ask), data_dirs)
+    elif ask.data_dirs and not Path(place).is_file():
         place = ""  # a file given by its path, on a machine that has it in one of these directories
     recorded = {asset["name"]: asset for asset in known.get("assets", ())}
     expected = _recorded_digests(config, known)
     for name in config.asset_datasets():
-        own_place = place if name == config.dataset.name else ""
         try:
+            own_place = _brought(place, ask) if name == config.dataset.name else ""
             facts = data.check(config, data_dirs, name=name, place=own_place, offline=ask.offline, tell=say)
         except DatasetNotFoundError as error:
             if name not in recorded:
@@ -382,16 +386,35 @@ def reproducing_command(ask: Ask, resolved: Resolved) -> tuple[str, ...]:
 
 
 def dataset_name(dataset: str, symbol: str = "", timeframe: str = "") -> str:
-    """The name of a dataset that is given by name, or by the path of its file.
+    """The name of a dataset that is given by name, or by the path or URL of its file.
 
     Raises:
-        ProjectError: it is neither.
+        ProjectError: it is none of them.
     """
+    if is_url(dataset):
+        name = DatasetUrl.parse(dataset).name
+        parsed = DatasetName.parse(name)
+        if symbol not in ("", parsed.symbol) or timeframe not in ("", parsed.timeframe):
+            raise ConfigError(f"--dataset {dataset!r} is {name}; leave out --symbol and --timeframe")
+        return name
     return data.name_of_file(dataset, symbol, timeframe) if _is_path(dataset) else dataset
 
 
 def _place(ask: Ask) -> str:
+    """Where the dataset was said to be, good on any machine where it is a URL; empty for a name."""
+    if is_url(ask.dataset):
+        return ask.dataset
     return str(Path(ask.dataset).resolve()) if _is_path(ask.dataset) else ""
+
+
+def _place_here(place: str, ask: Ask) -> str:
+    """The path of a place on this machine, where the file may not be yet."""
+    return str(DatasetUrl.parse(place).path(ask.runs_dir)) if is_url(place) else place
+
+
+def _brought(place: str, ask: Ask) -> str:
+    """The path of a place, fetched before where it is a URL."""
+    return str(bring(place, ask.runs_dir, offline=ask.offline)) if is_url(place) else place
 
 
 def _is_path(dataset: str) -> bool:

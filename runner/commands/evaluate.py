@@ -17,7 +17,7 @@ MODULE = "ppo.stages.evaluate_other"
 
 @click.command()
 @click.argument("run")
-@click.option("--dataset", required=True, help="The other dataset: a name, or a file.")
+@click.option("--dataset", required=True, help="The other dataset: a name, a file, or a URL of one.")
 @data_dir_option
 @click.option("--asset-class", default="", help="crypto, fx or commodity, where the symbol is not in the table.")
 @runs_dir_option
@@ -26,11 +26,14 @@ def evaluate(
     run: str, dataset: str, data_dirs: tuple[Path, ...], asset_class: str, runs_dir: Path, as_json: bool
 ) -> ExitCode:
     """Score the agents of a finished run on another dataset."""
+    from runner.dataset_url import bring, is_url
     from runner.process import ask
     from runner.session import DEFAULT_DATA_DIRS, dataset_name
     from runner.summary import run_object
 
     found = find_and_say(run, runs_dir).run
+    if is_url(dataset):
+        dataset = str(bring(dataset, runs_dir))
     out = found.root / "other" / dataset_name(dataset)
     command = [sys.executable, "-m", MODULE, "--run-dir", str(found.root), "--dataset", dataset, "--out", str(out)]
     command += [part for path in data_dirs or DEFAULT_DATA_DIRS for part in ("--data-dir", str(path))]

@@ -88,7 +88,9 @@ def ask_options(command: Command) -> Command:
     for option in reversed(
         (
             click.option(
-                "--dataset", default="", help="Dataset name, for example ADA-EUR_1H or DEMO-USD_1H, or a file."
+                "--dataset",
+                default="",
+                help="Dataset name, for example ADA-EUR_1H or DEMO-USD_1H, or a file, or the URL of one in a store.",
             ),
             click.option("--symbol", default="", help="BASE-QUOTE of a file whose name does not say it."),
             click.option(

@@ -1,12 +1,16 @@
 """Google Cloud Storage: `gs://bucket/prefix`, by google-cloud-storage.
 
 Endpoint and credentials by the SDK's own variables and files (application default
-credentials, STORAGE_EMULATOR_HOST). The tag is the generation.
+credentials, STORAGE_EMULATOR_HOST); where no file can be handed over,
+GOOGLE_CREDENTIALS_JSON holds the content of a service account's key file. The tag
+is the generation.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -23,8 +27,9 @@ with warnings.catch_warnings():
     from google.cloud import storage
     from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
     from google.cloud.storage.retry import DEFAULT_RETRY
+    from google.oauth2.service_account import Credentials
 
-from configs.errors import StoreError
+from configs.errors import ConfigError, StoreError
 from runner.store.objects import (
     KeyMissingError,
     PreconditionFailedError,
@@ -51,6 +56,8 @@ BROKEN = (
 )
 LOST_PLACE = (400, 404, 410)
 """After a cut, server and SDK may differ on how much has arrived, or the upload is forgotten: a new one agrees."""
+CREDENTIALS = "GOOGLE_CREDENTIALS_JSON"
+RIGHTS = ("https://www.googleapis.com/auth/devstorage.read_write",)
 NO_BUCKET = StoreDeniedError
 """What 404 means where no object is asked for."""
 
@@ -148,7 +155,7 @@ class GoogleStore:
         local = self._local
         try:
             if not hasattr(local, "bucket"):  # one client per thread: they share no connection
-                local.bucket = storage.Client(project=None).bucket(self._bucket)
+                local.bucket = storage.Client(project=None, credentials=_credentials()).bucket(self._bucket)
             yield local.bucket
         except (*BROKEN, sdk.GoogleAPICallError, GoogleAuthError, InvalidResponse) as error:
             ours = self._translated(key, error, missing)
@@ -161,7 +168,10 @@ class GoogleStore:
         if isinstance(error, BROKEN):
             return StoreUnreachableError(says)
         if isinstance(error, GoogleAuthError):
-            remedy = "set GOOGLE_APPLICATION_CREDENTIALS, or log in with gcloud auth application-default login"
+            remedy = (
+                f"set GOOGLE_APPLICATION_CREDENTIALS or {CREDENTIALS}, "
+                "or log in with gcloud auth application-default login"
+            )
             return StoreDeniedError(f"{says}; {remedy}")
         code = int(
             error.response.status_code if isinstance(error, InvalidResponse) else getattr(error, "code", None) or 0
@@ -177,3 +187,14 @@ class GoogleStore:
         if code in (408, 409, 429) or code >= 500 and code != 501:
             return StoreUnreachableError(says)
         return StoreError(says)
+
+
+def _credentials() -> Any:
+    """Those of the variable, unless the SDK's own names a file; None for what the SDK finds."""
+    text = os.environ.get(CREDENTIALS)
+    if not text or os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        return None
+    try:
+        return Credentials.from_service_account_info(json.loads(text), scopes=RIGHTS)
+    except (ValueError, TypeError, AttributeError):  # what they say may quote the key
+        raise ConfigError(f"{CREDENTIALS} is not the content of a service account's key file") from None

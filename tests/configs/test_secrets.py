@@ -80,6 +80,7 @@ def test_ordinary_text_stays_as_it_is(text):
     [
         *("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "WANDB_API_KEY", "HF_TOKEN", "GITHUB_PAT"),
         *("SEQUENCE_WEBHOOK_URL", "SEQUENCE_GIT_TOKEN", "PGPASSWORD", "RUNPOD_API_KEY", "db_password", "DOCKER_AUTH"),
+        *("GOOGLE_CREDENTIALS_JSON", "LAMBDA_API_KEY"),
     ],
 )
 def test_names_that_say_secret_are_secret(name):
