@@ -462,6 +462,8 @@ class StoreConfig(Model):
     """Longest wait for the last upload of a run that ended by itself; a stopped one has `runtime.stop_grace_s`."""
     min_interval_s: Annotated[float, Field(ge=0)] = 15
     """Least time between two snapshots while units run."""
+    live_every_s: Annotated[float, Field(ge=0)] = 15
+    """How often the store is told what the run looks like, for who follows it from afar; 0 is never."""
     keep_last: Annotated[int, Field(ge=2)] = 3
     """Newest snapshots that are kept."""
     keep_every: PositiveInt = 20

@@ -3,6 +3,8 @@
     <url>/<run-id>/HEAD.json                     who owns the run, and its newest snapshot; replaced conditionally
     <url>/<run-id>/snapshots/<number>-<epoch>.json   immutable: every file of the run at one moment
     <url>/<run-id>/blobs/<epoch>/<sha256>[.zst]  immutable: contents, shared by all snapshots
+    <url>/<run-id>/live/<epoch>.json             what the run looks like right now, as its owner tells every few seconds
+    <url>/<run-id>/ends/<machine>.json           how the run ended on a machine that was rented for it
     <url>/<run-id>/quarantine/...                what was found damaged, under the key it had
     <url>/<run-id>/clock/<token>                 written and removed at once: its date is the store's time
 
@@ -14,12 +16,14 @@ epoch, which the new owner uses only where the snapshot it began from names them
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 SNAPSHOT_FORMAT = 1
 HEAD_FORMAT = 1
+LIVE_FORMAT = 1
+END_FORMAT = 1
 HEAD = "HEAD.json"
 ID_PATTERN = re.compile(r"[0-9]{8}-[0-9]{8}")
 
@@ -113,6 +117,34 @@ class Head(Record):
     """As of the last renewal."""
 
 
+class Live(Record):
+    """What a run looks like right now, as its owner tells it."""
+
+    format: int = LIVE_FORMAT
+    run_id: str
+    epoch: int = Field(ge=1)
+    updated_t: float
+    """Unix seconds by the owner's clock, as all times of `view`."""
+    view: dict[str, Any]
+    """A `RunView` as JSON, without what has its default."""
+
+
+class End(Record):
+    """How a run ended on a machine that was rented for it: the one object that needs no lease, for only that machine
+    writes it."""
+
+    format: int = END_FORMAT
+    machine: str
+    """Its id, as the launcher or the provider names it."""
+    exit_code: int
+    reason: str = ""
+    """As the exit record's."""
+    ended_t: float
+    """Unix seconds by the machine's clock."""
+    console_tail: str = ""
+    """The last lines that the runner printed, without secrets."""
+
+
 def head_key(run_id: str) -> str:
     """Key of the run's HEAD."""
     return f"{run_id}/{HEAD}"
@@ -121,6 +153,17 @@ def head_key(run_id: str) -> str:
 def snapshot_key(run_id: str, snapshot_id: str) -> str:
     """Key of a snapshot's record."""
     return f"{run_id}/snapshots/{snapshot_id}.json"
+
+
+def live_key(run_id: str, epoch: int) -> str:
+    """Key of what the owner of that epoch tells of the run."""
+    return f"{run_id}/live/{epoch:08d}.json"
+
+
+def end_key(run_id: str, machine: str) -> str:
+    """Key of the end of a run on a machine; characters that no key may have become `-`."""
+    name = re.sub(r"[^A-Za-z0-9_.+=-]", "-", machine).lstrip(".+=-")
+    return f"{run_id}/ends/{name}.json"
 
 
 def snapshot_id(number: int, epoch: int) -> str:

@@ -45,7 +45,7 @@ LOST_HEAD_STEP = 1_000
 _CONTAINER_ID = re.compile(r"containers/([0-9a-f]{64})/\S* /etc/hostname ")
 """In the one mount that Docker and Podman make of a file of this very container: layers of images are shared, and
 outside, the mounts of all containers are seen."""
-_EPOCH_IN_KEY = re.compile(r"/(?:blobs/|snapshots/[0-9]{8}-)([0-9]{8})")
+_EPOCH_IN_KEY = re.compile(r"/(?:blobs/|live/|snapshots/[0-9]{8}-)([0-9]{8})")
 
 
 class DamagedHeadError(StoreError):
