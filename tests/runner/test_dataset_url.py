@@ -152,3 +152,21 @@ def test_a_run_is_the_same_by_url_as_by_its_file_and_remembers_the_url(real_data
     assert by_url.facts["digest"] == by_file.facts["digest"]
     assert by_url.place == url and url in by_url.command
     assert Path(by_url.facts["path"]).is_relative_to(tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_a_run_begun_by_url_goes_on_where_nothing_but_its_store_is_left(real_data, seaweed, tmp_path, monkeypatch):
+    seaweed.use(monkeypatch)
+    store = seaweed.store_url()
+    url = send(store, {"ADA-EUR_1H": real_data / "ADA-EUR_1H.csv.gz"})
+    rest = ("--store", store, "--skip-preflight", "--no-push")
+    begun = cli("--dataset", url, "--until", "prepare", *rest, "--runs-dir", tmp_path / "a", "--json", cwd=tmp_path)
+    assert begun.returncode == 0, begun.stderr
+    run_id = json.loads(begun.stdout)["run_id"]
+    again = ("--resume", run_id, *rest, "--dry-run", "--json")
+    resumed = cli(*again, "--runs-dir", tmp_path / "b", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["units"]["prepare"] == "done"
+    assert list((tmp_path / "b").rglob("ADA-EUR_1H.csv.gz"))
+    missing = url.replace(DatasetUrl.parse(url).hex, HEX)
+    assert cli("plan", "--dataset", missing, "--runs-dir", tmp_path / "b", cwd=tmp_path).returncode == 66
