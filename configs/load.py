@@ -22,8 +22,14 @@ from configs.secrets import redact
 
 PROFILES_DIR = Path(__file__).parent / "profiles"
 ENVIRONMENT_PREFIX = "SEQUENCE_"
-NOT_SETTINGS = frozenset({"SEQUENCE_WEBHOOK_URL", "SEQUENCE_GIT_TOKEN", "SEQUENCE_GIT_USER"})
-"""Variables of ours that are secrets: read where they are used, no part of any configuration."""
+NOT_SETTINGS = frozenset(
+    f"SEQUENCE_{name}"
+    for name in (
+        *("WEBHOOK_URL", "GIT_TOKEN", "GIT_USER"),
+        *("HOST", "MACHINE", "KEEP_ALIVE", "IMAGE", "RUNPOD_URL", "RUNPOD_GRAPHQL_URL", "LAMBDA_URL"),
+    )
+)
+"""Variables of ours that are secrets, or about the machine: read where they are used, no part of any configuration."""
 UNION_BRANCHES = ("function-", "constrained-", "literal[")
 """What pydantic adds to a location for a branch of a union; no key of ours."""
 

@@ -16,12 +16,12 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import ValidationError
 
 from configs.errors import FencedError, StoreError
 from runner.guard import OwnedByAnotherError, started_s
+from runner.host.where import this_host
 from runner.store.layout import (
     HEAD_FORMAT,
     File,
@@ -42,9 +42,6 @@ CLOCK_GRAIN_S = 1.0
 """Some servers date objects in whole seconds."""
 LOST_HEAD_STEP = 1_000
 """Where HEAD is lost, the new epoch lies this far above all that is seen: above what the lost one may have said."""
-_CONTAINER_ID = re.compile(r"containers/([0-9a-f]{64})/\S* /etc/hostname ")
-"""In the one mount that Docker and Podman make of a file of this very container: layers of images are shared, and
-outside, the mounts of all containers are seen."""
 _EPOCH_IN_KEY = re.compile(r"/(?:blobs/|live/|snapshots/[0-9]{8}-)([0-9]{8})")
 
 
@@ -56,7 +53,7 @@ def owner_facts() -> OwnerFacts:
     """Who this process is."""
     return OwnerFacts(
         token=uuid.uuid4().hex,
-        place=_place(),
+        place=this_host().place,
         host=os.uname().nodename,
         pid=os.getpid(),
         started_s=started_s(os.getpid()) or 0.0,
@@ -313,29 +310,6 @@ def _parse_head(store: ObjectStore, run_id: str, body: bytes) -> Head:
 def _is_dead_neighbour(owner: OwnerFacts, me: OwnerFacts) -> bool:
     """The owner was a process of our own place, and that process does not exist any more."""
     return owner.place == me.place and started_s(owner.pid) != owner.started_s
-
-
-def _place() -> str:
-    """Pod, container, or machine and process namespace: where the same name means that pids can be compared."""
-    if pod := os.environ.get("RUNPOD_POD_ID"):
-        return f"pod {pod}"
-    if container := _container(_text("/proc/self/mountinfo")):
-        return f"container {container[:12]}"
-    machine = _text("/etc/machine-id").strip()[:12] or "unknown"
-    return f"machine {os.uname().nodename} {machine} {Path('/proc/self/ns/pid').readlink()}"
-
-
-def _container(mountinfo: str) -> str:
-    """Id of the container whose mounts these are; empty outside of one."""
-    found = _CONTAINER_ID.search(mountinfo)
-    return found[1] if found else ""
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
 
 
 def _who(owner: OwnerFacts) -> str:

@@ -15,7 +15,7 @@ from configs.errors import ExitCode, FencedError, StoreError
 from runner.guard import OwnedByAnotherError
 from runner.store.file import FileStore
 from runner.store.layout import Spent, head_key, split_id
-from runner.store.lease import DamagedHeadError, _container, acquire, owner_facts, read_head, store_time
+from runner.store.lease import DamagedHeadError, acquire, owner_facts, read_head, store_time
 from runner.store.open import open_store
 from runner.store.retention import Retention
 from runner.store.snapshots import snapshot_ids
@@ -285,21 +285,6 @@ def test_the_place_is_the_pod_where_there_is_one(monkeypatch):
     assert owner_facts().place == "pod abc"
     monkeypatch.delenv("RUNPOD_POD_ID")
     assert owner_facts().place == owner_facts().place != "pod abc"
-
-
-def test_a_container_is_told_by_a_mount_of_its_own_not_by_what_it_shares():
-    own, layer = "ab" * 32, "cd" * 32
-    overlay = f"1 0 0:5 / {{}} rw - overlay overlay rw,lowerdir=/l/{layer}/diff,upperdir=/o/{own}/diff\n"
-    hostname = "2 1 8:1 {} /etc/hostname rw - ext4 /dev/sda rw\n"
-    docker = overlay.format("/") + hostname.format(f"/var/lib/docker/containers/{own}/hostname")
-    podman = overlay.format("/") + hostname.format(
-        f"/run/containers/storage/overlay-containers/{own}/userdata/hostname"
-    )
-    pod = overlay.format("/") + hostname.format(f"/run/containerd/io.containerd.grpc.v1.cri/sandboxes/{own}/hostname")
-    outside = overlay.format(f"/var/lib/docker/overlay2/{own}/merged") + (
-        f"3 1 0:6 / /var/lib/docker/containers/{own}/mounts/shm rw - tmpfs shm rw\n"
-    )
-    assert [_container(mounts) for mounts in (docker, podman, pod, outside)] == [own, own, "", ""]
 
 
 OLD_OWNER = """
