@@ -71,6 +71,11 @@ def is_url(dataset: str) -> bool:
     return "://" in dataset
 
 
+def url_of(store_url: str, files: Mapping[str, Path]) -> str:
+    """What `send` will return; sends nothing."""
+    return f"{store_url.rstrip('/')}/{_folder(_listing_of(files))}/{next(iter(_named(files)))}"
+
+
 def send(store_url: str, files: Mapping[str, Path]) -> str:
     """Put the files of datasets into a store, where they are not there yet, and return the URL of the first.
 
@@ -79,24 +84,22 @@ def send(store_url: str, files: Mapping[str, Path]) -> str:
         files: dataset name -> its file, the run's own first.
 
     Raises:
-        ConfigError: the store's URL is wrong.
+        ConfigError: the store's URL is wrong, or a file's name does not say of which kind it is.
         StoreError: the store cannot be used.
     """
     from runner.store.open import open_store  # heavy: what speaks to stores
 
-    store = open_store(store_url)
-    paths = {f"{name}{_ending(path)}": path for name, path in files.items()}
-    listing = {file: sha256_file(path) for file, path in paths.items()}
-    folder = f"{FOLDER}/{digest(listing)[:12]}"
+    store, listing = open_store(store_url, on_retry=_tell), _listing_of(files)
+    folder = _folder(listing)
     there = {stat.key: stat.size_bytes for stat in store.list(f"{folder}/")}
-    for file, path in paths.items():
+    for file, path in _named(files).items():
         size_bytes = path.stat().st_size
         if there.get(f"{folder}/{file}") != size_bytes:
             say(f"sending {path} to {store.url}/{folder}/{file}, {size_bytes / 1e6:,.1f} MB")
             store.put(f"{folder}/{file}", path)
     if f"{folder}/{LISTING}" not in there:
         store.put(f"{folder}/{LISTING}", json.dumps(listing, indent=1, sort_keys=True).encode())
-    return f"{store.url}/{folder}/{next(iter(paths))}"
+    return url_of(store_url, files)
 
 
 def bring(url: str, runs_dir: Path, *, offline: bool = False) -> Path:
@@ -126,6 +129,23 @@ def bring(url: str, runs_dir: Path, *, offline: bool = False) -> Path:
         raise DatasetNotFoundError(f"no dataset {url}: {error}; launch again, which sends it anew") from error
     write_json(path.parent / LISTING, listing)
     return path
+
+
+def _tell(call: str, error: StoreError, wait_s: float) -> None:
+    say(f"{call}: {error}; again in {wait_s:.0f} s")
+
+
+def _named(files: Mapping[str, Path]) -> dict[str, Path]:
+    """File name in the store -> file here: a dataset's name with the ending that says of which kind the file is."""
+    return {f"{name}{_ending(path)}": path for name, path in files.items()}
+
+
+def _listing_of(files: Mapping[str, Path]) -> dict[str, str]:
+    return {file: sha256_file(path) for file, path in _named(files).items()}
+
+
+def _folder(listing: dict[str, str]) -> str:
+    return f"{FOLDER}/{digest(listing)[:12]}"
 
 
 def _listing(store: ObjectStore, meant: DatasetUrl) -> dict[str, str]:

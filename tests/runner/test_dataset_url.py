@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ConfigError, DatasetNotFoundError, StoreError
-from runner.dataset_url import DatasetUrl, bring, is_url, send
+from runner.dataset_url import DatasetUrl, bring, is_url, send, url_of
 from runner.session import Ask, dataset_name, resolve_ask
 from tests.cli import cli
 
@@ -48,6 +48,12 @@ def test_a_portfolio_s_files_come_together(file, store, tmp_path):
     brought = bring(send(store.as_uri(), {"ADA-EUR_1H": file, "ETH-EUR_1H": other}), tmp_path / "runs")
     assert brought.name == "ADA-EUR_1H.csv.gz"
     assert (brought.parent / "ETH-EUR_1H.parquet").read_bytes() == b"ether"
+
+
+def test_the_url_is_known_before_anything_is_sent(file, store):
+    url = url_of(f"{store.as_uri()}/", {"ADA-EUR_1H": file})
+    assert not store.exists()
+    assert send(store.as_uri(), {"ADA-EUR_1H": file}) == url
 
 
 def test_sending_again_sends_nothing_and_mends_what_is_missing(file, store, capsys):
