@@ -23,6 +23,7 @@ from runner.commands.config import config
 from runner.commands.data import data
 from runner.commands.evaluate import evaluate
 from runner.commands.inspect import compare, logs, report, status, stop
+from runner.commands.launch import launch
 from runner.commands.publish import publish
 from runner.commands.run import ablate, plan, preflight, run
 from runner.commands.store import store
@@ -54,7 +55,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(run, ablate, preflight, plan, status, logs, stop, report, compare, evaluate, publish, store, data, config),
-    chaos,
+    *(launch, chaos),
 )
 for each in COMMANDS:
     cli.add_command(each)

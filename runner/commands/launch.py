@@ -1,0 +1,196 @@
+"""`launch`: rent a machine for one run, and look after the machines that were rented."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from configs.errors import ExitCode
+from runner.commands.options import Command, ask_of, ask_options
+from runner.launch.providers import PROVIDERS
+
+if TYPE_CHECKING:
+    from runner.launch.book import Book
+    from runner.launch.order import Prepared
+    from runner.launch.provider import Provider
+
+provider_option = click.option("--provider", type=click.Choice(list(PROVIDERS)), help="Only this one.")
+
+
+def launch_options(command: Command) -> Command:
+    """What every provider takes, beside what it runs."""
+    for option in reversed(
+        (
+            click.option(
+                "--run-id", default="", help="Name of run and machine instead of <dataset>-<profile>-<8 hex>."
+            ),
+            click.option("--image", default="", metavar="REFERENCE", help="What to run.  [default: $SEQUENCE_IMAGE]"),
+            click.option(
+                "--secret",
+                "secrets",
+                multiple=True,
+                metavar="NAME",
+                help="Hand this variable over too; repeatable. Those of the store, git and webhook are without asking.",
+            ),
+            click.option("--stages", default="", metavar="A,B", help="Only these stages."),
+            click.option("--until", default="", metavar="STAGE", help="Stages up to and including this one."),
+            click.option("--yes", is_flag=True, help="Run although more is expected to be needed than the ceiling."),
+            click.option(
+                "--keep-alive", is_flag=True, help="Leave the machine on when the run ends; it goes on costing."
+            ),
+            click.option("--wait", is_flag=True, help="Follow the run to its end, and end with its exit code."),
+            click.option("--dry-run", is_flag=True, help="Print what would be sent, secrets masked; send nothing."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def several_gpus(example: str) -> Callable[[Command], Command]:
+    """`--gpu`, where several may be named."""
+    return click.option(
+        "--gpu", "gpus", required=True, multiple=True, metavar="NAME", help=f"{example}; repeat for second choices."
+    )
+
+
+region_option = click.option("--region", "regions", multiple=True, metavar="NAME", help="Only there; repeatable.")
+spot_help = "Cheaper, and may be taken away at any time"
+disk_option = click.option("--disk-gb", type=click.IntRange(min=10), default=40, show_default=True, help="Of its disk.")
+
+
+@click.group()
+def launch() -> None:
+    """Rent a machine for one run; it is ended with the run.
+
+    The ceiling is --max-cost and --max-hours.  [default: 12 hours]
+    """
+
+
+@launch.command()
+@several_gpus('As RunPod names it, for example "NVIDIA A40"')
+@ask_options
+@launch_options
+@click.option("--gpu-count", type=click.IntRange(min=1), default=1, show_default=True, help="GPUs of the machine.")
+@click.option("--cloud", type=click.Choice(["SECURE", "COMMUNITY"]), default="SECURE", show_default=True, help="Whose.")
+@click.option("--min-cuda", default="", metavar="X.Y", help="Only hosts whose driver knows this CUDA version.")
+@click.option("--volume", default="", metavar="ID", help="Network volume, found at /workspace.")
+@click.option("--registry", default="", metavar="ID", help="RunPod's credential for a private image.")
+@click.option("--spot", is_flag=True, help=f"{spot_help}: 5 seconds after a signal.")
+@region_option
+@disk_option
+def runpod(**options: Any) -> ExitCode:
+    """Run on a RunPod pod; the key is in RUNPOD_API_KEY.
+
+    --secret NAME=runpod:SECRET hands over a secret that RunPod keeps.
+    """
+    own = {name: value for name in ("cloud", "min_cuda", "volume", "registry") if (value := options.pop(name))}
+    secrets = tuple(_runpod_secret(secret) for secret in options.pop("secrets"))
+    return _launch("runpod", {**options, "secrets": secrets}, own)
+
+
+@launch.command("lambda")
+@several_gpus("Instance type, for example gpu_1x_a10")
+@ask_options
+@launch_options
+@region_option
+def lambda_(**options: Any) -> ExitCode:
+    """Run on a Lambda instance; the key is in LAMBDA_API_KEY."""
+    return _launch("lambda", options, {})
+
+
+@launch.command()
+@click.option("--gpu", required=True, metavar="NAME:N", help="As SkyPilot names it, for example A100:1.")
+@ask_options
+@launch_options
+@click.option("--spot", is_flag=True, help=f"{spot_help}; SkyPilot starts it again.")
+@region_option
+@disk_option
+def sky(gpu: str, **options: Any) -> ExitCode:
+    """Run on any cloud that SkyPilot knows, as a managed job."""
+    return _launch("sky", {**options, "gpus": (gpu,)}, {})
+
+
+def _runpod_secret(secret: str) -> str:
+    name, _, place = secret.partition("=")
+    if not place:
+        return secret
+    kind, _, kept = place.partition(":")
+    if kind != "runpod" or not kept.replace("_", "").isalnum():
+        raise click.BadParameter(
+            f"--secret {name}=... takes NAME of a variable here, or NAME=runpod:SECRET; never the secret itself"
+        )
+    return f"{name}={{{{ RUNPOD_SECRET_{kept} }}}}"
+
+
+def _launch(name: str, options: dict[str, Any], own: dict[str, Any]) -> ExitCode:
+    """Launch a run; `own` are the options that only this provider knows."""
+    from runner.launch.book import Book
+    from runner.launch.order import Wish, prepare
+
+    machine = {key: options[key] for key in ("gpu_count", "disk_gb", "spot", "regions") if key in options}
+    wish = Wish(
+        provider=name,
+        ask=ask_of(options),
+        gpus=options["gpus"],
+        image=options["image"],
+        secrets=options["secrets"],
+        flags=_flags(options),
+        keep_alive=options["keep_alive"],
+        machine=machine | {"options": own},
+        needs_store=not PROVIDERS[name].keeps_results,
+    )
+    prepared = prepare(wish)
+    provider = PROVIDERS[name].build()
+    if options["dry_run"]:
+        return _dry_run(provider, prepared)
+    return _carry_out(provider, prepared, Book(options["runs_dir"]), options["wait"])
+
+
+def _flags(options: dict[str, Any]) -> tuple[str, ...]:
+    named = [part for name in ("stages", "until") if options[name] for part in (f"--{name}", options[name])]
+    return (*named, *(["--yes"] if options["yes"] else []))
+
+
+def _dry_run(provider: Provider, prepared: Prepared) -> ExitCode:
+    from runner.launch.provider import Offer
+    from runner.say import say
+
+    say("dry run: nothing is sent; price and data centre are chosen from the catalogue when it is")
+    for name, path in prepared.files.items():
+        say(f"would send {name} ({path}) to {prepared.store}")
+    for gpu in prepared.gpus[:1]:
+        request = provider.request(prepared.for_price(0.0, gpu), Offer(gpu, "", prepared.price_usd_per_hour))
+        click.echo(f"{request.method} {request.url}\n")
+        click.echo(request.body if isinstance(request.body, str) else json.dumps(request.body, indent=1))
+    return ExitCode.DONE
+
+
+def _carry_out(provider: Provider, prepared: Prepared, book: Book, wait: bool) -> ExitCode:
+    from runner.dataset_url import send
+    from runner.launch import life
+    from runner.say import say
+
+    def send_files() -> None:
+        if prepared.files:
+            send(prepared.store, prepared.files)
+
+    run_id = prepared.order.run_id
+    launched = life.launch(provider, prepared, book, send_files)
+    machine = launched.machine
+    if not launched.created:
+        say(f"run {run_id} is on {provider.name} machine {machine.id} already, {machine.says}; nothing was created")
+    try:
+        life.wait_until_running(provider, launched, book)
+        if wait:
+            from runner.launch.follow import follow  # type: ignore[import-not-found, unused-ignore]
+
+            return ExitCode(follow(prepared.store, run_id, life.status_of(provider, machine)))
+    except KeyboardInterrupt:
+        say(f"{provider.name} machine {machine.id} goes on; end it with `sequence-runner launch stop {run_id}`")
+        raise
+    say(f"run {run_id} is on {provider.name} machine {machine.id}; the same command with --wait follows it,")
+    say(f"`sequence-runner launch logs {run_id}` shows what it prints, `sequence-runner launch stop {run_id}` ends it")
+    return ExitCode.DONE

@@ -1,0 +1,1 @@
+"""RunPod: pods through REST v2, spot pods through GraphQL."""
