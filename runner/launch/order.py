@@ -239,9 +239,7 @@ def _secrets(wish: Wish, scheme: str, config: Config, elsewhere: Mapping[str, st
     asked = [name for name in wish.secrets if "=" not in name]
     needed = [name for name in CREDENTIALS.get(scheme, ()) if name not in elsewhere]
     if missing := [name for name in needed if not is_known(name)]:
-        raise ConfigError(
-            f"not set: {', '.join(missing)}; the rented machine has no other way to the store: export what it may use there"
-        )
+        raise ConfigError(f"not set: {', '.join(missing)}; the rented machine has no other way to the store; export it")
     if missing := [name for name in asked if not is_known(name)]:
         raise ConfigError(f"not set: {', '.join(missing)}; export it, or leave --secret out")
     useful = [*EXTRA.get(scheme, ()), "SEQUENCE_WEBHOOK_URL"]
