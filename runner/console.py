@@ -18,10 +18,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from configs.errors import ExitCode
 from runner.preflight.check import human_bytes
 from runner.say import say
 from runner.summary import family_rows, rows_of
 from runner.view import RunView, UnitView, folded
+from runner.watch import Ending
 
 LIVE_EVERY_S = 0.25
 STOPPING = "stopping at the next safe boundary; Ctrl-C again kills"
@@ -222,6 +224,14 @@ def render_final(summary: dict[str, Any], steps: Sequence[str]) -> RenderableTyp
 def print_final(summary: dict[str, Any], steps: Sequence[str]) -> None:
     """The final block on stdout."""
     _stdout().print(render_final(summary, steps), soft_wrap=True)
+
+
+def print_ending(ending: Ending, summary: dict[str, Any] | None, steps: Sequence[str]) -> None:
+    """How a run ended: why on stderr; of one that succeeded the final block, where there is a summary."""
+    if ending.message:
+        sys.stderr.write(f"{'stopped' if ending.is_stop else 'error'}: {ending.message}\n")
+    if summary and ending.exit_code == ExitCode.DONE:
+        print_final(summary, steps)
 
 
 def print_status(view: RunView, title: str, summary: dict[str, Any]) -> None:

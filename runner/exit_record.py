@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from configs.errors import EXIT_CODE_MEANING
+from configs.errors import EXIT_CODE_MEANING, ExitCode
 from configs.files import read_json, write_json
 from configs.run_dir import RunDir
 from configs.secrets import redact
@@ -15,6 +15,7 @@ from runner.view import RunView, UnitView, view_of
 from runner.watch import Ending
 
 FORMAT = 1
+NO_RECORD = "its runner is gone without an exit record; the same command goes on from there"
 TAIL_LINES = 40
 TAIL_CHARACTERS = 8_000
 
@@ -52,6 +53,20 @@ def read_exit_record(run: RunDir) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def recorded_ending(run: RunDir) -> Ending:
+    """How the run ended last, as its exit record has it."""
+    record = read_exit_record(run)
+    if not record:
+        return Ending(ExitCode.INTERRUPTED, NO_RECORD)
+    code = exit_code_of(record["exit_code"])
+    return Ending(code, "" if code == ExitCode.DONE else str(record["reason"]))
+
+
+def exit_code_of(number: int) -> ExitCode:
+    """The exit code of that number; one that is none of ours is a failure."""
+    return ExitCode(number) if number in set(ExitCode) else ExitCode.UNIT_FAILED
 
 
 def _unit_at_work(view: RunView) -> UnitView | None:

@@ -17,11 +17,13 @@ from runner.budget import HOUR_S
 from runner.say import say
 from runner.store.layout import HEAD, Head, Snapshot, head_key
 from runner.store.lease import DamagedHeadError
+from runner.store.live import read_live, view_in
 from runner.store.objects import ObjectStore
 from runner.store.open import open_store
-from runner.store.place import is_here
+from runner.store.place import Place, has_content, is_here, read_place, write_place
 from runner.store.restore import IDENTITY, restore_newest
 from runner.store.snapshots import read_head, require_run
+from runner.view import RunView
 
 Wanted = Callable[[str], bool]
 """Which files of a run, by their path below its directory."""
@@ -40,6 +42,8 @@ class Remote:
     snapshot: Snapshot | None
     renewed_t: float
     """Unix seconds by the store's clock."""
+    live: RunView | None = None
+    """What its owner told last, where that is newer than the snapshot."""
 
     def state(self) -> str:
         """`running (...)` while somebody owns the run, as far as the store knows; a silent owner may be gone."""
@@ -122,7 +126,13 @@ def fetched(url: str, run_id: str, wanted: Wanted) -> Iterator[Remote]:
     if head is None:
         raise StoreError(f"{store.url}/{head_key(run_id)} is missing though the run has snapshots; {MENDS_HEAD}")
     with _restored(store, run_id, wanted) as (run, snapshot):
-        yield Remote(run, head, snapshot, store.get(head_key(run_id))[1].modified_t)
+        renewed_t = store.get(head_key(run_id))[1].modified_t
+        yield Remote(run, head, snapshot, renewed_t, _live(store, head, snapshot))
+
+
+def _live(store: ObjectStore, head: Head, snapshot: Snapshot | None) -> RunView | None:
+    live = None if head.released else read_live(store, head.run_id, head.epoch)
+    return view_in(live) if live and (snapshot is None or live.updated_t > snapshot.created_t) else None
 
 
 @contextmanager
@@ -150,6 +160,34 @@ def _restored(store: ObjectStore, run_id: str, wanted: Wanted) -> Iterator[tuple
         for notice in notices:
             say(notice)
         yield run, snapshot
+
+
+def bring_light(url: str, run_id: str, runs_dir: Path) -> RunDir | None:
+    """A run directory with all that `status`, `report` and `compare` read, marked as a part of what the store has.
+
+    None where the directory holds another state of the run, which is left as it is.
+
+    Raises:
+        ConfigError: the store has nothing of the run.
+        StoreError: the store cannot be used, or nothing there is whole.
+        CannotWriteError: the disk refuses.
+    """
+    run = RunDir(runs_dir / check_run_id(run_id))
+    place = read_place(run)
+    if has_content(run) and not (place.restoring and place.is_of(url)):
+        say(f"{run.root} holds the run already and is left as it is")
+        return None
+    store = open_store(url)
+    head = require_run(store, run_id)
+    if head and not head.snapshot:
+        raise ConfigError(f"run {run_id!r} in {url} ended before anything of it was kept")
+    write_place(run, Place(url=url, restoring=True))
+    snapshot, notices = restore_newest(store, run_id, run.root, only=light_files)
+    for notice in notices:
+        say(notice)
+    if snapshot:
+        say(f"{run.root} has the run without its weights, from snapshot {snapshot.id}; --resume {run_id} gets the rest")
+    return run
 
 
 @contextmanager

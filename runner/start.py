@@ -40,6 +40,7 @@ from runner.stopping import StopSignals
 from runner.store.hold import Hold, contact, held
 from runner.store.keeper import Keeper
 from runner.store.layout import Spent
+from runner.store.live import broadcasting
 from runner.store.place import read_place
 from runner.supervisor import GOES_ON, MAX_NOTE, NOTHING_DONE, Supervisor
 from runner.view import RUN
@@ -128,7 +129,7 @@ class _Start:
     def carry_out(self, states: dict[str, str]) -> Ending:
         """Pre-flight, the units, and what follows them."""
         run, config = self.job.plan.run, self.job.plan.config
-        with self._keeping() as keeper:
+        with self._keeping() as keeper, self._telling(states):
             ending = _stoppable(run, lambda: _fault_as_ending(lambda: self._work(states, keeper)))
             epilogue = Epilogue(
                 run, config, self.events, self.signals, self.budget.spent, keeper=keeper, push=self.choice.push
@@ -140,6 +141,13 @@ class _Start:
             return contextlib.nullcontext()
         self.hold.spent = self.budget.spent
         return Keeper(self.job.plan.run, self.hold, self.job.plan.config.store, self.events)
+
+    def _telling(self, states: dict[str, str]) -> contextlib.AbstractContextManager[object]:
+        """Who follows the run from afar is told what it looks like."""
+        if self.hold is None:
+            return contextlib.nullcontext()
+        shown = [unit.id for unit in self.job.units if states[unit.id] != "left out"]
+        return broadcasting(self.job.plan.run, self.hold.lease.epoch, self.job.plan.config.store, shown)
 
     def _work(self, states: dict[str, str], keeper: Keeper | None) -> Ending:
         if self.job.is_finished(states):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ class RunView:
     checks: list[dict[str, Any]] = field(default_factory=list)
     gates: list[dict[str, Any]] = field(default_factory=list)
     """Verdicts of this start."""
+    plan: dict[str, Any] = field(default_factory=dict)
+    """What this start was expected to take, as the `plan` event says."""
     resources: dict[str, Any] = field(default_factory=dict)
     last_t: float = 0.0
     stopping: bool = False
@@ -99,7 +101,7 @@ class RunView:
         match event["kind"]:
             case "run_started":
                 self.started_t, self.ended_t, self.exit_code = event["t"], 0.0, None
-                self.checks, self.gates = [], []
+                self.checks, self.gates, self.plan = [], [], {}
                 self.sent_bytes, self.store_says = 0, ""
             case "run_finished":
                 self.ended_t, self.exit_code = event["t"], event.get("exit_code")
@@ -107,6 +109,8 @@ class RunView:
                 self.checks.append(event)
             case "gate":
                 self.gates.append(event)
+            case "plan":
+                self.plan = event
             case "resources":
                 self.resources = event
             case "checkpoint":
@@ -115,12 +119,27 @@ class RunView:
             case "retry":
                 self.store_says, self.store_said_t = event.get("says", ""), event["t"]
 
+    def moved(self, by_s: float) -> RunView:
+        """The same view with every time this much later: as another machine's clock would have it."""
+        units = {
+            name: replace(unit, **_moved(unit, by_s, "started_t", "ended_t", "last_t"))
+            for name, unit in self.units.items()
+        }
+        snapshot = self.snapshot | {"t": self.snapshot["t"] + by_s} if self.snapshot else {}
+        times = _moved(self, by_s, "started_t", "ended_t", "last_t", "store_said_t")
+        return replace(self, units=units, snapshot=snapshot, **times)
+
     def settle(self) -> None:
         """Nobody owns the run: what the log still calls running was cut off, no later than its last event."""
         self.ended_t = self.ended_t or self.last_t
         for unit in self.units.values():
             if unit.state == "running":
                 unit.state, unit.ended_t, unit.note = "stopped", unit.last_t, "its runner is gone"
+
+
+def _moved(view: RunView | UnitView, by_s: float, *names: str) -> dict[str, Any]:
+    """These times of a view, later; what has not happened yet stays so."""
+    return {name: t + by_s for name in names if (t := getattr(view, name))}
 
 
 def _apply_to_unit(unit: UnitView, event: dict[str, Any]) -> None:

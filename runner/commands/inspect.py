@@ -10,18 +10,21 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from configs.errors import ConfigError, ExitCode
 from configs.files import write_atomic
-from configs.run_dir import RunDir
+from configs.run_dir import RunDir, check_run_id
 from configs.secrets import redact
 from runner.commands.options import json_option, runs_dir_option, store_option
 from runner.guard import owner_of, signal_owner
 from runner.locate import Found, find_run
 from runner.say import is_read
+
+if TYPE_CHECKING:
+    from runner.view import RunView
 
 FOLLOW_EVERY_S = 0.2
 SHOWN_TAIL_LINES = 5
@@ -31,27 +34,48 @@ SHOWN_TAIL_LINES = 5
 @click.argument("run", default="")
 @runs_dir_option
 @store_option
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends, and end with its exit code.")
 @json_option
-def status(run: str, runs_dir: Path, store: str, as_json: bool) -> ExitCode:
+def status(run: str, runs_dir: Path, store: str, follow: bool, as_json: bool) -> ExitCode:
     """Show how a run stands (the one started last, unless RUN names another)."""
+    if follow and as_json:
+        raise click.UsageError("--follow shows a live table; leave out --json")
+    if follow:
+        return _follow(run, runs_dir, store)
     if store:
         from runner.remote import fetched, light_files
 
         with fetched(store, run, light_files) as remote:
-            return _show_status(remote.run, remote.state(), remote.to_json(), as_json)
+            return _show_status(remote.run, remote.state(), remote.to_json(), as_json, remote.live)
     found = find_and_say(run, runs_dir)
     owner = owner_of(found.run.root)
     return _show_status(found.run, f"running (pid {owner})" if owner else "", {}, as_json)
 
 
-def _show_status(run: RunDir, running: str, kept: dict[str, Any], as_json: bool) -> ExitCode:
-    """`running` says who runs it, empty where nobody does; `kept` what only a store knows."""
+def _follow(name: str, runs_dir: Path, store: str) -> ExitCode:
+    """Show a run until it ends; its exit code."""
+    from runner.launch.follow import follow, follow_here
+
+    if not store:
+        return follow_here(find_and_say(name, runs_dir).run, runs_dir)
+    from runner.remote import only_run
+    from runner.store.open import open_store
+
+    return follow(store, check_run_id(name or only_run(open_store(store))))
+
+
+def _show_status(
+    run: RunDir, running: str, kept: dict[str, Any], as_json: bool, live: RunView | None = None
+) -> ExitCode:
+    """`running` says who runs it, empty where nobody does; `kept` and `live` what only a store knows."""
     from runner.exit_record import read_exit_record
     from runner.graph import expand
     from runner.summary import run_object
     from runner.view import view_of
 
-    view = view_of(run.events, [unit.id for unit in expand(run.load_config())] if run.config_yaml.exists() else [])
+    view = live or view_of(
+        run.events, [unit.id for unit in expand(run.load_config())] if run.config_yaml.exists() else []
+    )
     if not running or kept.get("silent"):
         view.settle()
     if kept:  # what is said of the store below is newer than its own log can be
@@ -102,7 +126,7 @@ def logs(run: str, unit: str, follow: bool, lines: int, runs_dir: Path, store: s
         from runner.remote import fetched, log_files
 
         if follow:
-            raise click.UsageError("a store gets logs with each snapshot; leave out --follow")
+            raise click.UsageError("a store gets logs with each snapshot; leave out --follow, or see `status --follow`")
         with fetched(store, run, log_files) as remote:
             return _print_logs(_with_unit(remote.run, unit), lines)
     return _print_logs(_find_with_unit(run, unit, runs_dir), lines, follow)

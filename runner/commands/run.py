@@ -54,6 +54,7 @@ def ablate(seeds: int | None, **options: Any) -> ExitCode:
 
 def _start(options: dict[str, Any], which: dict[str, Any]) -> ExitCode:
     """Start or go on with a run; `which` says how much of it."""
+    from runner.console import print_ending
     from runner.job import Choice, Job
     from runner.start import run_job
     from runner.summary import next_steps, run_object
@@ -75,14 +76,9 @@ def _start(options: dict[str, Any], which: dict[str, Any]) -> ExitCode:
         return _dry_run(job, options["as_json"])
     ending = run_job(job, ask, choice)
     summary = run_object(job.plan.run, int(ending.exit_code), ending.message)
-    if ending.message:
-        click.echo(f"{'stopped' if ending.is_stop else 'error'}: {ending.message}", err=True)
+    print_ending(ending, None if options["as_json"] else summary, next_steps(summary, ask.runs_dir))
     if options["as_json"]:
         click.echo(json.dumps(summary))
-    elif ending.exit_code == ExitCode.DONE:
-        from runner.console import print_final
-
-        print_final(summary, next_steps(summary, ask.runs_dir))
     _leave_threads_behind(ending.exit_code)
     return ending.exit_code
 

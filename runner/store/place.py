@@ -36,7 +36,7 @@ class Place(BaseModel):
     pending: tuple[str, ...] = ()
     """Ids of those that it has tried to commit since; whether one of them succeeded is in HEAD."""
     restoring: bool = False
-    """A restore into this directory was begun and did not end: what is here is no one's work."""
+    """Only a part of the run was fetched, or a restore was cut off: what is here is no one's work."""
     complete: bool = False
     """Everything that is here is in `committed`."""
 
@@ -68,7 +68,7 @@ def write_place(run: RunDir, place: Place) -> None:
 
 def is_here(run: RunDir, url: str, head: Head | None) -> bool:
     """Whether the run directory, rather than the store, is what the run goes on from."""
-    if not _has_content(run) or read_place(run).restoring:
+    if not has_content(run) or read_place(run).restoring:
         return head is None
     return head is None or not head.snapshot or read_place(run).covers(url, head)
 
@@ -98,13 +98,13 @@ def go_on_without(run: RunDir) -> None:
     """Note that the run goes on here without its store, which from now on lacks something.
 
     Raises:
-        ConfigError: what is here is half a restore.
+        ConfigError: what is here is only a part of what a store has.
     """
     place = read_place(run)
     if place.restoring:
         raise ConfigError(
-            f"{run.root} holds a part of what {place.url} has of the run, for the restore was cut off; complete it "
-            f"with --store {place.url}, or remove the directory to start anew"
+            f"{run.root} holds only a part of what {place.url} has of the run; complete it with --store {place.url}, "
+            "or remove the directory to start anew"
         )
     if place.complete:
         write_place(run, place.model_copy(update={"complete": False}))
@@ -126,7 +126,7 @@ def _known_snapshot(lease: Lease, tell: Callable[[str], None]) -> Snapshot | Non
 def _make_way(run: RunDir, url: str, tell: Callable[[str], None]) -> None:
     """Move what is in the way to `<runs-dir>/.superseded/<run-id>-<n>`; half a restore is completed instead."""
     place = read_place(run)
-    if not _has_content(run) or (place.restoring and place.is_of(url)):
+    if not has_content(run) or (place.restoring and place.is_of(url)):
         return
     folder = run.root.parent / SUPERSEDED
     number = 1
@@ -143,7 +143,8 @@ def _make_way(run: RunDir, url: str, tell: Callable[[str], None]) -> None:
     tell(f"the store has another state of run {run.run_id}; what was here lies in {aside}")
 
 
-def _has_content(run: RunDir) -> bool:
+def has_content(run: RunDir) -> bool:
+    """Whether the directory holds anything of a run."""
     return bool(_content(run))
 
 

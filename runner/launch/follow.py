@@ -1,0 +1,336 @@
+"""Following a run from its store: the live table of a machine that is elsewhere, then its report here.
+
+It only reads. A connection that is lost is waited for, however long: only the run's end, the loss of its machine or
+Ctrl-C ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from configs.errors import EXIT_CODE_MEANING, ExitCode, ProjectError, StoreError
+from configs.files import write_atomic
+from configs.run_dir import RunDir
+from runner.console import clock, print_ending, watching
+from runner.exit_record import NO_RECORD, exit_code_of, recorded_ending
+from runner.graph import expand
+from runner.guard import owner_of
+from runner.launch.provider import Status
+from runner.remote import bring_light, fetched, light_files
+from runner.say import say
+from runner.store.ends import ends, newest_end
+from runner.store.hold import Trouble
+from runner.store.layout import End, Head, Live
+from runner.store.live import read_live, view_in
+from runner.store.objects import Stat, StoreDeniedError
+from runner.store.open import open_store
+from runner.store.snapshots import read_head
+from runner.summary import next_steps, run_object
+from runner.view import EventTail, RunView
+from runner.watch import Ending
+
+POLL_S, LAST_POLL_S = 5.0, 40.0
+"""Between two looks; while the store cannot be used, doubled up to the second."""
+ANSWER_S = 10.0
+DRAW_S = 0.25
+STATUS_EVERY_S = 15.0
+SILENT_S = 60.0
+"""A run that has said nothing for so long makes us ask for its machine."""
+GONE_S = 60.0
+"""The last word of a machine that is gone may still be on its way."""
+GONE: frozenset[Status] = frozenset({"stopped", "ended", "failed"})
+TAIL_LINES = 12
+LOST = "machine lost ({status}); the same launch command goes on from the last snapshot"
+MACHINE_SAYS: dict[Status | None, str] = {
+    None: "its provider shows none for this run",
+    "starting": "asked for, being provided",
+    "running": "running; it may be fetching the image",
+    "stopped": "stopped",
+    "ended": "ended",
+    "failed": "failed",
+}
+Answer = TypeVar("Answer")
+Observe = Callable[[RunView], None]
+AskMachine = Callable[[], Status | None]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a store has of a run before a machine is asked for: nothing of it is a word of that machine."""
+
+    epoch: int = 0
+    ends: frozenset[tuple[str, str]] = frozenset()
+    """Key and tag of each."""
+
+
+def mark(store_url: str, run_id: str) -> Mark:
+    """What the store has of the run, before its machine is asked for.
+
+    Raises:
+        StoreError: it cannot be used.
+    """
+    store = open_store(store_url)
+    head = read_head(store, run_id)
+    return Mark(head.epoch if head else 0, _tags(ends(store, run_id)))
+
+
+def follow(
+    store_url: str,
+    run_id: str,
+    *,
+    machine_id: str = "",
+    machine_status: AskMachine | None = None,
+    to: Path | None = None,
+    since: Mark | None = None,
+) -> ExitCode:
+    """Show a run until it ends; returns its exit code, or 75 where its machine was lost.
+
+    Args:
+        store_url: where it is kept.
+        run_id: which run.
+        machine_id: of the machine that was rented for it; only what that one says counts as the end. Empty: any.
+        machine_status: asks its provider how it stands, None where that shows no such machine; a `ProjectError` of it
+            is waited for. Without it, the run has ended when its owner lets it go.
+        to: the runs directory that gets the report and all that `status` and `compare` read; None fetches nothing.
+        since: what `mark` told before the machine was asked for; left out, a run is joined as it is found.
+
+    Raises:
+        StoreError: access is denied at the first look, or what is there cannot be understood.
+        KeyboardInterrupt: Ctrl-C; the run goes on.
+    """
+    followed = _Followed(store_url, run_id, machine_id, machine_status, since)
+    try:
+        ending = followed.until_end()
+        followed.patiently(lambda: _conclude(store_url, run_id, ending, to))
+    except KeyboardInterrupt:
+        again = f"sequence-runner status {run_id} --store {store_url} --follow"
+        stop = f"; `sequence-runner launch stop {run_id}` ends its machine" if machine_status else ""
+        say(f"the run goes on without being followed; `{again}` follows it again{stop}")
+        raise
+    return ending.exit_code
+
+
+def follow_here(run: RunDir, runs_dir: Path) -> ExitCode:
+    """Show a run of this machine until nobody works on it; its exit code."""
+    view, tail = RunView(), EventTail(run.events)
+    view.expect(unit.id for unit in expand(run.load_config()))
+    with watching(f"run {run.run_id}") as observe:
+        is_owned = True
+        while is_owned:
+            is_owned = bool(owner_of(run.root))
+            for event in tail.poll():
+                view.apply(event)
+            if not is_owned:
+                view.settle()
+            observe(view)
+            time.sleep(DRAW_S if is_owned else 0)
+    ending = recorded_ending(run) if view.exit_code is not None else Ending(ExitCode.INTERRUPTED, NO_RECORD)
+    summary = run_object(run, int(ending.exit_code))
+    print_ending(ending, summary, next_steps(summary, runs_dir))
+    return ending.exit_code
+
+
+class _Followed:
+    """One run, looked at as often as its store and its provider let us."""
+
+    def __init__(self, url: str, run_id: str, machine_id: str, machine: AskMachine | None, since: Mark | None) -> None:
+        self._run_id, self._machine_id, self._machine = run_id, machine_id, machine
+        self._since = since
+        self._url, self._store = url, open_store(url, answer_s=ANSWER_S, deadline_s=0)
+        self._trouble = Trouble()
+        self._trouble.tell, self._trouble.meanwhile = say, "; the run goes on, and so does following it"
+        self._has_looked = False
+        self._head: Head | None = None
+        """Of a start that is meant."""
+        self._live: Live | None = None
+        self._view = RunView()
+        self._behind_s = math.inf
+        """The owner's clock behind ours; the least that was seen, for a word takes a while to get here."""
+        self._heard_s = -math.inf
+        self._status: Status | None = None
+        self._fault, self._next_ask_s = "", 0.0
+        self._over_since_s: float | None = None
+        self._phase = ""
+
+    def until_end(self) -> Ending:
+        """Show the run until it has ended."""
+        with contextlib.ExitStack() as stack:
+            observe = None
+            while True:
+                ending = self.patiently(self._look, observe)
+                if observe is None and any(unit.state != "waiting" for unit in self._view.units.values()):
+                    self._introduce()
+                    observe = stack.enter_context(watching(f"run {self._run_id}"))
+                if ending:
+                    self._show(observe)
+                    return ending
+                self._tell_phase(observe is not None)
+                self._pause(POLL_S, observe)
+
+    def patiently(self, step: Callable[[], Answer], observe: Observe | None = None) -> Answer:
+        """Take a step that needs the store, again and again while the store cannot be used."""
+        wait_s = POLL_S
+        while True:
+            try:
+                answer = step()
+            except StoreError as error:
+                if not error.retryable or (isinstance(error, StoreDeniedError) and not self._has_looked):
+                    raise
+                self._trouble.note(error)
+            else:
+                self._has_looked = True
+                self._trouble.over()
+                return answer
+            self._pause(wait_s, observe)
+            wait_s = min(2 * wait_s, LAST_POLL_S)
+
+    def _look(self) -> Ending | None:
+        """Learn what is new; how the run ended, once it has."""
+        found = ends(self._store, self._run_id, self._machine_id)
+        head = read_head(self._store, self._run_id)
+        if self._since is None:
+            # while somebody is at work, what earlier machines said is history
+            is_history = head is not None and not (head.released and self._machine_id)
+            self._since = Mark(0, _tags(found) if is_history else frozenset())
+        end = newest_end(self._store, [stat for stat in found if (stat.key, stat.tag) not in self._since.ends])
+        if head and head.epoch > self._since.epoch:
+            self._head = head
+            self._hear(read_live(self._store, self._run_id, head.epoch))
+        if end:
+            return Ending(exit_code_of(end.exit_code), _said(end))
+        self._ask()
+        return self._ending_without_word()
+
+    def _hear(self, live: Live | None) -> None:
+        before = self._live
+        if live is None or (before and (live.epoch, live.updated_t) == (before.epoch, before.updated_t)):
+            return
+        if before is None or before.epoch != live.epoch:
+            self._behind_s = math.inf  # another machine has another clock
+        self._live, self._heard_s = live, time.monotonic()
+        self._behind_s = min(self._behind_s, time.time() - live.updated_t)
+        self._view = view_in(live).moved(self._behind_s)
+
+    def _ask(self) -> None:
+        """Ask the provider for the machine of a run that says nothing."""
+        now_s = time.monotonic()
+        if self._machine is None or not self._is_silent or now_s < self._next_ask_s:
+            return
+        self._next_ask_s = now_s + STATUS_EVERY_S
+        try:
+            self._status, self._fault = self._machine(), ""
+        except ProjectError as error:
+            self._status, self._fault = None, str(error)
+
+    @property
+    def _is_silent(self) -> bool:
+        return time.monotonic() - self._heard_s > SILENT_S
+
+    def _ending_without_word(self) -> Ending | None:
+        """How it ended where its owner or its machine is gone and no end was written."""
+        is_released = self._head is not None and self._head.released
+        is_gone = self._machine is not None and self._is_silent and self._status in GONE
+        if not (is_gone or (is_released and self._machine is None)):
+            self._over_since_s = None
+            return None
+        self._over_since_s = self._over_since_s or time.monotonic()
+        wait_s = GONE_S if self._machine or self._machine_id else 0.0
+        if time.monotonic() - self._over_since_s < wait_s:
+            return None
+        return self._last_record() if is_released else Ending(ExitCode.INTERRUPTED, LOST.format(status=self._status))
+
+    def _last_record(self) -> Ending:
+        """As the exit record of the newest snapshot has it."""
+        with fetched(self._url, self._run_id, lambda path: path == "exit.json") as remote:
+            return recorded_ending(remote.run)
+
+    def _introduce(self) -> None:
+        """What a local run has said by the time its table appears."""
+        for check in self._view.checks:
+            say(f"pre-flight, {check['verdict']}: {check['name']}: {check['found']}; {check['remedy']}")
+        if self._view.plan:
+            say(f"expected: {_expected_text(self._view.plan)}")
+
+    def _tell_phase(self, is_shown: bool) -> None:
+        phase = self._phase_now(is_shown)
+        if phase != self._phase:
+            self._phase = phase
+            say(phase)
+
+    def _phase_now(self, is_shown: bool) -> str:
+        if self._live and not self._is_silent:
+            return "the run is at work" if is_shown else "the run has begun: pre-flight, then the time it will take"
+        about = (
+            f"machine: {self._machine_says()}" if self._machine else "its runner may be gone, or have lost the store"
+        )
+        if self._live:
+            return f"no word from the run for more than {SILENT_S:.0f} s; {about}"
+        if self._head and not self._head.released:
+            return f"the runner has begun ({self._head.owner.place}): it fetches what it needs"
+        return about if self._machine else f"nothing of the run is in {self._url} yet; waiting for it"
+
+    def _machine_says(self) -> str:
+        return f"its provider cannot be asked: {self._fault}" if self._fault else MACHINE_SAYS[self._status]
+
+    def _pause(self, wait_s: float, observe: Observe | None) -> None:
+        until_s = time.monotonic() + wait_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            self._show(observe)
+            time.sleep(min(DRAW_S, left_s))
+
+    def _show(self, observe: Observe | None) -> None:
+        if observe:
+            observe(self._view)
+
+
+def _conclude(url: str, run_id: str, ending: Ending, to: Path | None) -> None:
+    """Fetch what is to be had here, and print what a local run prints at its end."""
+    summary: dict[str, Any] = {}
+    steps = [f"sequence-runner status {run_id} --store {url}"]
+    try:
+        if to and (run := bring_light(url, run_id, to)):
+            summary = run_object(run, int(ending.exit_code))
+            steps = next_steps(summary, to)
+        else:
+            with fetched(url, run_id, light_files) as remote:
+                report = _copy_report(remote.run, to) if to else None
+                summary = run_object(remote.run, int(ending.exit_code)) | {"report": report}
+    except ProjectError as error:
+        if error.retryable or ending.exit_code == ExitCode.DONE:
+            raise
+        say(f"nothing is fetched: {error}")
+    print_ending(ending, summary, steps)
+
+
+def _copy_report(run: RunDir, runs_dir: Path) -> str | None:
+    """The report beside a run directory that holds another state of the run; its path, None where there is none."""
+    if not run.report.exists():
+        return None
+    path = runs_dir / f"{run.run_id}-report.html"
+    write_atomic(path, run.report.read_bytes())
+    return str(path.resolve())
+
+
+def _tags(found: list[Stat]) -> frozenset[tuple[str, str]]:
+    return frozenset((stat.key, stat.tag) for stat in found)
+
+
+def _said(end: End) -> str:
+    """Why it ended and its last lines; nothing where it ended well."""
+    if end.exit_code == ExitCode.DONE:
+        return ""
+    reason = end.reason or EXIT_CODE_MEANING[exit_code_of(end.exit_code)]
+    return "\n  | ".join((reason, *end.console_tail.splitlines()[-TAIL_LINES:]))
+
+
+def _expected_text(plan: dict[str, Any]) -> str:
+    """`5:10 (4:10 to 6:20), 0.42 USD`."""
+    time_s, cost_usd = plan["wall_s"], plan["cost_usd"]
+    text = f"{clock(time_s['expected'])} ({clock(time_s['low'])} to {clock(time_s['high'])})"
+    return f"{text}, {cost_usd['expected']:.2f} USD" if cost_usd["expected"] else text
