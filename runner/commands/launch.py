@@ -171,9 +171,15 @@ def _dry_run(provider: Provider, prepared: Prepared) -> ExitCode:
 def _carry_out(provider: Provider, prepared: Prepared, book: Book, wait: bool) -> ExitCode:
     from runner.dataset_url import send
     from runner.launch import life
+    from runner.launch.follow import follow, mark
     from runner.say import say
 
+    before = None
+
     def send_files() -> None:
+        nonlocal before
+        if wait:
+            before = mark(prepared.store, run_id)
         if prepared.files:
             send(prepared.store, prepared.files)
 
@@ -185,9 +191,8 @@ def _carry_out(provider: Provider, prepared: Prepared, book: Book, wait: bool) -
     try:
         life.wait_until_running(provider, launched, book)
         if wait:
-            from runner.launch.follow import follow  # type: ignore[import-not-found, unused-ignore]
-
-            return ExitCode(follow(prepared.store, run_id, life.status_of(provider, machine)))
+            ask, runs_dir = life.status_of(provider, machine), book.folder.parent
+            return follow(prepared.store, run_id, machine_status=ask, to=runs_dir, since=before)
     except KeyboardInterrupt:
         say(f"{provider.name} machine {machine.id} goes on; end it with `sequence-runner launch stop {run_id}`")
         raise

@@ -48,7 +48,7 @@ GONE: frozenset[Status] = frozenset({"stopped", "ended", "failed"})
 TAIL_LINES = 12
 LOST = "machine lost ({status}); the same launch command goes on from the last snapshot"
 MACHINE_SAYS: dict[Status | None, str] = {
-    None: "its provider shows none for this run",
+    None: "its provider does not say",
     "starting": "asked for, being provided",
     "running": "running; it may be fetching the image",
     "stopped": "stopped",
@@ -95,8 +95,8 @@ def follow(
         store_url: where it is kept.
         run_id: which run.
         machine_id: of the machine that was rented for it; only what that one says counts as the end. Empty: any.
-        machine_status: asks its provider how it stands, None where that shows no such machine; a `ProjectError` of it
-            is waited for. Without it, the run has ended when its owner lets it go.
+        machine_status: asks its provider how it stands, None where that does not say; a `ProjectError` of it is
+            waited for. Without it, the run has ended when its owner lets it go.
         to: the runs directory that gets the report and all that `status` and `compare` read; None fetches nothing.
         since: what `mark` told before the machine was asked for; left out, a run is joined as it is found.
 
@@ -109,9 +109,7 @@ def follow(
         ending = followed.until_end()
         followed.patiently(lambda: _conclude(store_url, run_id, ending, to))
     except KeyboardInterrupt:
-        again = f"sequence-runner status {run_id} --store {store_url} --follow"
-        stop = f"; `sequence-runner launch stop {run_id}` ends its machine" if machine_status else ""
-        say(f"the run goes on without being followed; `{again}` follows it again{stop}")
+        say(f"the run goes on; `sequence-runner status {run_id} --store {store_url} --follow` follows it again")
         raise
     return ending.exit_code
 
@@ -195,9 +193,8 @@ class _Followed:
         found = ends(self._store, self._run_id, self._machine_id)
         head = read_head(self._store, self._run_id)
         if self._since is None:
-            # while somebody is at work, what earlier machines said is history
-            is_history = head is not None and not (head.released and self._machine_id)
-            self._since = Mark(0, _tags(found) if is_history else frozenset())
+            # where a machine is there, or a runner was, what machines said before is history
+            self._since = Mark(0, _tags(found) if self._machine or head else frozenset())
         end = newest_end(self._store, [stat for stat in found if (stat.key, stat.tag) not in self._since.ends])
         if head and head.epoch > self._since.epoch:
             self._head = head
