@@ -96,9 +96,20 @@ def runpod(**options: Any) -> ExitCode:
 @ask_options
 @launch_options
 @region_option
-def lambda_(**options: Any) -> ExitCode:
-    """Run on a Lambda instance; the key is in LAMBDA_API_KEY."""
-    return _launch("lambda", options, {})
+@click.option("--ssh-key", default="", metavar="NAME", help="Of the account.  [default: its only one]")
+@click.option(
+    "--no-self-terminate",
+    is_flag=True,
+    help="Keep the API key off the machine: this command ends it, so it needs --wait, and a computer that stays on.",
+)
+def lambda_(ssh_key: str, no_self_terminate: bool, **options: Any) -> ExitCode:
+    """Run on a Lambda instance; the key is in LAMBDA_API_KEY.
+
+    The machine gets that key too, to end itself; Lambda's keys are good for the whole account.
+    """
+    if no_self_terminate and not (options["wait"] or options["dry_run"]):
+        raise click.UsageError("with --no-self-terminate nothing but this command ends the machine: add --wait")
+    return _launch("lambda", options, {"ssh_key": ssh_key, "self_terminate": not no_self_terminate})
 
 
 @launch.command()
@@ -192,7 +203,10 @@ def _carry_out(provider: Provider, prepared: Prepared, book: Book, wait: bool) -
         life.wait_until_running(provider, launched, book)
         if wait:
             ask, runs_dir = life.status_of(provider, machine), book.folder.parent
-            return follow(prepared.store, run_id, machine_status=ask, to=runs_dir, since=before)
+            code = follow(prepared.store, run_id, machine_status=ask, to=runs_dir, since=before)
+            if not prepared.order.options.get("self_terminate", True):
+                life.end(provider, book, run_id)
+            return code
     except KeyboardInterrupt:
         say(f"{provider.name} machine {machine.id} goes on; end it with `sequence-runner launch stop {run_id}`")
         raise

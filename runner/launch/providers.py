@@ -31,9 +31,9 @@ def _runpod() -> Provider:
 
 
 def _lambda() -> Provider:
-    from runner.launch.lambda_cloud.provider import LambdaCloud  # type: ignore[import-not-found, unused-ignore]
+    from runner.launch.lambda_cloud.provider import LambdaCloud
 
-    return LambdaCloud()  # type: ignore[no-any-return, unused-ignore]
+    return LambdaCloud()
 
 
 def _sky() -> Provider:

@@ -20,7 +20,6 @@ from tests.providers.lambda_cloud import (
     NO_CAPACITY,
     QUOTA,
     TERMINATE,
-   
     UNAVAILABLE,
     FakeLambda,
 )
