@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
+SKYPILOT := skypilot==0.14.1
 N ?= 50
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 SLOW := $(PYTEST) -m slow --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run whole readme chaos faults learning test test-fast test-slow martingale check format lint types bench lock forecast gpu-check clean
+.PHONY: help setup setup-dev run whole readme chaos faults learning test test-fast test-slow martingale check format lint types bench lock forecast gpu-check sky-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -88,8 +89,14 @@ gpu-check: setup-dev  ## on a machine with a GPU: tests marked gpu, then quick a
 	$(BIN)/sequence-runner --dataset DEMO-USD_1H --profile quick --set compute.device=cuda
 	$(BIN)/sequence-runner --dataset DEMO-USD_1H --profile standard
 
+# SkyPilot holds click below 8.2, so it has an environment of its own; nothing is asked of any cloud.
+sky-check: setup-dev  ## the real SkyPilot reads our task file and takes our command lines
+	test -x .venv-sky/bin/sky || $(PYTHON) -m venv .venv-sky
+	.venv-sky/bin/pip install --quiet $(SKYPILOT)
+	SKY_PYTHON=$(CURDIR)/.venv-sky/bin/python $(BIN)/python -m pytest -n 0 tests/runner/test_launch_sky.py
+
 lock:  ## resolve the dependencies anew and write both lock files
 	scripts/lock
 
 clean:  ## remove the environment and caches, never data or runs
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-sky .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -26,7 +26,7 @@ NOT_SETTINGS = frozenset(
     f"SEQUENCE_{name}"
     for name in (
         *("WEBHOOK_URL", "GIT_TOKEN", "GIT_USER"),
-        *("HOST", "MACHINE", "KEEP_ALIVE", "IMAGE", "RUNPOD_URL", "RUNPOD_GRAPHQL_URL", "LAMBDA_URL"),
+        *("HOST", "MACHINE", "KEEP_ALIVE", "IMAGE", "RUNPOD_URL", "RUNPOD_GRAPHQL_URL", "LAMBDA_URL", "SKY"),
     )
 )
 """Variables of ours that are secrets, or about the machine: read where they are used, no part of any configuration."""

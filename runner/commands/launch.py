@@ -117,11 +117,17 @@ def lambda_(ssh_key: str, no_self_terminate: bool, **options: Any) -> ExitCode:
 @ask_options
 @launch_options
 @click.option("--spot", is_flag=True, help=f"{spot_help}; SkyPilot starts it again.")
-@region_option
-@disk_option
+@click.option("--region", "regions", multiple=True, metavar="CLOUD[/REGION]", help="Only there; repeatable.")
+@click.option("--disk-gb", type=click.IntRange(min=50), default=256, show_default=True, help="Of its disk.")
 def sky(gpu: str, **options: Any) -> ExitCode:
-    """Run on any cloud that SkyPilot knows, as a managed job."""
-    return _launch("sky", {**options, "gpus": (gpu,)}, {})
+    """Run on any cloud that SkyPilot knows, as a managed job.
+
+    SkyPilot is the program `sky` on PATH, or the one that SEQUENCE_SKY names. --price is the most that is paid: dearer
+    machines are not taken, and costs are counted with it.
+    """
+    count = gpu.partition(":")[2]
+    machine = {"gpus": (gpu,), "gpu_count": int(count) if count.isdecimal() else 1}
+    return _launch("sky", {**options, **machine}, {"max_price": options["price"]})
 
 
 def _runpod_secret(secret: str) -> str:
@@ -151,7 +157,7 @@ def _launch(name: str, options: dict[str, Any], own: dict[str, Any]) -> ExitCode
         flags=_flags(options),
         keep_alive=options["keep_alive"],
         machine=machine | {"options": own},
-        needs_store=not PROVIDERS[name].keeps_results,
+        needs_store=PROVIDERS[name].needs_store,
     )
     prepared = prepare(wish)
     provider = PROVIDERS[name].build()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,8 +19,8 @@ class Known:
     """Whether this computer has what it takes to ask it."""
     needs: str
     """What that is."""
-    keeps_results: bool = False
-    """Results survive the machine without a store."""
+    needs_store: bool = True
+    """A run without a store is refused; else it is warned of what ends with the machine."""
 
 
 def _runpod() -> Provider:
@@ -37,13 +36,19 @@ def _lambda() -> Provider:
 
 
 def _sky() -> Provider:
-    from runner.launch.sky.provider import SkyPilot  # type: ignore[import-not-found, unused-ignore]
+    from runner.launch.sky.provider import SkyPilot
 
-    return SkyPilot()  # type: ignore[no-any-return, unused-ignore]
+    return SkyPilot()
+
+
+def _has_sky() -> bool:
+    from runner.launch.sky import program
+
+    return bool(program.find())
 
 
 PROVIDERS: dict[str, Known] = {
     "runpod": Known(_runpod, lambda: bool(os.environ.get("RUNPOD_API_KEY")), "RUNPOD_API_KEY"),
     "lambda": Known(_lambda, lambda: bool(os.environ.get("LAMBDA_API_KEY")), "LAMBDA_API_KEY"),
-    "sky": Known(_sky, lambda: shutil.which("sky") is not None, "the program sky"),
+    "sky": Known(_sky, _has_sky, "the program sky, on PATH or named by SEQUENCE_SKY", needs_store=False),
 }

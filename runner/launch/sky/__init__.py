@@ -1,0 +1,1 @@
+"""SkyPilot as a provider of machines: one managed job for one run, by the program `sky`."""
