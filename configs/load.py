@@ -108,14 +108,16 @@ def lay_over(config: Config, environment: Mapping[str, str], settings: Sequence[
     return _laid_on(config.model_dump(mode="json"), _operational_layers(environment, settings)).config
 
 
-def operational_values(environment: Mapping[str, str], settings: Sequence[str]) -> dict[str, dict]:
-    """The operational settings among the variables and `--set` values: section -> its keys.
+def operational_values(
+    environment: Mapping[str, str], settings: Sequence[str], file: Path | None = None
+) -> dict[str, dict]:
+    """The operational settings in a file, among the variables and `--set` values: section -> its keys.
 
     Raises:
         ConfigError: a setting is malformed.
     """
     values: dict = {}
-    for layer in _operational_layers(environment, settings):
+    for layer in _operational_layers(environment, settings, file):
         _merge(values, layer.values, layer.origin, {})
     return values
 
@@ -158,8 +160,14 @@ def _laid_on(values: dict, layers: Sequence[Layer]) -> Resolved:
     return Resolved(config, {path: origins.get(path, "default") for path in flatten(config.model_dump(mode="json"))})
 
 
-def _operational_layers(environment: Mapping[str, str], settings: Sequence[str]) -> list[Layer]:
-    layers = [_environment_layer(environment), _settings_layer([item for item in settings if is_operational(item)])]
+def _operational_layers(
+    environment: Mapping[str, str], settings: Sequence[str], file: Path | None = None
+) -> list[Layer]:
+    layers = [
+        *([_file_layer(file)] if file else []),
+        _environment_layer(environment),
+        _settings_layer([item for item in settings if is_operational(item)]),
+    ]
     return [
         Layer(layer.origin, {name: value for name, value in layer.values.items() if name in OPERATIONAL_SECTIONS})
         for layer in layers

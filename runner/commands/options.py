@@ -150,6 +150,11 @@ def start_options(command: Command) -> Command:
                 "--yes", is_flag=True, help="Start although more is expected to be needed than the limits leave."
             ),
             click.option("--no-push", is_flag=True, help="Do not publish the results, even where a repository is set."),
+            click.option(
+                "--keep-alive",
+                is_flag=True,
+                help="At the end hold until a stop signal, and end no machine that was rented for the run.",
+            ),
             click.option("--verbose", is_flag=True, help="Show more: every check, progress more often."),
             click.option("--dry-run", is_flag=True, help="Print what would be run and skipped; do nothing."),
             json_option,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +13,7 @@ from configs.errors import ExitCode
 from configs.load import is_operational
 from runner.commands.options import ask_of, ask_options, json_option, start_options
 from runner.graph import STAGE_NAMES
+from runner.host.ending import Command
 
 STAGES = ", ".join(STAGE_NAMES)
 
@@ -55,6 +53,8 @@ def ablate(seeds: int | None, **options: Any) -> ExitCode:
 def _start(options: dict[str, Any], which: dict[str, Any]) -> ExitCode:
     """Start or go on with a run; `which` says how much of it."""
     from runner.console import print_ending
+    from runner.host.price import with_true_price
+    from runner.host.where import this_host
     from runner.job import Choice, Job
     from runner.start import run_job
     from runner.summary import next_steps, run_object
@@ -62,6 +62,8 @@ def _start(options: dict[str, Any], which: dict[str, Any]) -> ExitCode:
     if options["resume"]:
         _refuse_beside_resume(options)
     ask = ask_of(options)
+    if not options["dry_run"]:
+        ask = with_true_price(ask, this_host())
     choice = Choice(
         **which,
         skip_preflight=options["skip_preflight"],
@@ -72,14 +74,17 @@ def _start(options: dict[str, Any], which: dict[str, Any]) -> ExitCode:
         yes=options["yes"],
     )
     job = Job.of(ask, choice)
+    if command := click.get_current_context().find_object(Command):
+        command.plan = job.plan
     if options["dry_run"]:
         return _dry_run(job, options["as_json"])
     ending = run_job(job, ask, choice)
     summary = run_object(job.plan.run, int(ending.exit_code), ending.message)
+    if command:
+        command.says = ending.message
     print_ending(ending, None if options["as_json"] else summary, next_steps(summary, ask.runs_dir))
     if options["as_json"]:
         click.echo(json.dumps(summary))
-    _leave_threads_behind(ending.exit_code)
     return ending.exit_code
 
 
@@ -190,16 +195,6 @@ def _job_or_refusal(ask: Ask) -> Job | ProjectError:
         return Job.of(ask, Choice())
     except (BadDataError, DatasetNotFoundError) as error:
         return error
-
-
-def _leave_threads_behind(code: ExitCode) -> None:
-    """End the process at once where an upload was given up: the interpreter would wait for its threads."""
-    from runner.store.keeper import THREAD
-
-    if any(thread.name == THREAD for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def _refuse_beside_resume(options: dict[str, Any]) -> None:

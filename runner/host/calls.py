@@ -1,0 +1,76 @@
+"""One call to a provider's API from inside a rented machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from configs.errors import ExitCode, ProjectError
+from configs.secrets import redact
+from runner.host.addresses import LOOPBACK
+
+MAX_SAID_CHARACTERS = 300
+
+
+class UnansweredError(ProjectError):
+    """Nobody could be asked, or what came back is no answer; the message says why."""
+
+    exit_code = ExitCode.MACHINE_UNFIT
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a service answered."""
+
+    status: int
+    text: str
+
+    def __str__(self) -> str:
+        """In one line, without secrets."""
+        return f"{self.status} {said(self.text)}".strip()
+
+    def json(self) -> dict[str, Any]:
+        """Its JSON object; empty where it is none."""
+        try:
+            value = json.loads(self.text)
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+def call(
+    method: str, url: str, key: str, environment: Mapping[str, str], *, answer_s: float, body: Any = None
+) -> Reply:
+    """Send one request.
+
+    Args:
+        method: of HTTP.
+        url: of https, or on this very machine.
+        key: name of the variable that has the key.
+        environment: where the key is.
+        answer_s: longest wait for the connection, and again for the answer.
+        body: JSON values.
+
+    Raises:
+        UnansweredError: there is no key, or no answer.
+    """
+    import httpx  # heavy
+
+    if not environment.get(key):
+        raise UnansweredError(f"{key} is not set here")
+    headers = {"Authorization": f"Bearer {environment[key]}"}
+    try:
+        # a proxy of the environment has no business between this machine and itself
+        with httpx.Client(timeout=answer_s, trust_env=urlsplit(url).hostname not in LOOPBACK) as client:
+            reply = client.request(method, url, json=body, headers=headers)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # a key that no header can hold
+        raise UnansweredError(f"no answer: {type(error).__name__} {said(error)}") from error
+    return Reply(reply.status_code, reply.text)
+
+
+def said(text: object) -> str:
+    """What somebody else says, in one line and without secrets."""
+    return redact(" ".join(str(text).split()))[:MAX_SAID_CHARACTERS]
