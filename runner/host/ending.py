@@ -166,9 +166,9 @@ def _record(command: Command, host: Host, code: int) -> None:
         say("no record of the end is left: no store or no run id is known")
         return
     try:
-        from runner.store.layout import End, end_key  # heavy
+        from runner.store.ends import write_end  # heavy
+        from runner.store.layout import End
         from runner.store.open import open_store
-        from runner.store.records import encode
 
         meaning = EXIT_CODE_MEANING.get(ExitCode(code), "")
         end = End(
@@ -178,7 +178,7 @@ def _record(command: Command, host: Host, code: int) -> None:
             ended_t=round(time.time(), 3),
             console_tail=redact(command.tail.text()),
         )
-        open_store(command.store_url, deadline_s=RECORD_S).put(end_key(command.run_id, host.machine), encode(end))
+        write_end(open_store(command.store_url, deadline_s=RECORD_S), command.run_id, end)
     except Exception as error:  # noqa: BLE001 -- a machine that is not ended costs more than a record
         say(f"no record of the end is left: {redact(f'{type(error).__name__}: {error}')}")
 

@@ -42,7 +42,7 @@ def with_true_price(ask: Ask, host: Host, environment: Mapping[str, str] = os.en
         return ask
     if found is None:
         return ask
-    if expected and expected != found:
+    if expected and f"{expected:.4g}" != f"{found:.4g}":
         say(f"this machine costs {found:g} USD per hour; it was launched for {expected:g}")
     return replace(ask, settings=(f"{SETTING}={found!r}", *ask.settings))
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from runner.store.layout import END_FORMAT, End, end_key
-from runner.store.records import parse
+from runner.store.ends import ends, newest_end
+from runner.store.file import FileStore
+from runner.store.layout import End
 from tests.runner.fixture_stages.world import wait_for
 
 POD, KEY = "pod1", "rpa_0123456789abcdefghijklmnop"
@@ -140,5 +141,5 @@ def pod(folder: Path, *arguments: str | Path, **environment: str) -> Iterator[Po
 
 def end_of(store: Path, run_id: str, machine: str = POD) -> End | None:
     """What the store says of the end on a machine."""
-    path = store / end_key(run_id, machine)
-    return End.model_validate(parse(path.read_bytes(), END_FORMAT, str(path))) if path.exists() else None
+    objects = FileStore(store)
+    return newest_end(objects, ends(objects, run_id, machine))
