@@ -35,15 +35,8 @@ from runner.summary import next_steps, run_object
 from runner.view import EventTail, RunView
 from runner.watch import Ending
 
-POLL_S, LAST_POLL_S = 5.0, 40.0
-"""Between two looks; while the store cannot be used, doubled up to the second."""
 ANSWER_S = 10.0
 DRAW_S = 0.25
-STATUS_EVERY_S = 15.0
-SILENT_S = 60.0
-"""A run that has said nothing for so long makes us ask for its machine."""
-GONE_S = 60.0
-"""The last word of a machine that is gone may still be on its way."""
 GONE: frozenset[Status] = frozenset({"stopped", "ended", "failed"})
 TAIL_LINES = 12
 LOST = "machine lost ({status}); the same launch command goes on from the last snapshot"
@@ -58,6 +51,20 @@ MACHINE_SAYS: dict[Status | None, str] = {
 Answer = TypeVar("Answer")
 Observe = Callable[[RunView], None]
 AskMachine = Callable[[], Status | None]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often is looked, and how long waited; another one in tests."""
+
+    poll_s: float = 5.0
+    """Between two looks; while the store cannot be used, doubled up to `last_poll_s`."""
+    last_poll_s: float = 40.0
+    silent_s: float = 60.0
+    """A run that has said nothing for so long makes us ask for its machine."""
+    ask_s: float = 15.0
+    gone_s: float = 60.0
+    """The last word of a machine that is gone may still be on its way."""
 
 
 @dataclass(frozen=True)
@@ -84,27 +91,27 @@ def follow(
     store_url: str,
     run_id: str,
     *,
-    machine_id: str = "",
     machine_status: AskMachine | None = None,
     to: Path | None = None,
     since: Mark | None = None,
+    pace: Pace = Pace(),
 ) -> ExitCode:
     """Show a run until it ends; returns its exit code, or 75 where its machine was lost.
 
     Args:
         store_url: where it is kept.
         run_id: which run.
-        machine_id: of the machine that was rented for it; only what that one says counts as the end. Empty: any.
-        machine_status: asks its provider how it stands, None where that does not say; a `ProjectError` of it is
+        machine_status: asks a provider how the machine stands, None where it does not say; a `ProjectError` of it is
             waited for. Without it, the run has ended when its owner lets it go.
         to: the runs directory that gets the report and all that `status` and `compare` read; None fetches nothing.
         since: what `mark` told before the machine was asked for; left out, a run is joined as it is found.
+        pace: of it all.
 
     Raises:
         StoreError: access is denied at the first look, or what is there cannot be understood.
         KeyboardInterrupt: Ctrl-C; the run goes on.
     """
-    followed = _Followed(store_url, run_id, machine_id, machine_status, since)
+    followed = _Followed(store_url, run_id, machine_status, since, pace)
     try:
         ending = followed.until_end()
         followed.patiently(lambda: _conclude(store_url, run_id, ending, to))
@@ -137,9 +144,8 @@ def follow_here(run: RunDir, runs_dir: Path) -> ExitCode:
 class _Followed:
     """One run, looked at as often as its store and its provider let us."""
 
-    def __init__(self, url: str, run_id: str, machine_id: str, machine: AskMachine | None, since: Mark | None) -> None:
-        self._run_id, self._machine_id, self._machine = run_id, machine_id, machine
-        self._since = since
+    def __init__(self, url: str, run_id: str, machine: AskMachine | None, since: Mark | None, pace: Pace) -> None:
+        self._run_id, self._machine, self._since, self._pace = run_id, machine, since, pace
         self._url, self._store = url, open_store(url, answer_s=ANSWER_S, deadline_s=0)
         self._trouble = Trouble()
         self._trouble.tell, self._trouble.meanwhile = say, "; the run goes on, and so does following it"
@@ -169,11 +175,11 @@ class _Followed:
                     self._show(observe)
                     return ending
                 self._tell_phase(observe is not None)
-                self._pause(POLL_S, observe)
+                self._pause(self._pace.poll_s, observe)
 
     def patiently(self, step: Callable[[], Answer], observe: Observe | None = None) -> Answer:
         """Take a step that needs the store, again and again while the store cannot be used."""
-        wait_s = POLL_S
+        wait_s = self._pace.poll_s
         while True:
             try:
                 answer = step()
@@ -186,11 +192,11 @@ class _Followed:
                 self._trouble.over()
                 return answer
             self._pause(wait_s, observe)
-            wait_s = min(2 * wait_s, LAST_POLL_S)
+            wait_s = min(2 * wait_s, self._pace.last_poll_s)
 
     def _look(self) -> Ending | None:
         """Learn what is new; how the run ended, once it has."""
-        found = ends(self._store, self._run_id, self._machine_id)
+        found = ends(self._store, self._run_id)
         head = read_head(self._store, self._run_id)
         if self._since is None:
             # where a machine is there, or a runner was, what machines said before is history
@@ -219,7 +225,7 @@ class _Followed:
         now_s = time.monotonic()
         if self._machine is None or not self._is_silent or now_s < self._next_ask_s:
             return
-        self._next_ask_s = now_s + STATUS_EVERY_S
+        self._next_ask_s = now_s + self._pace.ask_s
         try:
             self._status, self._fault = self._machine(), ""
         except ProjectError as error:
@@ -227,7 +233,7 @@ class _Followed:
 
     @property
     def _is_silent(self) -> bool:
-        return time.monotonic() - self._heard_s > SILENT_S
+        return time.monotonic() - self._heard_s > self._pace.silent_s
 
     def _ending_without_word(self) -> Ending | None:
         """How it ended where its owner or its machine is gone and no end was written."""
@@ -237,8 +243,7 @@ class _Followed:
             self._over_since_s = None
             return None
         self._over_since_s = self._over_since_s or time.monotonic()
-        wait_s = GONE_S if self._machine or self._machine_id else 0.0
-        if time.monotonic() - self._over_since_s < wait_s:
+        if self._machine and time.monotonic() - self._over_since_s < self._pace.gone_s:
             return None
         return self._last_record() if is_released else Ending(ExitCode.INTERRUPTED, LOST.format(status=self._status))
 
@@ -267,7 +272,7 @@ class _Followed:
             f"machine: {self._machine_says()}" if self._machine else "its runner may be gone, or have lost the store"
         )
         if self._live:
-            return f"no word from the run for more than {SILENT_S:.0f} s; {about}"
+            return f"no word from the run for more than {self._pace.silent_s:.0f} s; {about}"
         if self._head and not self._head.released:
             return f"the runner has begun ({self._head.owner.place}): it fetches what it needs"
         return about if self._machine else f"nothing of the run is in {self._url} yet; waiting for it"

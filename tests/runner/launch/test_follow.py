@@ -1,0 +1,252 @@
+"""Following runs whose machines are elsewhere: a directory as their store, which a test writes as they would."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from configs.errors import ConfigError, ExitCode, StoreError
+from configs.events import EventLog
+from configs.files import write_json
+from configs.load import resolve
+from configs.run_dir import RunDir
+from runner.launch.follow import Mark, Pace, follow, mark
+from runner.launch.provider import LaunchError
+from runner.store.file import FileStore
+from runner.store.layout import End, Spent, end_key
+from runner.store.lease import Lease, acquire, owner_facts
+from runner.store.live import Broadcast
+from runner.store.place import read_place
+from runner.store.records import encode
+from runner.store.upload import Uploader
+from runner.view import RUN as OF_THE_RUN
+from tests.runner.fixture_stages.world import wait_for
+from tests.runner.store.runs import RUN, commit, make_run
+
+FAST = Pace(poll_s=0.02, last_poll_s=0.1, silent_s=0.2, ask_s=0.02, gone_s=0.2)
+GONE = "ended"
+
+
+class Machine:
+    """A machine elsewhere: a run directory, and the store that it is kept in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = make_run(folder / "machine")
+        self.run.run_json.unlink()
+        self.run.save_config(resolve("DEMO-USD_1H", "quick").config)
+        self.store = FileStore(folder / "store")
+        self.url = self.store.url
+        self.staging = folder / "staging"
+
+    def take(self) -> Lease:
+        return acquire(self.store, RUN, owner_facts(), 60, take_over=True)
+
+    def leave(self, lease: Lease, exit_code: int = 0, reason: str = "") -> None:
+        """What a runner does last."""
+        write_json(self.run.root / "exit.json", {"exit_code": exit_code, "reason": reason})
+        commit(lease, self.run, self.staging, Uploader(lease, self.staging))
+        lease.release(Spent())
+
+    def end(self, exit_code: int, reason: str = "", tail: str = "", name: str = "pod-1") -> None:
+        end = End(machine=name, exit_code=exit_code, reason=reason, ended_t=time.time(), console_tail=tail)
+        self.store.put(end_key(RUN, name), encode(end))
+
+
+@pytest.fixture
+def machine(tmp_path) -> Machine:
+    return Machine(tmp_path)
+
+
+class Follower:
+    """`follow` in a thread of its own."""
+
+    def __init__(self, machine: Machine, **how) -> None:
+        self._code: ExitCode | None = None
+        self._machine, self._how = machine, {"pace": FAST} | how
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        self._code = follow(self._machine.url, RUN, **self._how)
+
+    def goes_on(self, for_s: float) -> bool:
+        self._thread.join(for_s)
+        return self._thread.is_alive()
+
+    def ended(self) -> ExitCode | None:
+        assert not self.goes_on(20)
+        return self._code
+
+
+def saying(capsys, words: str) -> Callable[[], bool]:
+    """Asks whether these words were said since."""
+    heard: list[str] = []
+
+    def is_said() -> bool:
+        heard.append(capsys.readouterr().err)
+        return words in "".join(heard)
+
+    return is_said
+
+
+def at_work(machine: Machine, lease: Lease) -> Broadcast:
+    """Tells the store, once entered, what the run's log says from here on: that a unit has begun."""
+    broadcast = Broadcast(machine.run, lease.epoch, machine.store, 0.02, ["prepare"])
+    EventLog(machine.run.events, "prepare").emit("unit_started", "prepare", attempt=1)
+    return broadcast
+
+
+def test_a_refusal_before_there_is_a_run_is_its_exit_code_with_reason_and_last_lines(machine, capsys):
+    machine.end(66, "dataset not found: NONE-USD_1H", "one\ntwo")
+    assert follow(machine.url, RUN, since=Mark(), pace=FAST) == ExitCode.DATASET_NOT_FOUND
+    said = capsys.readouterr()
+    assert "error: dataset not found: NONE-USD_1H\n  | one\n  | two\n" in said.err and said.out == ""
+
+
+def test_an_end_of_an_earlier_machine_is_not_taken_for_this_ones(machine):
+    machine.end(70, "an old crash")
+    follower = Follower(machine, since=mark(machine.url, RUN), machine_status=lambda: "running")
+    assert follower.goes_on(5 * FAST.poll_s)
+    machine.end(79, "over budget")
+    assert follower.ended() == ExitCode.BUDGET
+
+
+def test_a_run_that_was_let_go_before_the_machine_was_asked_for_is_not_taken_for_its_end(machine):
+    machine.leave(machine.take(), 70, "an old crash")
+    follower = Follower(machine, since=mark(machine.url, RUN))
+    assert follower.goes_on(5 * FAST.poll_s)
+    machine.leave(machine.take(), 65, "bad data: row 7")
+    assert follower.ended() == ExitCode.BAD_DATA
+
+
+def test_a_run_that_is_over_is_told_as_its_exit_record_has_it(machine, capsys):
+    machine.leave(machine.take(), 79, "budget: 3 USD")
+    assert follow(machine.url, RUN, pace=FAST) == ExitCode.BUDGET
+    assert "error: budget: 3 USD" in capsys.readouterr().err
+
+
+def test_a_machine_that_is_gone_without_a_word_is_75_and_says_what_to_do(machine, capsys):
+    machine.take()
+    assert follow(machine.url, RUN, machine_status=lambda: GONE, pace=FAST) == ExitCode.INTERRUPTED
+    assert "machine lost (ended); the same launch command goes on from the last snapshot" in capsys.readouterr().err
+
+
+def test_a_machine_that_is_gone_has_time_for_its_last_word(machine):
+    follower = Follower(machine, machine_status=lambda: GONE, since=Mark(), pace=Pace(poll_s=0.02, gone_s=60))
+    assert follower.goes_on(0.1)
+    machine.end(78, "bad configuration")
+    assert follower.ended() == ExitCode.BAD_CONFIG
+
+
+def test_the_provider_of_a_run_that_is_heard_is_not_asked(machine):
+    asked = []
+    lease = machine.take()
+    with at_work(machine, lease):
+        wait_for(lambda: list(machine.store.list(f"{RUN}/live/")), 10)
+        pace = Pace(poll_s=0.02, silent_s=30, ask_s=0)
+        follower = Follower(machine, machine_status=lambda: asked.append(1) or GONE, pace=pace)
+        assert follower.goes_on(0.2)
+        machine.leave(lease)
+        machine.end(0)
+        assert follower.ended() == ExitCode.DONE
+    assert asked == []
+
+
+def test_a_provider_that_cannot_be_asked_says_nothing_about_the_machine(machine, capsys):
+    def refuse() -> str:
+        raise LaunchError("401 for this key")
+
+    follower = Follower(machine, machine_status=refuse)
+    wait_for(saying(capsys, "its provider cannot be asked: 401 for this key"), 10)
+    assert follower.goes_on(2 * FAST.gone_s)
+    machine.end(66)
+    assert follower.ended() == ExitCode.DATASET_NOT_FOUND
+
+
+def test_a_stop_with_a_machine_that_goes_on_is_no_end(machine):
+    lease = machine.take()
+    follower = Follower(machine, machine_status=lambda: "running")
+    machine.leave(lease, 75, "interrupted")
+    assert follower.goes_on(2 * FAST.gone_s), "its provider starts the container anew"
+    machine.leave(machine.take(), 0)
+    machine.end(0)
+    assert follower.ended() == ExitCode.DONE
+
+
+def test_a_stopped_run_whose_machine_is_gone_ends_as_it_was_recorded(machine):
+    machine.leave(machine.take(), 79, "budget")
+    assert follow(machine.url, RUN, machine_status=lambda: GONE, pace=FAST) == ExitCode.BUDGET
+
+
+def test_what_the_next_owner_does_is_shown_after_what_the_former_did(machine, capsys):
+    first = machine.take()
+    with at_work(machine, first):
+        follower = Follower(machine)
+        wait_for(saying(capsys, "prepare: running"), 10)
+    second = machine.take()
+    is_done = saying(capsys, "prepare: done")
+    with at_work(machine, second):
+        EventLog(machine.run.events, "prepare").emit("unit_finished", "prepare", state="done")
+        wait_for(is_done, 10)
+    machine.leave(second)
+    assert follower.ended() == ExitCode.DONE
+
+
+def test_a_silence_is_told_and_so_is_its_end(machine, capsys):
+    lease = machine.take()
+    with at_work(machine, lease):
+        follower = Follower(machine)
+        wait_for(saying(capsys, "the run is at work"), 10)
+    wait_for(saying(capsys, "no word from the run"), 10)
+    with at_work(machine, lease):
+        wait_for(saying(capsys, "the run is at work"), 10)
+    machine.leave(lease)
+    assert follower.ended() == ExitCode.DONE
+
+
+def test_pre_flights_findings_and_the_estimate_are_told_before_the_table(machine, capsys):
+    lease = machine.take()
+    events = EventLog(machine.run.events, "supervisor")
+    with at_work(machine, lease):
+        time_s = {"low": 60.0, "expected": 90.0, "high": 150.0}
+        cost = {"low": 0.1, "expected": 0.25, "high": 0.4}
+        events.emit("check", OF_THE_RUN, name="disk", found="1 GB", verdict="warn", remedy="free space")
+        events.emit("plan", OF_THE_RUN, wall_s=time_s, cost_usd=cost)
+    machine.leave(lease)
+    assert follow(machine.url, RUN, pace=FAST) == ExitCode.DONE
+    said = capsys.readouterr().err
+    assert "pre-flight, warn: disk: 1 GB; free space" in said and "expected: 1:30 (1:00 to 2:30), 0.25 USD" in said
+
+
+def test_an_unnamed_store_is_refused_and_so_is_one_that_says_what_no_version_writes(tmp_path):
+    with pytest.raises(ConfigError):
+        follow("bucket/prefix", RUN, pace=FAST)
+    store = FileStore(tmp_path)
+    store.put(f"{RUN}/HEAD.json", b"{")
+    with pytest.raises(StoreError):
+        follow(store.url, RUN, pace=FAST)
+
+
+def test_what_is_fetched_is_light_and_marked_as_a_part(machine, tmp_path):
+    machine.leave(machine.take())
+    here = tmp_path / "here"
+    assert follow(machine.url, RUN, to=here, pace=FAST) == ExitCode.DONE
+    run = RunDir(here / RUN)
+    assert run.report.read_bytes() == machine.run.report.read_bytes() and run.config_yaml.exists()
+    assert read_place(run).restoring
+    assert not [*run.root.rglob("*.safetensors"), *run.root.rglob("bars.parquet")]
+
+
+def test_a_directory_with_another_state_of_the_run_is_left_alone_and_the_report_lies_beside(machine, tmp_path, capsys):
+    machine.leave(machine.take())
+    own = tmp_path / "here" / RUN / "config.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    assert follow(machine.url, RUN, to=tmp_path / "here", pace=FAST) == ExitCode.DONE
+    assert [path.name for path in own.parent.iterdir()] == ["config.yaml"] and own.read_text() == "mine"
+    beside = tmp_path / "here" / f"{RUN}-report.html"
+    assert beside.read_bytes() == machine.run.report.read_bytes() and str(beside) in capsys.readouterr().out
