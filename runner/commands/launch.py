@@ -10,14 +10,14 @@ import click
 
 from configs.errors import ExitCode
 from runner.commands.options import Command, ask_of, ask_options
+from runner.commands.rented import list_, logs, reap, stop
 from runner.launch.providers import PROVIDERS
 
 if TYPE_CHECKING:
-    from runner.launch.book import Book
+    from pathlib import Path
+
     from runner.launch.order import Prepared
     from runner.launch.provider import Provider
-
-provider_option = click.option("--provider", type=click.Choice(list(PROVIDERS)), help="Only this one.")
 
 
 def launch_options(command: Command) -> Command:
@@ -67,6 +67,10 @@ def launch() -> None:
 
     The ceiling is --max-cost and --max-hours.  [default: 12 hours]
     """
+
+
+for each in (list_, logs, stop, reap):
+    launch.add_command(each)
 
 
 @launch.command()
@@ -144,7 +148,6 @@ def _runpod_secret(secret: str) -> str:
 
 def _launch(name: str, options: dict[str, Any], own: dict[str, Any]) -> ExitCode:
     """Launch a run; `own` are the options that only this provider knows."""
-    from runner.launch.book import Book
     from runner.launch.order import Wish, prepare
 
     machine = {key: options[key] for key in ("gpu_count", "disk_gb", "spot", "regions") if key in options}
@@ -163,7 +166,7 @@ def _launch(name: str, options: dict[str, Any], own: dict[str, Any]) -> ExitCode
     provider = PROVIDERS[name].build()
     if options["dry_run"]:
         return _dry_run(provider, prepared)
-    return _carry_out(provider, prepared, Book(options["runs_dir"]), options["wait"])
+    return _carry_out(provider, prepared, options["runs_dir"], options["wait"])
 
 
 def _flags(options: dict[str, Any]) -> tuple[str, ...]:
@@ -185,13 +188,17 @@ def _dry_run(provider: Provider, prepared: Prepared) -> ExitCode:
     return ExitCode.DONE
 
 
-def _carry_out(provider: Provider, prepared: Prepared, book: Book, wait: bool) -> ExitCode:
+def _carry_out(provider: Provider, prepared: Prepared, runs_dir: Path, wait: bool) -> ExitCode:
     from runner.dataset_url import send
     from runner.launch import life
+    from runner.launch.book import Book
     from runner.launch.follow import follow, mark
+    from runner.launch.providers import name_inside
     from runner.say import say
 
-    before = None
+    if wait and not prepared.store:
+        raise click.UsageError("--wait follows the run from its store: name one with --store")
+    book, run_id, before = Book(runs_dir), prepared.order.run_id, None
 
     def send_files() -> None:
         nonlocal before
@@ -200,22 +207,37 @@ def _carry_out(provider: Provider, prepared: Prepared, book: Book, wait: bool) -
         if prepared.files:
             send(prepared.store, prepared.files)
 
-    run_id = prepared.order.run_id
     launched = life.launch(provider, prepared, book, send_files)
-    machine = launched.machine
+    machine, who = launched.machine, f"{provider.name} machine {launched.machine.id}"
     if not launched.created:
-        say(f"run {run_id} is on {provider.name} machine {machine.id} already, {machine.says}; nothing was created")
+        say(f"run {run_id} is on {who} already, {machine.says}; nothing was created")
+    inside = name_inside(provider.name, machine)
     try:
-        life.wait_until_running(provider, launched, book)
-        if wait:
-            ask, runs_dir = life.status_of(provider, machine), book.folder.parent
-            code = follow(prepared.store, run_id, machine_status=ask, to=runs_dir, since=before)
-            if not prepared.order.options.get("self_terminate", True):
-                life.end(provider, book, run_id)
-            return code
+        machine = life.wait_until_running(provider, launched, book)
     except KeyboardInterrupt:
-        say(f"{provider.name} machine {machine.id} goes on; end it with `sequence-runner launch stop {run_id}`")
+        say(f"{who} goes on; end it with `sequence-runner launch stop {run_id}`")
         raise
-    say(f"run {run_id} is on {provider.name} machine {machine.id}; the same command with --wait follows it,")
+    if wait:
+        ask = life.status_of(provider, machine)
+        code = follow(prepared.store, run_id, machine_id=inside, machine_status=ask, to=runs_dir, since=before)
+        if not prepared.order.options.get("self_terminate", True):
+            life.end_run(provider, book, run_id)
+        return code
+    if machine.status == "ended":
+        return _gone(prepared.store, run_id, inside, who)
+    say(f"run {run_id} is on {who}; the same command with --wait follows it,")
     say(f"`sequence-runner launch logs {run_id}` shows what it prints, `sequence-runner launch stop {run_id}` ends it")
     return ExitCode.DONE
+
+
+def _gone(store: str, run_id: str, inside: str, who: str) -> ExitCode:
+    """How a run ended whose machine went before anybody saw it run."""
+    from runner.launch.life import NotStartedError
+    from runner.launch.survey import end_in
+    from runner.say import say
+
+    end = end_in(store, run_id, inside) if store else None
+    if end is None:
+        raise NotStartedError(f"{who} is gone, and left no word of run {run_id}; the same command tries again")
+    say(f"run {run_id} has ended, and {who} with it: exit code {end.exit_code} {end.reason}")
+    return ExitCode(end.exit_code)

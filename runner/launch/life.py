@@ -81,7 +81,7 @@ def launch(provider: Provider, prepared: Prepared, book: Book, send: Callable[[]
 
 
 def wait_until_running(provider: Provider, launched: Launched, book: Book, limit_s: float = START_LIMIT_S) -> Machine:
-    """The machine once it runs; one that cannot, or does not in time, is ended.
+    """The machine once it runs, or once it is gone again; one that cannot run, or does not in time, is ended.
 
     Raises:
         NotStartedError: it did not.
@@ -95,12 +95,13 @@ def wait_until_running(provider: Provider, launched: Launched, book: Book, limit
         if time.monotonic() > give_up_t:
             break
         time.sleep(POLL_S)
-        machine = look(provider, machine)
-    if machine.status == "running":
+        machine = _look(provider, machine)
+    if machine.status in ("running", "ended"):
         say(f"{provider.name} {machine.id}: {machine.says}")
+        if machine.status == "ended":
+            book.end(launched.entry)
         return machine
-    if machine.status != "ended":
-        provider.end(machine.id)
+    provider.end(machine.id)
     book.end(launched.entry)
     why = f"did not run within {limit_s / 60:.0f} min" if machine.status == "starting" else f"is {machine.says}"
     raise NotStartedError(
@@ -108,40 +109,54 @@ def wait_until_running(provider: Provider, launched: Launched, book: Book, limit
     )
 
 
-def look(provider: Provider, machine: Machine) -> Machine:
-    """The machine as it is now."""
-    for found in provider.machines(machine.name):
-        if found.id == machine.id:
-            return found
-    return Machine(machine.id, machine.name, "ended", "gone")
-
-
 def status_of(provider: Provider, machine: Machine) -> Callable[[], Status | None]:
-    """What the machine's status is whenever it is asked; None while the provider does not say."""
+    """How the machine stands whenever it is asked; None where the provider shows none.
+
+    Raises:
+        LaunchError: the provider cannot be asked now.
+    """
 
     def ask() -> Status | None:
-        try:
-            return look(provider, machine).status
-        except LaunchError:
-            return None
+        return next((found.status for found in provider.machines(machine.name) if found.id == machine.id), None)
 
     return ask
 
 
-def end(provider: Provider, book: Book, run_id: str) -> list[Machine]:
+def end_one(provider: Provider, book: Book, machine: Machine) -> None:
+    """End a machine and note it.
+
+    Raises:
+        LaunchError: the provider refuses or cannot be asked.
+    """
+    provider.end(machine.id)
+    entry = book.find(provider.name, machine.name)
+    if entry and not entry.ended and entry.machine_id in ("", machine.id):
+        book.end(entry)
+
+
+def end_run(provider: Provider, book: Book, run_id: str) -> list[Machine]:
     """End every machine of a run; those that there were.
 
     Raises:
         LaunchError: the provider refuses or cannot be asked.
     """
     found = provider.machines(run_id)
+    for machine in found:
+        provider.end(machine.id)
     entry = book.find(provider.name, run_id)
-    ids = {machine.id for machine in found} | ({entry.machine_id} if entry and entry.machine_id else set())
-    for machine_id in sorted(ids):
-        provider.end(machine_id)
+    if entry and entry.machine_id and entry.machine_id not in {machine.id for machine in found}:
+        provider.end(entry.machine_id)  # it may have another name by now
     if entry and not entry.ended:
         book.end(entry)
     return found
+
+
+def _look(provider: Provider, machine: Machine) -> Machine:
+    """The machine as it is now."""
+    for found in provider.machines(machine.name):
+        if found.id == machine.id:
+            return found
+    return Machine(machine.id, machine.name, "ended", "gone")
 
 
 def _entry(provider: Provider, prepared: Prepared, price: float = 0.0) -> Entry:

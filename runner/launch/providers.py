@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from runner.launch.provider import Provider
+from runner.launch.provider import Machine, Provider
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Known:
     """What that is."""
     needs_store: bool = True
     """A run without a store is refused; else it is warned of what ends with the machine."""
+    calls_itself: Literal["id", "name", ""] = "name"
+    """What of the machine the run inside knows, by which the end that it leaves in the store is called."""
 
 
 def _runpod() -> Provider:
@@ -48,7 +51,13 @@ def _has_sky() -> bool:
 
 
 PROVIDERS: dict[str, Known] = {
-    "runpod": Known(_runpod, lambda: bool(os.environ.get("RUNPOD_API_KEY")), "RUNPOD_API_KEY"),
+    "runpod": Known(_runpod, lambda: bool(os.environ.get("RUNPOD_API_KEY")), "RUNPOD_API_KEY", calls_itself="id"),
     "lambda": Known(_lambda, lambda: bool(os.environ.get("LAMBDA_API_KEY")), "LAMBDA_API_KEY"),
-    "sky": Known(_sky, _has_sky, "the program sky, on PATH or named by SEQUENCE_SKY", needs_store=False),
+    "sky": Known(_sky, _has_sky, "the program sky, on PATH or named by SEQUENCE_SKY", False, ""),
 }
+
+
+def name_inside(provider: str, machine: Machine) -> str:
+    """What the run on a machine calls it; empty where only the run itself is known."""
+    attribute = PROVIDERS[provider].calls_itself
+    return str(getattr(machine, attribute)) if attribute else ""
