@@ -232,6 +232,7 @@ def _carry_out(provider: Provider, prepared: Prepared, runs_dir: Path, wait: boo
 
 def _gone(store: str, run_id: str, inside: str, who: str) -> ExitCode:
     """How a run ended whose machine went before anybody saw it run."""
+    from runner.exit_record import exit_code_of
     from runner.launch.life import NotStartedError
     from runner.launch.survey import end_in
     from runner.say import say
@@ -240,4 +241,4 @@ def _gone(store: str, run_id: str, inside: str, who: str) -> ExitCode:
     if end is None:
         raise NotStartedError(f"{who} is gone, and left no word of run {run_id}; the same command tries again")
     say(f"run {run_id} has ended, and {who} with it: exit code {end.exit_code} {end.reason}")
-    return ExitCode(end.exit_code)
+    return exit_code_of(end.exit_code)

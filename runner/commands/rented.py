@@ -62,9 +62,7 @@ def logs(run: str, lines: int, follow: bool, name: str | None, store: str, runs_
             click.echo(f"the machine {end.machine} is gone; exit code {end.exit_code} {end.reason}", err=True)
             return ExitCode.DONE
     asked = ", ".join(provider.name for provider in providers)
-    raise ConfigError(
-        f"no machine of run {run!r} at {asked}, and no store known here has its end; give --store"
-    )
+    raise ConfigError(f"no machine of run {run!r} at {asked}, and no store known here has its end; give --store")
 
 
 @click.command()

@@ -1,0 +1,53 @@
+"""A RunPod on loopback, the variables that a launch needs, and waits that a test can afford."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.cli import main
+from runner.launch import http, life
+from runner.launch.runpod import provider as runpod_provider
+from tests.providers.runpod import FakeRunPod
+
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG\"b'PxRfi $CYEXAMPLEKEY",
+    "SEQUENCE_WEBHOOK_URL": "https://chat.example.org/in/S3CR3T-path",
+}
+DATASET = "s3://runs/x/datasets/0123456789ab/ADA-EUR_1H.parquet"
+A40 = "NVIDIA A40"
+ORDER = ("--dataset", DATASET, "--store", "s3://runs/x", "--image", "registry.example.org/runner@sha256:0123")
+Launch = Callable[..., int]
+
+
+@pytest.fixture
+def runpod(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRunPod]:
+    for variable in ("LAMBDA_API_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "SEQUENCE_IMAGE", "AWS_REGION"):
+        monkeypatch.delenv(variable, raising=False)
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(life, "POLL_S", 0.01)
+    monkeypatch.setattr(life, "LOOKS_S", (0.01, 0.01, 0.02))
+    monkeypatch.setattr(http, "ANSWER_S", 0.3)
+    monkeypatch.setattr(http, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(http, "PATIENCE_S", 3.0)
+    monkeypatch.setattr(runpod_provider, "IDLE_S", 0.2)
+    with FakeRunPod() as fake:
+        monkeypatch.setenv("RUNPOD_API_KEY", fake.key)
+        monkeypatch.setenv("SEQUENCE_RUNPOD_URL", fake.url)
+        monkeypatch.setenv("SEQUENCE_RUNPOD_GRAPHQL_URL", fake.graphql_url)
+        yield fake
+
+
+@pytest.fixture
+def launch(runpod: FakeRunPod, tmp_path: Path) -> Launch:
+    """`sequence-runner launch ...` in this process, its runs directory a temporary one; `runpod` gets a whole order."""
+
+    def run(command: str, *arguments: str) -> int:
+        order = (*ORDER, "--gpu", A40) if command == "runpod" else ()
+        return main(["launch", command, *order, "--runs-dir", str(tmp_path), *arguments])
+
+    return run

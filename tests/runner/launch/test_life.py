@@ -1,0 +1,209 @@
+"""A launch against a RunPod on loopback, whatever goes wrong on the way: never two machines, none forgotten."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from runner.launch import http, life
+from runner.launch.book import Book
+from tests.providers.runpod import FakeRunPod, Fault, gpu_type, no_capacity, problem, too_many
+from tests.runner.launch.conftest import A40, SECRETS, Launch
+
+CREATE = "POST /pods"
+
+
+def only_entry(runs_dir: Path) -> dict:
+    (path,) = (runs_dir / ".launches").glob("*.json")
+    return json.loads(path.read_text())
+
+
+def test_a_launch_makes_one_pod_and_waits_until_it_runs(runpod: FakeRunPod, launch: Launch, tmp_path, capsys):
+    assert launch("runpod", "--max-cost", "5") == 0
+    (pod,) = runpod.pods.values()
+    assert pod.status == "RUNNING" and re.fullmatch(r"ADA-EUR_1H-quick-[0-9a-f]{8}", pod.name)
+    entry = only_entry(tmp_path)
+    assert (entry["machine_id"], entry["run_id"], entry["ended"]) == (pod.id, pod.name, False)
+    said = capsys.readouterr().err
+    assert "0.44 USD per hour" in said and "allows 11.4 h, at most 5.00 USD" in said and pod.id in said
+
+
+def test_the_pod_gets_the_run_its_ceiling_and_its_price(runpod: FakeRunPod, launch: Launch):
+    order = ("--profile", "standard", "--set", "seed=7", "--stages", "prepare,ppo")
+    assert launch("runpod", "--max-cost", "5", "--max-hours", "30", *order) == 0
+    (call,) = runpod.made(CREATE)
+    words = call.body["args"]
+    name = call.body["name"]
+    assert f"--profile standard --run-id {name} --store s3://runs/x --max-cost 5 --max-hours 30 --require-gpu" in words
+    assert "--set seed=7" in words and words.endswith("--stages prepare,ppo")
+    expected = {"SEQUENCE_HOST": "runpod", "SEQUENCE_BUDGET__PRICE_USD_PER_HOUR": "0.44"}
+    expected |= {name: SECRETS[name] for name in SECRETS}
+    assert {name: call.body["env"].get(name) for name in expected} == expected
+
+
+def test_without_a_ceiling_it_is_twelve_hours_and_said(runpod: FakeRunPod, launch: Launch, capsys):
+    assert launch("runpod") == 0
+    assert "--max-hours 12 " in runpod.made(CREATE)[0].body["args"]
+    assert "no ceiling was given" in capsys.readouterr().err
+
+
+def test_the_same_command_again_finds_its_machine_and_makes_none(runpod: FakeRunPod, launch: Launch, capsys):
+    assert launch("runpod") == launch("runpod") == launch("runpod", "--gpu", "NVIDIA RTX A5000") == 0
+    assert len(runpod.pods) == 1 and len(runpod.made(CREATE)) == 1
+    assert "already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(CREATE, lost=True), Fault(CREATE, hang_s=0.6)], ids=["connection lost", "timed out"]
+)
+def test_a_create_without_an_answer_never_makes_a_second_pod(runpod: FakeRunPod, launch: Launch, tmp_path, fault):
+    runpod.faults.append(fault)
+    assert launch("runpod") == 0
+    assert len(runpod.pods) == 1 and len(runpod.made(CREATE)) == 1
+    assert only_entry(tmp_path)["machine_id"] in runpod.pods
+
+
+def test_a_create_that_failed_on_their_side_is_asked_again_once_it_is_sure_that_nothing_came_of_it(runpod, launch):
+    runpod.faults.append(Fault(CREATE, problem(502, "Bad Gateway", "upstream"), times=2))
+    assert launch("runpod") == 0
+    assert len(runpod.pods) == 1
+    calls = [call.what for call in runpod.calls]
+    first, second, third = (at for at, what in enumerate(calls) if what == CREATE)
+    assert "GET /pods" in calls[first:second] and "GET /pods" in calls[second:third]
+
+
+def test_where_the_provider_does_not_say_what_came_of_a_create_none_is_asked_again(
+    runpod, launch, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(http, "PATIENCE_S", 0.05)
+    runpod.on_create = lambda pod: runpod.faults.append(Fault("GET /pods", problem(500, "Error", "down"), times=1000))
+    runpod.faults.append(Fault(CREATE, lost=True))
+    assert launch("runpod") == 69
+    assert len(runpod.made(CREATE)) == 1
+    entry = only_entry(tmp_path)
+    assert entry["machine_id"] == "" and not entry["ended"]
+    assert "launch list" in capsys.readouterr().err
+    runpod.faults.clear()
+    assert launch("runpod") == 0 and len(runpod.pods) == 1
+
+
+def test_a_second_machine_of_the_name_is_ended_and_the_first_is_kept(runpod: FakeRunPod, launch: Launch, capsys):
+    runpod.on_create = lambda pod: runpod.add(pod.name, created_t=pod.created_t + 5) if len(runpod.pods) == 1 else None
+    assert launch("runpod") == 0
+    assert list(runpod.pods) == ["pod0000"] and list(runpod.gone) == ["pod0001"]
+    assert "second machine" in capsys.readouterr().err
+
+
+def test_the_launch_is_noted_before_it_is_asked_for_and_the_id_before_anything_is_waited_for(runpod, launch, tmp_path):
+    noted = []
+    runpod.on_create = lambda pod: noted.append(only_entry(tmp_path))
+    answer, looks = runpod.answer, []
+
+    def watched(call):
+        if call.what == "GET /pods" and runpod.pods:
+            looks.append(only_entry(tmp_path)["machine_id"])
+        return answer(call)
+
+    runpod.answer = watched
+    assert launch("runpod") == 0
+    assert [entry["machine_id"] for entry in noted] == [""]
+    assert looks and set(looks) == {"pod0000"}
+
+
+def test_candidates_are_tried_by_gpu_then_by_availability(runpod: FakeRunPod, launch: Launch, capsys):
+    runpod.faults.append(Fault(CREATE, no_capacity(), times=2))
+    assert launch("runpod", "--gpu", "NVIDIA RTX A5000") == 0
+    tried = [(call.body["gpu"]["id"], call.body["dataCenterIds"]) for call in runpod.made(CREATE)]
+    assert tried == [(A40, ["EU-SE-1"]), (A40, ["CA-MTL-1"]), ("NVIDIA RTX A5000", ["EU-RO-1"])]
+    assert runpod.made(CREATE)[2].body["env"]["SEQUENCE_BUDGET__PRICE_USD_PER_HOUR"] == "0.27"
+    assert capsys.readouterr().err.count("no instances available") == 2
+
+
+def test_where_no_candidate_can_be_had_all_refusals_are_shown_and_nothing_is_left(runpod, launch, tmp_path, capsys):
+    runpod.faults.append(Fault(CREATE, no_capacity(), times=2))
+    assert launch("runpod") == 69
+    said = capsys.readouterr().err
+    assert "EU-SE-1" in said and "CA-MTL-1" in said and "request is at fault" in said
+    assert not runpod.pods and only_entry(tmp_path)["ended"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "creates", "words"),
+    [
+        (problem(402, "Payment Required", "balance"), 69, 1, "balance is too low"),
+        (problem(422, "Unprocessable Entity", "no", ["$: additional properties 'x' not allowed"]), 78, 1, "'x' not"),
+        (problem(404, "Not Found", "no such template"), 78, 1, "no such template"),
+        (problem(403, "Forbidden", "access denied"), 0, 2, "access denied"),
+        (problem(409, "Conflict", "busy"), 0, 2, "busy"),
+        (too_many(0), 0, 2, "rate limit"),
+    ],
+    ids=["402", "422", "404", "403", "409", "429"],
+)
+def test_each_refusal_is_taken_as_the_published_table_says(runpod, launch, capsys, reply, code, creates, words):
+    runpod.faults.append(Fault(CREATE, reply))
+    assert launch("runpod") == code
+    assert len(runpod.made(CREATE)) == creates and words in capsys.readouterr().err
+
+
+def test_a_rate_limit_is_waited_out_as_long_as_the_provider_says(runpod: FakeRunPod, launch: Launch):
+    runpod.faults.append(Fault(CREATE, too_many(1)))
+    assert launch("runpod") == 0
+    first, second = runpod.made(CREATE)
+    assert second.t - first.t >= 1.0
+
+
+def test_an_unknown_gpu_is_refused_with_near_names_before_anything_is_asked_for(runpod, launch, capsys):
+    assert launch("runpod", "--gpu", "RTX 4080") == 78
+    assert "NVIDIA GeForce RTX 4090" in capsys.readouterr().err
+    assert not runpod.made(CREATE)
+
+
+def test_only_the_regions_that_were_named_are_asked(runpod: FakeRunPod, launch: Launch):
+    assert launch("runpod", "--region", "CA-MTL-1") == 0
+    assert [call.body["dataCenterIds"] for call in runpod.made(CREATE)] == [["CA-MTL-1"]]
+
+
+def test_a_pod_that_fails_to_start_is_ended(runpod: FakeRunPod, launch: Launch, tmp_path, capsys):
+    runpod.on_create = lambda pod: setattr(pod, "status", "ERROR")
+    assert launch("runpod") == 69
+    assert not runpod.pods and len(runpod.gone) == 1 and only_entry(tmp_path)["ended"]
+    assert "is ERROR" in capsys.readouterr().err
+
+
+def test_a_pod_that_never_starts_is_ended_after_a_while(runpod: FakeRunPod, launch: Launch, monkeypatch, capsys):
+    runpod.looks_to_run = 10**9
+    monkeypatch.setattr(life.wait_until_running, "__defaults__", (0.1,))
+    assert launch("runpod") == 69
+    assert not runpod.pods and "did not run within" in capsys.readouterr().err
+
+
+def test_a_stopped_pod_of_the_run_is_named_and_no_other_is_made(runpod: FakeRunPod, launch: Launch, capsys):
+    assert launch("runpod") == 0
+    (pod,) = runpod.pods.values()
+    runpod.preempt(pod)
+    assert launch("runpod") == 69
+    assert "EXITED" in capsys.readouterr().err and len(runpod.made(CREATE)) == 1
+    assert launch("stop", pod.name) == 0 and launch("runpod") == 0
+    assert len(runpod.pods) == 1
+
+
+def test_a_wrong_key_is_said_without_the_key(runpod: FakeRunPod, launch: Launch, monkeypatch, capsys):
+    monkeypatch.setenv("RUNPOD_API_KEY", "rpa_another-key-0123456789")
+    assert launch("runpod") == 78
+    said = capsys.readouterr().err
+    assert "RUNPOD_API_KEY" in said and "another-key" not in said
+
+
+def test_while_a_run_is_being_launched_no_other_process_launches_it(runpod, launch, tmp_path, capsys):
+    with Book(tmp_path).alone("runpod", "mine"):
+        assert launch("runpod", "--run-id", "mine") == 78
+    assert "another process" in capsys.readouterr().err and not runpod.pods
+    assert launch("runpod", "--run-id", "mine") == 0
+
+
+def test_a_gpu_that_no_data_centre_lists_is_left_to_the_scheduler(runpod: FakeRunPod, launch: Launch, capsys):
+    runpod.gpus = [gpu_type(A40, "A40", 0.44, {})]
+    assert launch("runpod") == 69
+    (call,) = runpod.made(CREATE)
+    assert "dataCenterIds" not in call.body
