@@ -91,8 +91,7 @@ def runpod(**options: Any) -> ExitCode:
     --secret NAME=runpod:SECRET hands over a secret that RunPod keeps.
     """
     own = {name: value for name in ("cloud", "min_cuda", "volume", "registry") if (value := options.pop(name))}
-    secrets = tuple(_runpod_secret(secret) for secret in options.pop("secrets"))
-    return _launch("runpod", {**options, "secrets": secrets}, own)
+    return _launch("runpod", options, own)
 
 
 @launch.command("lambda")
@@ -134,16 +133,16 @@ def sky(gpu: str, **options: Any) -> ExitCode:
     return _launch("sky", {**options, **machine}, {"max_price": options["price"]})
 
 
-def _runpod_secret(secret: str) -> str:
-    name, _, place = secret.partition("=")
-    if not place:
-        return secret
-    kind, _, kept = place.partition(":")
-    if kind != "runpod" or not kept.replace("_", "").isalnum():
+def _secret(provider: str, secret: str) -> str:
+    """A name, or `NAME=text` where the text only names what RunPod keeps."""
+    name, equals, place = secret.partition("=")
+    kept = place.removeprefix("runpod:")
+    if equals and (provider != "runpod" or kept == place or not kept.replace("_", "").isalnum()):
         raise click.BadParameter(
-            f"--secret {name}=... takes NAME of a variable here, or NAME=runpod:SECRET; never the secret itself"
+            f"--secret {name}=...: expected the NAME of a variable here (on RunPod also NAME=runpod:SECRET), never the "
+            "secret itself"
         )
-    return f"{name}={{{{ RUNPOD_SECRET_{kept} }}}}"
+    return f"{name}={{{{ RUNPOD_SECRET_{kept} }}}}" if equals else secret
 
 
 def _launch(name: str, options: dict[str, Any], own: dict[str, Any]) -> ExitCode:
@@ -156,7 +155,7 @@ def _launch(name: str, options: dict[str, Any], own: dict[str, Any]) -> ExitCode
         ask=ask_of(options),
         gpus=options["gpus"],
         image=options["image"],
-        secrets=options["secrets"],
+        secrets=tuple(_secret(name, secret) for secret in options["secrets"]),
         flags=_flags(options),
         keep_alive=options["keep_alive"],
         machine=machine | {"options": own},
