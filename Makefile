@@ -93,7 +93,7 @@ gpu-check: setup-dev  ## on a machine with a GPU: tests marked gpu, then quick a
 sky-check: setup-dev  ## the real SkyPilot reads our task file and takes our command lines
 	test -x .venv-sky/bin/sky || $(PYTHON) -m venv .venv-sky
 	.venv-sky/bin/pip install --quiet $(SKYPILOT)
-	SKY_PYTHON=$(CURDIR)/.venv-sky/bin/python $(BIN)/python -m pytest -n 0 tests/runner/test_launch_sky.py
+	SKY_PYTHON=$(CURDIR)/.venv-sky/bin/python $(BIN)/python -m pytest -n 0 tests/runner/launch/test_sky.py
 
 lock:  ## resolve the dependencies anew and write both lock files
 	scripts/lock

@@ -190,9 +190,9 @@ class GoogleStore:
 
 
 def _credentials() -> Any:
-    """Those of the variable, unless the SDK's own names a file; None for what the SDK finds."""
+    """Those of the variable; None, where it is not set, for what the SDK finds."""
     text = os.environ.get(CREDENTIALS)
-    if not text or os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+    if not text:
         return None
     try:
         return Credentials.from_service_account_info(json.loads(text), scopes=RIGHTS)

@@ -7,6 +7,7 @@
     <url>/<run-id>/ends/<machine>.json           how the run ended on a machine that was rented for it
     <url>/<run-id>/quarantine/...                what was found damaged, under the key it had
     <url>/<run-id>/clock/<token>                 written and removed at once: its date is the store's time
+    <url>/datasets/<12 hex>/...                  datasets that were sent for a rented machine; see `runner.dataset_url`
 
 A blob's key carries the epoch of the owner that wrote it. So a runner that was
 paused while another took over can only ever delete or overwrite blobs of its own

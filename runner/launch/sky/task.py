@@ -15,9 +15,11 @@ from configs.errors import ExitCode
 from runner.launch.provider import BadRequestError, Offer, Order
 
 RUNNER = "/opt/venv/bin/sequence-runner"
-"""In the image. SkyPilot's login shell replaces the image's PATH, and its ENTRYPOINT is not used."""
+"""In the image, whose ENTRYPOINT SkyPilot does not use and whose PATH its login shell replaces."""
 NAME_PATTERN = re.compile(r"[a-zA-Z]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?")
 """sky/skylet/constants.py, CLUSTER_NAME_VALID_REGEX."""
+CONTAINER = {"docker": {"run_options": ["-e HOME=/root"]}}
+"""SkyPilot puts its SSH key below the HOME of the image, and its SSH server looks below root's."""
 STOP_GRACE_S = 120
 RECOVERED = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 """A run that was told to stop goes on elsewhere from its store. Everything else would end the same way again, and
@@ -59,7 +61,13 @@ def task(order: Order, offer: Offer) -> dict[str, Any]:
         resources["max_hourly_cost"] = offer.price_usd_per_hour
     if order.regions:
         resources["any_of"] = [{"infra": region} for region in order.regions]
-    return {"name": order.run_id, "resources": resources, "envs": dict(order.environment), "run": _script(order)}
+    return {
+        "name": order.run_id,
+        "resources": resources,
+        "config": CONTAINER,
+        "envs": dict(order.environment),
+        "run": _script(order),
+    }
 
 
 def task_text(order: Order, offer: Offer) -> str:

@@ -99,6 +99,12 @@ def test_the_task_says_what_the_order_says(sky):
     }
 
 
+def test_the_runner_is_where_the_image_has_it():
+    image = (Path(__file__).parents[3] / "Dockerfile").read_text()
+    assert f"ENV PATH={Path(RUNNER).parent}:" in image
+    assert "WORKDIR /\n" in image.rpartition("FROM ")[2]  # below which are the run and the data
+
+
 def test_without_a_store_there_is_nothing_to_go_on_from():
     bare = task(order(arguments=("--dataset", "ADA-EUR_1H")), Offer("A100:1", "", 0.0))
     assert bare["resources"]["job_recovery"] == {"max_restarts_on_errors": 0}
@@ -239,7 +245,9 @@ resources = [resource.to_yaml_config() for resource in task.resources]
 for words in asked["commands"]:
     command.jobs.commands[words[1]].make_context(words[1], words[2:])
 recovery = [resource.job_recovery for resource in task.resources]
-print(json.dumps({"name": task.name, "run": task.run, "envs": task.envs, "resources": resources, "recovery": recovery}))
+container = [resource.cluster_config_overrides for resource in task.resources]
+answer = {"name": task.name, "run": task.run, "envs": task.envs, "resources": resources}
+print(json.dumps(answer | {"recovery": recovery, "container": container}))
 """
 
 
@@ -264,6 +272,7 @@ def test_the_real_skypilot_reads_the_task_and_takes_every_command_line(tmp_path,
     )
     assert answer.returncode == 0, answer.stderr
     read = json.loads(answer.stdout.splitlines()[-1])
+    assert read["container"] == [{"docker": {"run_options": ["-e HOME=/root"]}}] * 2
     assert read["name"] == RUN and read["envs"] == dict(asked.environment)
     assert {resource["infra"] for resource in read["resources"]} == {"aws", "gcp"}
     for resource, recovery in zip(read["resources"], read["recovery"], strict=True):
