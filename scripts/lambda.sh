@@ -1,0 +1,211 @@
+#!/bin/sh
+# Rent a Lambda instance for one run, without Python on this computer; the instance ends itself.
+#
+#   export LAMBDA_API_KEY=... SEQUENCE_IMAGE=registry/image:tag AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...
+#   scripts/lambda.sh --gpu gpu_1x_a10 --dataset ADA-EUR_1H --store s3://bucket/prefix --max-hours 12
+#   scripts/lambda.sh stop INSTANCE_ID
+#
+# Where docker has the image already, this is `sequence-runner launch lambda` in it, with all its options. Else curl
+# asks Lambda, with these: --gpu --dataset --profile --store --max-hours --region --ssh-key --run-id --image, and
+# further arguments of the runner after `--`. LAUNCH_WITH=docker or curl chooses.
+set -eu
+LC_ALL=C
+export LC_ALL
+api=${SEQUENCE_LAMBDA_URL:-https://cloud.lambda.ai/api/v1}
+files=$(dirname "$0")/../runner/launch/lambda_cloud
+handed_over="AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_REGION
+  AWS_DEFAULT_REGION GOOGLE_CREDENTIALS_JSON GOOGLE_CLOUD_PROJECT SEQUENCE_WEBHOOK_URL SEQUENCE_GIT_TOKEN"
+
+fail() { # exit code, message
+  code=$1; shift
+  printf 'lambda.sh: %s\n' "$*" >&2
+  exit "$code"
+}
+
+with_docker() {
+  set -- -v "$PWD/runs:/runs" "$SEQUENCE_IMAGE" launch lambda "$@"
+  [ ! -d data ] || set -- -v "$PWD/data:/data:ro" "$@"
+  if [ -n "${GOOGLE_APPLICATION_CREDENTIALS:-}" ]; then
+    set -- -v "$GOOGLE_APPLICATION_CREDENTIALS:/google.json:ro" -e GOOGLE_APPLICATION_CREDENTIALS=/google.json "$@"
+  fi
+  for name in LAMBDA_API_KEY $handed_over $(env | sed -n 's/^\(SEQUENCE_[A-Z0-9_]*\)=.*/\1/p'); do
+    set -- -e "$name" "$@" # docker takes the value from the environment, so it stands in no list of processes
+  done
+  mkdir -p runs
+  [ ! -t 1 ] || set -- --tty "$@"
+  exec docker run --rm --user "$(id -u):$(id -g)" "$@"
+}
+
+call() { # method, path, file of the body; the answer is in $tmp/answer, its status in $status
+  sleep 1 # one request a second is allowed
+  [ -z "${3:-}" ] || set -- "$1" "$2" "$3" --data-binary "@$3" --header 'Content-Type: application/json'
+  method=$1 path=$2
+  shift "$(($# < 3 ? $# : 3))"
+  : >"$tmp/answer"
+  status=$(printf 'header = "Authorization: Bearer %s"\n' "$LAMBDA_API_KEY" \
+    | curl --disable --silent --show-error --config - --max-time 90 --write-out '%{http_code}' \
+      --output "$tmp/answer.raw" --request "$method" "$@" "$api/$path") || status=000
+  if [ -f "$tmp/answer.raw" ]; then
+    tr -d '\n\r\t' <"$tmp/answer.raw" | sed 's/": */":/g' >"$tmp/answer"
+    rm "$tmp/answer.raw"
+  fi
+}
+
+get() { # path
+  call GET "$1"
+  [ "$status" = 200 ] || fail 69 "Lambda answers GET $1 with $status: $(head -c 500 "$tmp/answer")"
+}
+
+is_listed() { grep -qF "\"name\":\"$run_id\"" "$tmp/answer"; }
+
+names() { grep -o '"name":"[^"]*"' | cut -d '"' -f 4; }
+
+plain() { # what, text: refuses what one line of a file cannot hold as it stands
+  case $2 in *[!\ -~]*) fail 78 "$1 has line breaks or letters beyond ASCII; use sequence-runner launch lambda" ;; esac
+}
+
+escaped() { sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' | awk '{ printf "%s\\n", $0 }'; }
+
+json() { # texts, as JSON writes them, with commas between them
+  comma=
+  for text in "$@"; do
+    text=$(printf '%s\n' "$text" | escaped)
+    printf '%s"%s"' "$comma" "${text%??}"
+    comma=', '
+  done
+}
+
+environment() { # of the container, as docker's --env-file has it
+  for name in $handed_over; do
+    value=$(printenv "$name" | tr '\n\r\t' '   ' | sed 's/ *$//') || value=
+    [ -z "$value" ] || { plain "$name" "$value"; printf '%s=%s\n' "$name" "$value"; }
+  done
+  printf 'SEQUENCE_HOST=lambda\nSEQUENCE_MACHINE=%s\nSEQUENCE_BUDGET__PRICE_USD_PER_HOUR=%s\n' "$run_id" "$price"
+}
+
+settings() { # arguments of the runner
+  printf '{"run_id": %s, "image": %s, "api_url": %s,\n' "$(json "$run_id")" "$(json "$image")" "$(json "$api")"
+  printf ' "keep_alive": false, "pause_s": 5.0, "docker_config": "/etc/docker/daemon.json",\n'
+  printf ' "arguments": [%s]}\n' "$(json "$@")"
+}
+
+user_data() { # arguments of the runner
+  while IFS= read -r line; do
+    case $line in
+      *'{{machine}}'*) sed 's/^/      /' "$files/machine.py" ;;
+      *'{{settings}}'*) settings "$@" | sed 's/^/      /' ;;
+      *'{{environment}}'*) sed 's/^/      /' "$tmp/environment" ;;
+      *'{{api_key}}'*) printf '      %s\n' "$LAMBDA_API_KEY" ;;
+      *'{{max_s}}'*) printf '      OnBootSec=%ss\n' "$max_s" ;;
+      *) printf '%s\n' "$line" ;;
+    esac
+  done <"$files/user_data.yaml"
+}
+
+launch() { # regions; each is asked once, and never again after an unclear answer
+  for region in "$@"; do
+    printf '{"region_name": %s, "instance_type_name": %s, "ssh_key_names": [%s], "name": %s,\n' \
+      "$(json "$region")" "$(json "$gpu")" "$(json "$ssh_key")" "$(json "$run_id")" >"$tmp/body"
+    printf '"tags": [{"key": "sequence-runner", "value": %s}], "user_data": "%s"}\n' \
+      "$(json "$run_id")" "$(escaped <"$tmp/user_data")" >>"$tmp/body"
+    echo "asking for $gpu in $region at $price USD per hour, at most $max_hours h"
+    call POST instance-operations/launch "$tmp/body"
+    case $status:$(cat "$tmp/answer") in
+      200:*'"instance_ids":['*)
+        id=$(sed 's/.*"instance_ids":\[ *"\([^"]*\)".*/\1/' "$tmp/answer")
+        echo "run $run_id is on instance $id, which ends itself; before that: $0 stop $id"
+        exit 0
+        ;;
+      *:*insufficient-capacity*) echo "no $gpu in $region any more"; sleep 11 ;;
+      4*:*) fail 78 "Lambda refuses ($status): $(head -c 500 "$tmp/answer")" ;;
+      *)
+        why="$status $(head -c 500 "$tmp/answer")"
+        for pause in 2 5 10 20; do
+          sleep "$pause"
+          get instances
+          ! is_listed || { echo "run $run_id is on an instance of that name, which ends itself"; exit 0; }
+        done
+        fail 69 "whether an instance was launched is unknown ($why); look in Lambda's dashboard for $run_id"
+        ;;
+    esac
+  done
+  fail 69 "no capacity for $gpu; try another --gpu or --region"
+}
+
+with_curl() {
+  gpu='' dataset='' profile=quick store='' max_hours=12 region='' ssh_key='' run_id='' image=${SEQUENCE_IMAGE:-}
+  while [ $# -gt 0 ]; do
+    [ "$1" != -- ] || { shift; break; }
+    [ $# -gt 1 ] || fail 2 "$1 needs a value"
+    plain "$1" "$2"
+    case $1 in
+      --gpu) gpu=$2 ;; --dataset) dataset=$2 ;; --profile) profile=$2 ;; --store) store=$2 ;;
+      --max-hours) max_hours=$2 ;; --region) region=$2 ;; --ssh-key) ssh_key=$2 ;; --run-id) run_id=$2 ;;
+      --image) image=$2 ;;
+      *) fail 2 "$1 is no option without docker; arguments of the runner go after --" ;;
+    esac
+    shift 2
+  done
+  for text in "$@"; do plain "an argument" "$text"; done
+  [ -n "$gpu" ] || fail 2 "needs --gpu, for example gpu_1x_a10"
+  [ -n "$dataset" ] || fail 2 "needs --dataset, for example ADA-EUR_1H"
+  [ -n "$image" ] || fail 78 "needs --image or SEQUENCE_IMAGE: an image that the instance can pull"
+  [ -z "${GOOGLE_APPLICATION_CREDENTIALS:-}" ] || GOOGLE_CREDENTIALS_JSON=$(cat "$GOOGLE_APPLICATION_CREDENTIALS")
+  export GOOGLE_CREDENTIALS_JSON="${GOOGLE_CREDENTIALS_JSON:-}"
+  case $store in
+    s3://*) [ -n "${AWS_SECRET_ACCESS_KEY:-}" ] || fail 78 "needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" ;;
+    gs://*) [ -n "$GOOGLE_CREDENTIALS_JSON" ] || fail 78 "needs GOOGLE_APPLICATION_CREDENTIALS (a file)" ;;
+    *) fail 2 "needs --store s3://bucket/prefix or gs://bucket/prefix: results would end with the instance" ;;
+  esac
+  case $max_hours in *[!0-9.]* | *.*.* | . | .* | *.) fail 2 "--max-hours $max_hours is no number of hours" ;; esac
+  max_s=$(awk -v hours="$max_hours" 'BEGIN { print int(hours * 3600 + 1800) }') # as the launcher: to fetch and publish
+  set -- --dataset "$dataset" --profile "$profile" --store "$store" --max-hours "$max_hours" --require-gpu "$@"
+  name=${dataset##*/}
+  [ -n "$run_id" ] || run_id=${name%%.*}-$profile-$(printf '%s\n' "$@" | cksum | awk '{ printf "%08x", $1 }')
+  case $run_id in *[!A-Za-z0-9._-]*) fail 2 "--run-id $run_id: expected letters, digits and ._-" ;; esac
+  [ ${#run_id} -le 64 ] || fail 2 "the run id $run_id is longer than the 64 characters of an instance's name"
+  get instances
+  ! is_listed || { echo "run $run_id is on an instance already"; exit 0; }
+  get instance-types
+  kind=$(cat "$tmp/answer")
+  case $kind in *"\"$gpu\":{"*) kind=${kind#*"\"$gpu\":{"} ;; *) fail 78 "Lambda has no instance type $gpu" ;; esac
+  cents=${kind#*'"price_cents_per_hour":'}
+  price=$(awk -v cents="${cents%%[!0-9]*}" 'BEGIN { print cents / 100 }')
+  regions=${kind#*'"regions_with_capacity_available":['}
+  regions=${region:-$(printf '%s\n' "${regions%%]*}" | names)}
+  if [ -z "$ssh_key" ]; then
+    get ssh-keys
+    ssh_key=$(names <"$tmp/answer")
+    [ -n "$ssh_key" ] || fail 78 "Lambda wants an SSH key with every launch and the account has none; add one"
+    [ "$(printf '%s\n' "$ssh_key" | wc -l)" -eq 1 ] || fail 78 "choose with --ssh-key NAME:" "$ssh_key"
+  fi
+  environment >"$tmp/environment"
+  user_data "$@" --run-id "$run_id" >"$tmp/user_data"
+  # shellcheck disable=SC2086 # one word is one region
+  launch $regions
+}
+
+case ${1:---help} in --help | -h) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+[ -n "${LAMBDA_API_KEY:-}" ] || fail 78 "LAMBDA_API_KEY is not set"
+plain LAMBDA_API_KEY "$LAMBDA_API_KEY"
+if [ "$1" != stop ] && [ "${LAUNCH_WITH:-}" != curl ] && [ -n "${SEQUENCE_IMAGE:-}" ]; then
+  if [ "${LAUNCH_WITH:-}" = docker ] || docker image inspect "$SEQUENCE_IMAGE" >/dev/null 2>&1; then
+    with_docker "$@"
+  fi
+fi
+umask 077
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 130' INT TERM
+if [ "$1" = stop ]; then
+  [ $# -eq 2 ] || fail 2 "stop needs INSTANCE_ID"
+  plain "INSTANCE_ID" "$2"
+  printf '{"instance_ids": [%s]}\n' "$(json "$2")" >"$tmp/body"
+  call POST instance-operations/terminate "$tmp/body"
+  case $status in
+    200 | 404) echo "instance $2 is ended" ;;
+    *) fail 69 "Lambda refuses ($status), and instance $2 goes on costing: $(head -c 500 "$tmp/answer")" ;;
+  esac
+else
+  with_curl "$@"
+fi

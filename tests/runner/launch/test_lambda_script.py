@@ -1,0 +1,157 @@
+"""`scripts/lambda.sh`: with curl against the fake of Lambda's API, with docker played by a program that notes its call.
+
+Its pauses are real ones; here a `sleep` that does nothing stands before the system's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from runner.launch.lambda_cloud.user_data import user_data
+from runner.launch.provider import Order
+from tests.providers.base import Fault
+from tests.providers.lambda_cloud import KEY, LAUNCH, NO_CAPACITY, QUOTA, UNAVAILABLE, FakeLambda
+
+SCRIPT = Path(__file__).parents[3] / "scripts/lambda.sh"
+SECRET = 's3cret "of" the \\store: #'
+RUN = "some-run"
+ARGUMENTS = ["--gpu", "gpu_1x_a10", "--dataset", "DEMO-USD_1H", "--store", "s3://b/p", "--run-id", RUN]
+
+
+class Computer:
+    """One with a shell and curl alone."""
+
+    def __init__(self, root: Path, fake: FakeLambda) -> None:
+        self.root, self.fake = root, fake
+        self.environment = {
+            "PATH": f"{root}:/usr/bin:/bin",
+            "TMPDIR": str(root),
+            "LAMBDA_API_KEY": KEY,
+            "SEQUENCE_LAMBDA_URL": fake.url,
+            "SEQUENCE_IMAGE": "registry/image:1",
+            "AWS_ACCESS_KEY_ID": "an-access-key",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+        }
+        self.program("sleep", "exit 0")
+        self.program("docker", "exit 1")
+        self.program("curl", f'printf "%s\\n" "$@" >> {root}/argv; exec {shutil.which("curl")} "$@"')
+
+    def program(self, name: str, text: str) -> None:
+        (self.root / name).write_text(f"#!/bin/sh\n{text}\n")
+        (self.root / name).chmod(0o755)
+
+    def run(self, *arguments: str, exit_code: int = 0) -> str:
+        command = [str(SCRIPT), *arguments]
+        done = subprocess.run(command, env=self.environment, cwd=self.root, capture_output=True, text=True, timeout=60)
+        said = done.stdout + done.stderr
+        assert done.returncode == exit_code, said
+        assert KEY not in said and SECRET not in said
+        assert not list(self.root.glob("tmp.*")), "the temporary directory holds secrets"
+        return said
+
+
+@pytest.fixture
+def computer(tmp_path: Path) -> Iterator[Computer]:
+    with FakeLambda() as fake:
+        yield Computer(tmp_path, fake)
+
+
+def read(text: str) -> dict:
+    """User data with the texts in it parsed, so that it can be compared."""
+    told = yaml.safe_load(text)
+    files = {file["path"]: (file["permissions"], file["content"]) for file in told["write_files"]}
+    mode, settings = files.pop("/opt/sequence-runner/settings.json")
+    return {"runcmd": told["runcmd"], "files": files, "settings": (mode, json.loads(settings))}
+
+
+def test_an_instance_is_told_the_same_by_the_script_as_by_the_launcher(computer: Computer):
+    odd = 'a.b="it\'s odd" $(x) \\'
+    said = computer.run(*ARGUMENTS, "--max-hours", "1.5", "--", "--set", odd, "--until", "base_ppo")
+    ((machine_id, text),) = computer.fake.user_data.items()
+    assert machine_id in said and "0.75 USD per hour" in said
+    arguments = ("--dataset", "DEMO-USD_1H", "--profile", "quick", "--store", "s3://b/p", "--max-hours", "1.5")
+    arguments += ("--require-gpu", "--set", odd, "--until", "base_ppo", "--run-id", RUN)
+    order = Order(run_id=RUN, image="registry/image:1", arguments=arguments, gpu="gpu_1x_a10", max_hours=2.0)
+    environment = {"AWS_ACCESS_KEY_ID": "an-access-key", "AWS_SECRET_ACCESS_KEY": SECRET, "SEQUENCE_HOST": "lambda"}
+    environment |= {"SEQUENCE_MACHINE": RUN, "SEQUENCE_BUDGET__PRICE_USD_PER_HOUR": "0.75"}
+    by_launcher, by_script = read(user_data(order, environment, KEY, computer.fake.url)), read(text)
+    in_both = "/opt/sequence-runner/environment"
+    by_launcher["files"][in_both], by_script["files"][in_both] = (
+        sorted(told["files"][in_both][1].splitlines()) for told in (by_launcher, by_script)
+    )
+    assert by_script == by_launcher
+
+
+def test_no_secret_stands_in_a_list_of_processes(computer: Computer):
+    computer.run(*ARGUMENTS)
+    argv = (computer.root / "argv").read_text()
+    assert "--config" in argv and KEY not in argv and SECRET not in argv
+
+
+def test_a_run_that_has_an_instance_gets_no_second_one(computer: Computer):
+    computer.run(*ARGUMENTS)
+    assert "already" in computer.run(*ARGUMENTS)
+    assert len(computer.fake.made(LAUNCH)) == 1
+
+
+@pytest.mark.parametrize("fault", [Fault(LAUNCH, lost=True), Fault(LAUNCH, reply=UNAVAILABLE)])
+def test_an_unclear_launch_is_looked_for_and_never_repeated(computer: Computer, fault: Fault):
+    computer.fake.faults = [replace(fault)]
+    said = computer.run(*ARGUMENTS, exit_code=0 if fault.lost else 69)
+    assert len(computer.fake.made(LAUNCH)) == 1
+    assert ("an instance of that name" if fault.lost else "is unknown (503 ") in said
+
+
+def test_regions_are_asked_one_after_the_other(computer: Computer):
+    computer.fake.faults = [Fault(LAUNCH, reply=NO_CAPACITY)]
+    computer.run(*ARGUMENTS)
+    assert [call.body["region_name"] for call in computer.fake.made(LAUNCH)] == ["us-west-1", "us-east-1"]
+
+
+def test_what_lambda_refuses_is_said_in_its_words(computer: Computer):
+    computer.fake.faults = [Fault(LAUNCH, reply=QUOTA)]
+    assert "Quota exceeded" in computer.run(*ARGUMENTS, exit_code=78)
+    computer.fake.ssh_keys = ["laptop", "my desk"]
+    assert "my desk" in computer.run(*ARGUMENTS, exit_code=78)
+    computer.run(*ARGUMENTS, "--ssh-key", "my desk")
+
+
+def test_an_instance_is_stopped_once_or_twice(computer: Computer):
+    machine_id = computer.fake.add(RUN)
+    computer.run("stop", machine_id)
+    computer.run("stop", machine_id)
+    assert not computer.fake.named(RUN)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "says"),
+    [
+        (["--gpu", "gpu_1x_a10", "--dataset", "D"], 2, "needs --store"),
+        ([*ARGUMENTS, "--max-hours", "1;id"], 2, "no number of hours"),
+        ([*ARGUMENTS, "--run-id", "x" * 65], 2, "64 characters"),
+        ([*ARGUMENTS, "--wait", "now"], 2, "--wait is no option without docker"),
+        ([*ARGUMENTS, "--", "a\nb"], 78, "line breaks"),
+        ([*ARGUMENTS, "--gpu", "gpu_9x"], 78, "no instance type gpu_9x"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_launched(
+    computer: Computer, arguments: list[str], exit_code: int, says: str
+):
+    assert says in computer.run(*arguments, exit_code=exit_code)
+    assert not computer.fake.made(LAUNCH)
+
+
+def test_with_the_image_at_hand_the_launcher_in_it_does_all(computer: Computer):
+    computer.program("docker", '[ "$1" = image ] || printf "%s\\n" "$@"')
+    (computer.root / "data").mkdir()
+    said = computer.run(*ARGUMENTS, "--wait").splitlines()
+    assert said[said.index("registry/image:1") :] == ["registry/image:1", "launch", "lambda", *ARGUMENTS, "--wait"]
+    assert {"LAMBDA_API_KEY", "AWS_SECRET_ACCESS_KEY", f"{computer.root}/data:/data:ro"} <= set(said)
