@@ -218,7 +218,7 @@ def _carry_out(provider: Provider, prepared: Prepared, runs_dir: Path, wait: boo
         raise
     if wait:
         ask = life.status_of(provider, machine)
-        code = follow(prepared.store, run_id, machine_id=inside, machine_status=ask, to=runs_dir, since=before)
+        code = follow(prepared.store, run_id, machine_status=ask, to=runs_dir, since=before)
         if not prepared.order.options.get("self_terminate", True):
             life.end_run(provider, book, run_id)
         return code

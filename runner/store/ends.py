@@ -1,4 +1,4 @@
-"""How a run ended on a machine that was rented for it: as whoever launched it reads it."""
+"""How a run ended on a machine that was rented for it: written there at the end, read by whoever launched it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ from collections.abc import Collection
 
 from pydantic import ValidationError
 
-from runner.store.layout import END_FORMAT, End
+from runner.store.layout import END_FORMAT, End, end_key
 from runner.store.objects import KeyMissingError, ObjectStore, Stat
-from runner.store.records import parse
+from runner.store.records import encode, parse
 
 
-def ends(store: ObjectStore, run_id: str) -> list[Stat]:
-    """What machines have said of their ends.
+def write_end(store: ObjectStore, run_id: str, end: End) -> None:
+    """Keep the end, in place of what that machine said before.
 
     Raises:
         StoreError: the store cannot be used.
     """
-    return list(store.list(f"{run_id}/ends/"))
+    store.put(end_key(run_id, end.machine), encode(end))
+
+
+def ends(store: ObjectStore, run_id: str, machine: str = "") -> list[Stat]:
+    """What is there of all machines, or of one.
+
+    Raises:
+        StoreError: the store cannot be used.
+    """
+    found = store.list(f"{run_id}/ends/")
+    return [stat for stat in found if not machine or stat.key == end_key(run_id, machine)]
 
 
 def newest_end(store: ObjectStore, found: Collection[Stat]) -> End | None:
