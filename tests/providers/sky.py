@@ -62,6 +62,8 @@ elif asked.command == "queue":
     if not alive:
         sys.exit("sky.exceptions.ClusterNotUpError: No in-progress managed jobs.")
     print(json.dumps(alive, indent=2))
+    for job in jobs:
+        job["status"] = "RUNNING" if job["status"] == "PENDING" else job["status"]
 elif asked.command == "cancel":
     if not alive:
         sys.exit("sky.exceptions.ClusterNotUpError: No in-progress managed jobs.")

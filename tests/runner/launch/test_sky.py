@@ -235,6 +235,20 @@ def test_one_command_launches_a_job_with_the_price_as_its_ceiling(sky, tmp_path)
     assert "--max-cost 6" in made["run"] and "timeout --kill-after=120 12600 " in made["run"]  # 3 h, and half an hour
 
 
+@pytest.mark.slow
+def test_a_launched_run_is_listed_heard_and_stopped_by_its_name(sky, tmp_path):
+    asked = ("launch", "sky", "--dataset", "DEMO-USD_1H", "--gpu", "A100:1", "--image", "registry.example/i:1")
+    first, again = (cli(*asked, "--run-id", RUN, cwd=tmp_path) for _ in range(2))
+    assert first.returncode == again.returncode == 0, first.stderr + again.stderr
+    assert f"run {RUN} is on sky machine 1" in first.stderr and "nothing was created" in again.stderr
+    assert len(sky.jobs) == 1
+    (seen,) = json.loads(cli("launch", "list", "--json", cwd=tmp_path).stdout)["machines"]
+    assert (seen["run_id"], seen["machine_id"], seen["status"]) == (RUN, "1", "running")
+    assert "line 9" in cli("launch", "logs", RUN, "--lines", "3", cwd=tmp_path).stdout
+    assert "sky machine 1" in cli("launch", "stop", RUN, cwd=tmp_path).stdout
+    assert sky.jobs[0]["status"] == "CANCELLED"
+
+
 REAL = """
 import json, os, sys
 import sky
