@@ -67,14 +67,10 @@ class LambdaCloud:
 
     name = "lambda"
 
-    def __init__(self, pace: float = 1.0) -> None:
-        """Sends nothing.
-
-        Args:
-            pace: scales the intervals that Lambda asks for; a fake server may allow shorter ones.
-        """
-        self._api = Api("Lambda", "SEQUENCE_LAMBDA_URL", KEY, interval_s=REQUEST_INTERVAL_S * pace)
-        self._launch_interval_s, self._next_launch_t = LAUNCH_INTERVAL_S * pace, 0.0
+    def __init__(self) -> None:
+        """Sends nothing."""
+        self._api = Api("Lambda", "SEQUENCE_LAMBDA_URL", KEY, interval_s=REQUEST_INTERVAL_S)
+        self._next_launch_t = 0.0
         self._only_ssh_key = ""
 
     def offers(self, order: Order) -> list[Offer]:
@@ -117,7 +113,7 @@ class LambdaCloud:
         except (KeyError, TypeError) as error:
             raise UnclearError("Lambda answers a launch with something else than its instance") from error
         finally:
-            self._next_launch_t = time.monotonic() + self._launch_interval_s
+            self._next_launch_t = time.monotonic() + LAUNCH_INTERVAL_S
         if not ids:
             raise UnclearError("Lambda answers a launch with no instance")
         return Machine(str(ids[0]), order.run_id, "starting", "launched", offer.price_usd_per_hour, offer.region)

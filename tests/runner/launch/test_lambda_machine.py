@@ -1,16 +1,8 @@
-"""What the machine does with what it is told: real scripts, with docker, nvidia-smi and systemctl played by small ones.
-
-The user data is read as cloud-init reads it, its files are written below a temporary directory, and the two
-programs that systemd starts there are started for real, against the fake of Lambda's API.
-"""
+"""What the machine does with what it is told: its real program, against the fake of Lambda's API."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,93 +13,22 @@ from runner.launch.lambda_cloud.user_data import user_data
 from runner.launch.provider import BadRequestError, Order
 from tests.providers.base import Fault
 from tests.providers.lambda_cloud import INTERNAL, KEY, TERMINATE, FakeLambda
+from tests.providers.lambda_machine import Machine
 
 RUN = "ADA-EUR_1H-standard-0123abcd"
 HOME = "/opt/sequence-runner"
 ODD = 'it\'s "odd"; $(touch nope) `id` \\ #'
-DOCKER = """#!/bin/sh
-# docker: notes each call; `exits` holds the exit codes of the container's starts, `pulls` those of pulls
-cd "$(dirname "$0")/.." || exit 1
-for word in "$@"; do printf '%s\\n' "$word"; done >> calls; printf -- '--\\n' >> calls
-take() { code=$(head -n 1 "$1"); sed -i 1d "$1"; [ -n "$code" ] || code=$2; }
-case $1 in
-  info) [ "$2" = --format ] && cat driver; exit 0 ;;
-  pull) take pulls 0; exit "$code" ;;
-  run|start) take exits 0; [ "$code" = broken ] && exit 125; rm -f state; echo "$code" > running ;;
-  inspect) if [ -f running ]; then echo running 0; else [ -f state ] && echo "exited $(cat state)"; fi ;;
-  wait) mv running state ;;
-  stop) [ -f state ] ;;
-esac
-"""
 
 
-class Box:
-    """A machine's disk below a temporary directory, and the programs on it."""
+class Box(Machine):
+    """A machine that is listed already, told what to do in one line."""
 
     def __init__(self, root: Path, fake: FakeLambda) -> None:
-        self.root, self.fake = root, fake
+        super().__init__(root, fake)
         self.machine_id = fake.add(RUN)
-        self.state = {"exits": "", "pulls": "", "driver": "cgroupfs\n"}
-        (root / "bin").mkdir()
-        self.program("docker", DOCKER)
-        self.program("nvidia-smi", "#!/bin/sh\nexit 0\n")
-        self.program("systemctl", '#!/bin/sh\necho "$@" >> "$(dirname "$0")/../systemctl"\n')
 
-    def program(self, name: str, text: str) -> None:
-        path = self.root / "bin" / name
-        path.write_text(text)
-        path.chmod(0o755)
-
-    def boot(self, order: Order, key: str = KEY, environment: dict[str, str] | None = None) -> None:
-        """Write the files as cloud-init would."""
-        text = user_data(order, environment or {}, key, self.fake.url)
-        for file in yaml.safe_load(text)["write_files"]:
-            path = self.root / file["path"].lstrip("/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(file["content"])
-            path.chmod(int(file["permissions"], 8))
-        settings = self.home / "settings.json"
-        quick = {"pause_s": 0.005, "docker_config": str(self.root / "daemon.json")}
-        settings.write_text(json.dumps(json.loads(settings.read_text()) | quick))
-        for name, value in self.state.items():
-            (self.root / name).write_text(value)
-
-    @property
-    def home(self) -> Path:
-        return self.root / HOME.lstrip("/")
-
-    def start(self, what: str = "run") -> subprocess.Popen[str]:
-        environment = {"PATH": f"{self.root / 'bin'}:{os.environ['PATH']}"}
-        command = [sys.executable, "-S", "-E", str(self.home / "machine.py"), what]
-        return subprocess.Popen(command, env=environment, cwd=self.root, stdout=subprocess.PIPE, text=True)
-
-    def finish(self, what: str = "run") -> str:
-        """Start it, wait for its end, and return what it said."""
-        process = self.start(what)
-        try:
-            said = process.communicate(timeout=20)[0]
-        finally:
-            process.kill()
-            process.wait()
-        assert process.returncode == 0, said
-        return said
-
-    def hold(self, times: int = 6) -> str:
-        """Start it, let it ask the API so often, and end it: it must not have ended by itself."""
-        process = self.start()
-        give_up_t = time.monotonic() + 30
-        while len(self.fake.made("GET /instances")) < times and time.monotonic() < give_up_t:
-            time.sleep(0.01)
-        ended_by_itself = process.poll() is not None
-        process.kill()
-        said = process.communicate()[0]
-        assert not ended_by_itself, said
-        return said
-
-    def calls(self, verb: str) -> list[list[str]]:
-        """Arguments of docker's calls of one kind."""
-        text = (self.root / "calls").read_text() if (self.root / "calls").exists() else ""
-        return [call.splitlines() for call in text.split("--\n") if call.startswith(verb + "\n")]
+    def told(self, order: Order, key: str = KEY, environment: dict[str, str] | None = None) -> None:
+        self.boot(user_data(order, environment or {}, key, self.fake.url))
 
     @property
     def is_ended(self) -> bool:
@@ -125,7 +46,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 
 
 def test_docker_gets_the_order_word_by_word(box: Box):
-    box.boot(order(arguments=("--set", ODD, "a b")), environment={"ODD": ODD, "EMPTY": ""})
+    box.told(order(arguments=("--set", ODD, "a b")), environment={"ODD": ODD, "EMPTY": ""})
     box.finish()
     (call,) = box.calls("run")
     assert call[-4:] == ["registry/image:1", "--set", ODD, "a b"]
@@ -137,7 +58,7 @@ def test_docker_gets_the_order_word_by_word(box: Box):
 
 
 def test_secrets_are_readable_by_root_alone_and_the_container_gets_no_lambda_key(box: Box):
-    box.boot(order(), environment={"AWS_SECRET_ACCESS_KEY": "s3cret-of-the-store"})
+    box.told(order(), environment={"AWS_SECRET_ACCESS_KEY": "s3cret-of-the-store"})
     modes = {path.name: path.stat().st_mode & 0o777 for path in box.home.iterdir()}
     assert modes["environment"] == modes["api-key"] == 0o600
     said = box.finish()
@@ -148,55 +69,55 @@ def test_secrets_are_readable_by_root_alone_and_the_container_gets_no_lambda_key
 @pytest.mark.parametrize("code", [0, 1, 70, 79])
 def test_the_machine_ends_when_the_container_ended_whatever_the_code(box: Box, code: int):
     box.state["exits"] = f"{code}\n"
-    box.boot(order())
+    box.told(order())
     assert f"exit code {code}" in box.finish()
     assert box.is_ended and len(box.calls("run")) == 1 and not box.calls("start")
 
 
 def test_an_interrupted_or_killed_container_is_started_again_and_four_times_at_most(box: Box):
     box.state["exits"] = "137\n75\n139\n0\n"
-    box.boot(order())
+    box.told(order())
     assert "exit code 0" in box.finish() and box.is_ended
     assert (len(box.calls("run")), len(box.calls("start"))) == (1, 3)
 
 
 def test_a_container_that_is_always_killed_ends_the_machine(box: Box):
     box.state["exits"] = "137\n" * 9
-    box.boot(order())
+    box.told(order())
     assert "exit code 137" in box.finish() and box.is_ended
     assert len(box.calls("run") + box.calls("start")) == 4
 
 
 def test_an_image_that_cannot_be_pulled_ends_the_machine(box: Box):
     box.state["pulls"] = "1\n" * 9
-    box.boot(order())
+    box.told(order())
     assert "registry/image:1 cannot be pulled" in box.finish()
     assert box.is_ended and len(box.calls("pull")) == 5 and not box.calls("run")
 
 
 def test_a_pull_that_fails_at_first_is_tried_again(box: Box):
     box.state["pulls"] = "1\n1\n"
-    box.boot(order())
+    box.told(order())
     box.finish()
     assert len(box.calls("pull")) == 3 and len(box.calls("run")) == 1
 
 
 def test_a_container_that_cannot_be_started_ends_the_machine(box: Box):
     box.state["exits"] = "broken\n" * 9
-    box.boot(order())
+    box.told(order())
     assert "cannot be started" in box.finish() and box.is_ended
 
 
 @pytest.mark.parametrize(("program", "says"), [("docker", "docker does not answer"), ("nvidia-smi", "no GPU answers")])
 def test_a_machine_whose_docker_or_gpu_never_answers_is_ended(box: Box, program: str, says: str):
     box.program(program, "#!/bin/sh\nexit 1\n")
-    box.boot(order())
+    box.told(order())
     assert says in box.finish() and box.is_ended
 
 
 def test_two_machines_of_the_name_end_none_and_say_so_again_and_again(box: Box):
     box.fake.add(RUN)
-    box.boot(order())
+    box.told(order())
     said = box.hold()
     assert said.count("THIS MACHINE COSTS MONEY: 2 instances") >= 5
     assert not box.fake.made(TERMINATE) and len(box.fake.named(RUN)) == 2
@@ -205,7 +126,7 @@ def test_two_machines_of_the_name_end_none_and_say_so_again_and_again(box: Box):
 def test_a_name_that_is_not_listed_ends_nothing(box: Box):
     box.fake.instances[box.machine_id]["name"] = "renamed by hand"
     other = box.fake.add("another-run")
-    box.boot(order())
+    box.told(order())
     assert "0 instances" in box.hold()
     assert box.fake.instances[other]["status"] == "active" and not box.fake.made(TERMINATE)
 
@@ -218,33 +139,33 @@ def test_ending_is_tried_until_it_is_done(box: Box):
         Fault("GET /instances", lost=True),
     ]
     box.fake.keeps_terminating = True
-    box.boot(order())
+    box.told(order())
     said = box.finish()
     assert box.is_ended and "HTTP 500" in said and "global/internal-error" in said
 
 
 def test_only_the_machine_itself_is_ended(box: Box):
     other = box.fake.add("another-run")
-    box.boot(order())
+    box.told(order())
     box.finish()
     assert box.is_ended and box.fake.instances[other]["status"] == "active"
 
 
 def test_a_machine_kept_alive_stays_until_its_time_is_over(box: Box):
-    box.boot(order(), environment={"SEQUENCE_KEEP_ALIVE": "1"})
+    box.told(order(), environment={"SEQUENCE_KEEP_ALIVE": "1"})
     assert "KEPT ALIVE" in box.finish() and not box.is_ended
     box.finish("end")
     assert box.is_ended
 
 
 def test_a_machine_without_the_key_says_who_must_end_it(box: Box):
-    box.boot(order(), key="")
+    box.told(order(), key="")
     assert "has no API key" in box.finish() and not box.fake.calls
 
 
 def test_when_its_time_is_over_the_container_is_stopped_first_and_never_started_again(box: Box):
     box.fake.keeps_terminating = True
-    box.boot(order())
+    box.told(order())
     box.finish("end")
     assert box.calls("stop") == [["stop", "--time", "60", "sequence-runner"]] and box.is_ended
     box.finish("run")
@@ -252,14 +173,14 @@ def test_when_its_time_is_over_the_container_is_stopped_first_and_never_started_
 
 
 def test_after_a_reboot_the_same_container_goes_on(box: Box):
-    box.boot(order())
+    box.told(order())
     (box.root / "state").write_text("137\n")
     box.finish()
     assert not box.calls("pull") and not box.calls("run") and len(box.calls("start")) == 1 and box.is_ended
 
 
 def test_after_a_reboot_a_finished_container_only_ends_the_machine(box: Box):
-    box.boot(order())
+    box.told(order())
     (box.root / "state").write_text("0\n")
     box.finish()
     assert not box.calls("run") and not box.calls("start") and box.is_ended
@@ -268,7 +189,7 @@ def test_after_a_reboot_a_finished_container_only_ends_the_machine(box: Box):
 def test_docker_leaves_the_systemd_driver_and_keeps_its_other_settings(box: Box):
     box.state["driver"] = "systemd\n"
     (box.root / "daemon.json").write_text('{"runtimes": {"nvidia": {"path": "n"}}, "exec-opts": ["a=b"]}')
-    box.boot(order())
+    box.told(order())
     box.finish()
     written = json.loads((box.root / "daemon.json").read_text())
     assert written == {"runtimes": {"nvidia": {"path": "n"}}, "exec-opts": ["a=b", "native.cgroupdriver=cgroupfs"]}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import yaml
 
-from runner.launch.lambda_cloud.provider import LAUNCH_INTERVAL_S, REQUEST_INTERVAL_S, LambdaCloud
+from runner.launch.lambda_cloud import provider
+from runner.launch.lambda_cloud.provider import LambdaCloud
 from runner.launch.provider import BadRequestError, CandidateRefusedError, LaunchError, Offer, Order, UnclearError
 from tests.providers.base import Fault
 from tests.providers.lambda_cloud import (
@@ -30,6 +30,8 @@ SECRET = "s3cret-of-the-store"
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLambda]:
     with FakeLambda() as server:
+        monkeypatch.setattr(provider, "REQUEST_INTERVAL_S", 0.0)
+        monkeypatch.setattr(provider, "LAUNCH_INTERVAL_S", 0.0)
         monkeypatch.setenv("SEQUENCE_LAMBDA_URL", server.url)
         monkeypatch.setenv("LAMBDA_API_KEY", KEY)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
@@ -42,7 +44,7 @@ def order(**changed: object) -> Order:
 
 
 def cloud() -> LambdaCloud:
-    return LambdaCloud(pace=0.0)
+    return LambdaCloud()
 
 
 def first(asked: Order) -> Offer:
@@ -158,16 +160,16 @@ def test_ending_that_is_refused_says_which_instance_still_costs(fake: FakeLambda
         cloud().end(machine_id)
 
 
-def test_requests_keep_their_distance_and_launches_theirs(fake: FakeLambda):
-    pace = 0.02
-    fake.interval_s, fake.launch_interval_s = REQUEST_INTERVAL_S * pace * 0.5, LAUNCH_INTERVAL_S * pace * 0.9
-    provider = LambdaCloud(pace)
-    (offer, *_) = provider.offers(order())
-    begun_t = time.monotonic()
+def test_requests_keep_their_distance_and_launches_theirs(fake: FakeLambda, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(provider, "REQUEST_INTERVAL_S", 0.02)
+    monkeypatch.setattr(provider, "LAUNCH_INTERVAL_S", 0.24)
+    fake.interval_s, fake.launch_interval_s = 0.01, 0.2
+    lambda_cloud = LambdaCloud()
+    (offer, *_) = lambda_cloud.offers(order())
     for number in range(3):
-        provider.create(order(run_id=f"run-{number}"), offer)
-        provider.machines()
-    assert fake.too_early == 0 and time.monotonic() - begun_t >= 2 * LAUNCH_INTERVAL_S * pace
+        lambda_cloud.create(order(run_id=f"run-{number}"), offer)
+        lambda_cloud.machines()
+    assert fake.too_early == 0 and len(fake.made(LAUNCH)) == 3
 
 
 def test_what_is_shown_before_has_no_secret_and_asks_for_nothing(fake: FakeLambda):

@@ -1,0 +1,110 @@
+"""A run on Lambda from the command line to the end of its machine, against a fake of Lambda's API on loopback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.cli import main
+from runner.launch import life
+from runner.launch.lambda_cloud import provider
+from tests.providers.base import Fault
+from tests.providers.lambda_cloud import KEY, LAUNCH, NO_CAPACITY, FakeLambda
+from tests.providers.lambda_machine import Machine
+from tests.runner.launch.conftest import ORDER, SECRETS
+
+RUN = "a-run"
+Launch = Callable[..., int]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLambda]:
+    for variable in ("RUNPOD_API_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "SEQUENCE_IMAGE", "AWS_REGION"):
+        monkeypatch.delenv(variable, raising=False)
+    for name, value in (SECRETS | {"LAMBDA_API_KEY": KEY}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(life, "POLL_S", 0.01)
+    monkeypatch.setattr(life, "LOOKS_S", (0.01, 0.02))
+    monkeypatch.setattr(provider, "REQUEST_INTERVAL_S", 0.0)
+    monkeypatch.setattr(provider, "LAUNCH_INTERVAL_S", 0.0)
+    with FakeLambda() as server:
+        monkeypatch.setenv("SEQUENCE_LAMBDA_URL", server.url)
+        yield server
+
+
+@pytest.fixture
+def launch(fake: FakeLambda, tmp_path: Path) -> Launch:
+    def run(command: str, *arguments: str) -> int:
+        order = (*ORDER, "--run-id", RUN, "--gpu", "gpu_1x_a10") if command == "lambda" else ()
+        return main(["launch", command, *order, "--runs-dir", str(tmp_path / "runs"), *arguments])
+
+    return run
+
+
+def test_from_the_command_to_the_machines_own_end(fake: FakeLambda, launch: Launch, tmp_path: Path, capsys):
+    fake.boots_after = 4
+    assert launch("lambda", "--max-hours", "2") == 0
+    (text,) = fake.user_data.values()
+    machine = Machine(tmp_path, fake)
+    machine.boot(text)
+    machine.finish()
+    assert not fake.named(RUN)
+    (call,) = machine.calls("run")
+    image = call.index("registry.example.org/runner@sha256:0123")
+    assert call[image + 1 : image + 3] == ["--dataset", "s3://runs/x/datasets/0123456789ab/ADA-EUR_1H.parquet"]
+    environment = dict(line.split("=", 1) for line in (machine.home / "environment").read_text().splitlines())
+    expected = {"SEQUENCE_HOST": "lambda", "SEQUENCE_MACHINE": RUN, "SEQUENCE_BUDGET__PRICE_USD_PER_HOUR": "0.75"}
+    assert environment.items() >= (SECRETS | expected).items()
+    capsys.readouterr()
+    assert launch("list", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["machines"] == []
+
+
+@pytest.mark.parametrize("boots_after", [1, 3])
+def test_a_launch_without_an_answer_never_makes_a_second_instance(fake: FakeLambda, launch: Launch, boots_after: int):
+    fake.boots_after = boots_after
+    fake.faults = [Fault(LAUNCH, lost=True)]
+    assert launch("lambda") == launch("lambda") == 0
+    assert len(fake.made(LAUNCH)) == 1 and len(fake.named(RUN)) == 1
+
+
+def test_the_next_region_is_asked_where_one_has_no_capacity_any_more(fake: FakeLambda, launch: Launch):
+    fake.faults = [Fault(LAUNCH, reply=NO_CAPACITY)]
+    assert launch("lambda", "--region", "us-east-1", "--region", "us-west-1") == 0
+    assert [call.body["region_name"] for call in fake.made(LAUNCH)] == ["us-east-1", "us-west-1"]
+
+
+@pytest.mark.parametrize("status", ["unhealthy", "preempted"])
+def test_an_instance_that_comes_up_unfit_is_ended(fake: FakeLambda, launch: Launch, status: str, capsys):
+    launched = fake._launch
+    fake._launch = lambda body: (
+        fake.instances[(answer := launched(body))["instance_ids"][0]].update(  # type: ignore[method-assign]
+            status=status
+        )
+        or answer
+    )
+    assert launch("lambda") == 69
+    assert not fake.named(RUN) and f"is {status}; it has been ended" in capsys.readouterr().err
+
+
+def test_stop_ends_what_has_the_runs_name_whatever_its_state_and_nothing_else(fake: FakeLambda, launch: Launch):
+    assert launch("lambda") == 0
+    fake.add(RUN, "preempted")
+    other = fake.add("somebody-elses")
+    assert launch("stop", RUN) == launch("stop", RUN) == 0
+    assert not fake.named(RUN) and fake.instances[other]["status"] == "active"
+
+
+def test_without_the_key_on_the_machine_the_command_must_stay(fake: FakeLambda, launch: Launch, capsys):
+    assert launch("lambda", "--no-self-terminate") == 2
+    assert "add --wait" in capsys.readouterr().err and not fake.calls
+
+
+def test_a_dry_run_asks_for_nothing_and_shows_no_secret(fake: FakeLambda, launch: Launch, capsys):
+    assert launch("lambda", "--dry-run") == 0
+    said = "".join(capsys.readouterr())
+    assert "#cloud-config" in said and not fake.calls
+    assert not [value for value in (*SECRETS.values(), KEY) if value in said]
