@@ -64,6 +64,11 @@ class Project:
             text=True,
         )
 
+    def said_by_the_run(self) -> str:
+        time.sleep(0.5)
+        done = subprocess.run([DOCKER, "logs", f"{self.name}-run"], capture_output=True, text=True)
+        return done.stdout + done.stderr
+
     def left(self, kind: str) -> list[str]:
         """Names of what exists of the project: containers (`ps`) or volumes."""
         command = {"ps": ["ps", "-a", "--format", "{{.Names}} {{.Status}}"], "volume": ["volume", "ls", "-q"]}[kind]
@@ -91,9 +96,8 @@ def test_services_come_up_a_killed_run_goes_on_and_all_of_it_goes_down(project):
 
     run = ("run", "--rm", "-T", "--name", f"{project.name}-run", "runner", *DEMO, *SETTINGS)
     first = project.start(*run)
-    logs = [DOCKER, "logs", f"{project.name}-run"]
-    wait_for(lambda: "classifiers/ensemble: done" in subprocess.run(logs, capture_output=True, text=True).stderr, 120)
-    time.sleep(2)  # agents train
+    wait_for(lambda: "ppo/seed-0: running" in project.said_by_the_run(), 240)
+    time.sleep(2)
     subprocess.check_call([DOCKER, "kill", f"{project.name}-run"], stdout=subprocess.DEVNULL)
     first.communicate(timeout=60)
     assert first.returncode == 137

@@ -1,0 +1,4 @@
+import pytest
+@pytest.fixture(scope="session")
+def image():
+    return "sequence-runner:dev"
