@@ -6,14 +6,17 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from configs.errors import FencedError, ProjectError
+from configs.files import read_json, write_json
 from configs.run_dir import RunDir
 from configs.schema import StoreConfig
 from runner.store.layout import Head, Snapshot, Spent
 from runner.store.lease import DamagedHeadError, Lease, acquire, owner_facts
+from runner.store.objects import ObjectStore
 from runner.store.open import open_store
-from runner.store.place import bring_here, go_on_without
+from runner.store.place import OWNERS, bring_here, go_on_without
 from runner.store.snapshots import read_head
 
 CONTACT_S = 15.0
@@ -21,6 +24,9 @@ CONTACT_S = 15.0
 RENEWALS_PER_LEASE = 3
 FIRST_WORD_S, LAST_WORD_S = 5.0, 600.0
 """Spacing of what is told about a trouble that lasts."""
+
+MOST_FORMER = 20
+"""Former owners that are remembered; those that were refused are among them."""
 
 
 class Trouble:
@@ -150,7 +156,7 @@ def held(run: RunDir, config: StoreConfig, take_over: bool, tell: Callable[[str]
     trouble, cancel = Trouble(), threading.Event()
     trouble.tell = tell
     store = open_store(config.url, cancel=cancel, on_retry=lambda _call, error, _wait_s: trouble.note(error))
-    lease = acquire(store, run.run_id, owner_facts(), config.lease_s, take_over)
+    lease = _acquire(store, run, config.lease_s, take_over)
     hold = Hold(lease, config.lease_s, trouble, cancel)
     for notice in lease.notices:
         tell(notice)
@@ -160,3 +166,24 @@ def held(run: RunDir, config: StoreConfig, take_over: bool, tell: Callable[[str]
             yield hold
         finally:
             hold.let_go()
+
+
+def _acquire(store: ObjectStore, run: RunDir, lease_s: float, take_over: bool) -> Lease:
+    """Own the run in its store. A former owner that worked in this very directory is known to be dead, for its kernel
+    lock is ours now; a lock counts only among the processes of one kernel, so its boot is noted beside the token."""
+    path, boot, me = run.root / OWNERS, _boot(), owner_facts()
+    try:
+        former = [entry for entry in read_json(path) if entry["boot"] == boot]
+        dead = {str(entry["token"]) for entry in former}
+    except (OSError, ValueError, TypeError, KeyError):
+        former, dead = [], set()
+    ours = {"token": me.token, "boot": boot}
+    write_json(path, [*former[-MOST_FORMER:], ours])
+    lease = acquire(store, run.run_id, me, lease_s, take_over, dead)
+    write_json(path, [ours])
+    return lease
+
+
+def _boot() -> str:
+    """One start of this machine's kernel, which all its containers share."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

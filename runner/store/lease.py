@@ -15,6 +15,7 @@ import re
 import threading
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -83,11 +84,19 @@ def store_time(store: ObjectStore, run_id: str) -> float:
         store.delete(key)
 
 
-def acquire(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float, take_over: bool = False) -> Lease:
+def acquire(
+    store: ObjectStore,
+    run_id: str,
+    me: OwnerFacts,
+    lease_s: float,
+    take_over: bool = False,
+    dead: Collection[str] = (),
+) -> Lease:
     """Become the owner of a run, new or known.
 
-    A known run is free when its owner released it, has not renewed for its `lease_s` by the store's clock, or was a
-    process of this same place that is dead; with `take_over` it is taken whoever owns it.
+    A known run is free when its owner released it, has not renewed for its `lease_s` by the store's clock, was a
+    process of this same place that is dead, or is one whose token is among the `dead`; with `take_over` it is taken
+    whoever owns it.
 
     Raises:
         OwnedByAnotherError: somebody else owns it; the message says who and until when.
@@ -101,7 +110,7 @@ def acquire(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float, tak
             present = owner
         try:
             # the take-over is meant for the owner that was there, not for one that was faster than us
-            return _take(store, run_id, me, lease_s, found, take_over and owner == present)
+            return _take(store, run_id, me, lease_s, found, owner in dead or (take_over and owner == present))
         except PreconditionFailedError:
             continue
     raise OwnedByAnotherError(f"run {run_id!r} in {store.url} changes owners all the time; look who starts it")

@@ -21,8 +21,10 @@ from runner.store.restore import restore_newest
 from runner.store.snapshots import read_snapshot
 
 NAME = "store.json"
-NOT_MOVED = {"lock"}
-"""Held open by the owner, who stays."""
+OWNERS = ".owners"
+"""Who has asked the store for the run from this directory."""
+NOT_MOVED = {"lock", OWNERS}
+"""Of the owner, who stays."""
 SUPERSEDED = ".superseded"
 
 

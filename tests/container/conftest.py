@@ -1,4 +1,6 @@
 import pytest
+
+
 @pytest.fixture(scope="session")
 def image():
     return "sequence-runner:dev"

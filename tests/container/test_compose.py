@@ -22,7 +22,9 @@ from tests.servers import free_ports
 ROOT = Path(__file__).parents[2]
 DOCKER = "/usr/bin/docker"
 COMPOSE = [DOCKER, "compose"] if Path("/usr/libexec/docker/cli-plugins/docker-compose").exists() else ["docker-compose"]
-ENVIRONMENT = [f"{name}={value}" for name, value in re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.M)]
+ENVIRONMENT = [
+    f"{name}={value}" for name, value in re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.M)
+]
 DEMO = ("--dataset", "DEMO-USD_1H_20230101-20230630", "--skip-preflight", *BASE)
 SETTINGS = [part for setting in (*TINY, *ONE_CLASSIFIER, "store.min_interval_s=0.2") for part in ("--set", setting)]
 
@@ -107,7 +109,7 @@ def test_services_come_up_a_killed_run_goes_on_and_all_of_it_goes_down(project):
     result = json.loads(second.stdout)
     assert result["exit_code"] == 0 and result["bit_exact"] is True
     assert "classifiers/ensemble: running" not in second.stderr, "what was done is not done again"
-    assert f"everything is kept in s3://runs/compose" in second.stderr
+    assert "everything is kept in s3://runs/compose" in second.stderr
 
     page = get(project.report_port, f"/{result['run_id']}/report/index.html")
     assert result["run_id"] in page and "verdict" in page.lower()

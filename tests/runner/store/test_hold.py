@@ -1,0 +1,72 @@
+"""Holding a run: what of a former owner's death is known without waiting for its lease."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.run_dir import RunDir
+from configs.schema import StoreConfig
+from runner.guard import OwnedByAnotherError, Owner
+from runner.store.hold import held
+from runner.store.place import OWNERS
+
+ROOT = Path(__file__).parents[3]
+HOLDER = """
+import sys, time
+from tests.runner.store.test_hold import holding
+
+with holding(sys.argv[1], sys.argv[2]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def holding(root: str, url: str):
+    from contextlib import ExitStack
+
+    stack, run = ExitStack(), RunDir(Path(root))
+    stack.enter_context(Owner(run.root))
+    stack.enter_context(held(run, StoreConfig(url=url), False, print))
+    return stack
+
+
+@pytest.fixture
+def killed(tmp_path, monkeypatch) -> Iterator[tuple[str, str]]:
+    """Directory and store of a run whose owner, in another container, was killed this instant."""
+    place = str(tmp_path / "run"), f"file://{tmp_path}/store"
+    monkeypatch.setenv("RUNPOD_POD_ID", "the-first")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, *place], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        monkeypatch.setenv("RUNPOD_POD_ID", "the-second")
+        with pytest.raises(OwnedByAnotherError, match="owned by another runner"):
+            holding(*place)
+        holder.kill()
+    yield place
+
+
+def test_a_run_goes_on_at_once_in_the_directory_whose_lock_its_dead_owner_held(killed):
+    with holding(*killed):
+        pass
+
+
+def test_in_another_directory_nothing_says_that_the_owner_is_dead(killed, tmp_path):
+    with pytest.raises(OwnedByAnotherError, match="if it stays silent"):
+        holding(str(tmp_path / "other" / "run"), killed[1])
+
+
+def test_what_another_kernel_wrote_says_nothing_of_a_lock(killed):
+    owners = Path(killed[0], OWNERS)
+    text = owners.read_text()
+    owners.write_text(text.replace(text.split('"boot": "')[1][:8], "00000000"))
+    with pytest.raises(OwnedByAnotherError, match="if it stays silent"):
+        holding(*killed)
+    owners.write_text(text)
+    with holding(*killed):
+        pass
