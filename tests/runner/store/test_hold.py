@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,12 @@ with holding(sys.argv[1], sys.argv[2]):
 """
 
 
-def holding(root: str, url: str):
-    from contextlib import ExitStack
-
-    stack, run = ExitStack(), RunDir(Path(root))
-    stack.enter_context(Owner(run.root))
-    stack.enter_context(held(run, StoreConfig(url=url), False, print))
-    return stack
+def holding(root: str, url: str) -> ExitStack:
+    run = RunDir(Path(root))
+    with ExitStack() as stack:
+        stack.enter_context(Owner(run.root))
+        stack.enter_context(held(run, StoreConfig(url=url), False, print))
+        return stack.pop_all()
 
 
 @pytest.fixture
