@@ -310,3 +310,47 @@ def test_a_stop_uploads_within_its_grace_and_the_next_machine_goes_on(reference,
     done = cli(*DEMO, "--runs-dir", tmp_path / "two", *arguments)
     assert done.returncode == 0 and "restored snapshot" in done.stderr, "the same command on an empty machine goes on"
     assert outputs(RunDir(tmp_path / "two" / run.run_id)) == outputs(reference)
+
+
+FOLLOW = """
+import sys
+from pathlib import Path
+from runner.launch.follow import Pace, follow
+sys.exit(follow(sys.argv[1], sys.argv[2], to=Path(sys.argv[3]), pace=Pace(poll_s=0.2, last_poll_s=0.5)))
+"""
+
+
+def test_who_follows_a_run_with_nothing_here_and_loses_the_store_meanwhile_sees_its_end_and_has_its_report(
+    servers, reference, tmp_path
+):
+    server, runs_dir, here = servers["s3"], tmp_path / "runs", tmp_path / "here"
+    shutil.copytree(reference.root, runs_dir / "earlier", ignore=shutil.ignore_patterns("evaluate", "lock"))
+    url, said = server.store_url(), tmp_path / "said.txt"
+    often = settings(*OFTEN, "store.live_every_s=0.1")
+    with started(*DEMO, "--runs-dir", runs_dir, "--store", url, *often, **server.environment) as start, away(server):
+        run = begun(runs_dir)
+        command = [sys.executable, "-c", FOLLOW, url, run.run_id, str(here)]
+        with said.open("w") as stderr:
+            follower = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | server.environment
+            )
+        wait_for(lambda: "evaluate: running" in said.read_text(), 60)
+        server.kill()
+        wait_for(lambda: "store: trouble" in said.read_text(), 60)
+        server.start()
+        shown, _ = follower.communicate(timeout=120)
+        assert start.ended()[0] == follower.returncode == 0, said.read_text()
+    assert "store: well again" in said.read_text()
+    local = cli("status", run.run_id, "--runs-dir", runs_dir, "--follow")
+    assert local.returncode == 0 and "verdict" in shown
+    assert shown == local.stdout.replace(str(runs_dir), str(here)), "the same final block"
+    fetched = RunDir(here / run.run_id)
+    assert fetched.report.read_bytes() == run.report.read_bytes()
+    assert cli("compare", fetched.root, run.root).returncode == 0
+
+    joined = cli("status", "--store", url, "--follow", **server.environment)
+    assert joined.returncode == 0 and joined.stdout.splitlines()[:8] == shown.splitlines()[:8]
+    whole = cli("run", "--resume", run.run_id, "--runs-dir", here, "--skip-preflight", *BASE, **server.environment)
+    assert whole.returncode == 0 and "nothing to do" in whole.stderr, whole.stderr
+    assert outputs(fetched) == outputs(reference) == outputs(run)
+    assert not fetched.damaged_outputs(fetched.result("ppo/seed-0")), "the weights are here now"
