@@ -1,8 +1,8 @@
 """What a run looks like right now, told to its store by its owner and read by whoever follows it from afar.
 
 A thread of its own folds the event log and replaces one small object. Nothing waits for it: where the store cannot be
-used, which the lease and the snapshots tell of, the next look is simply a later one. The object of a whole plan with
-62 units takes 3 to 9 kB.
+used, which the lease and the snapshots tell of, the next object is simply a later one. A unit takes 60 bytes while it
+waits and about 400 afterwards: 2 to 30 kB for a plan of 80 units, at most 7 MB an hour in 240 requests.
 """
 
 from __future__ import annotations

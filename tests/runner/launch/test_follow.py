@@ -16,12 +16,12 @@ from configs.load import resolve
 from configs.run_dir import RunDir
 from runner.launch.follow import Mark, Pace, follow, mark
 from runner.launch.provider import LaunchError
+from runner.store.ends import write_end
 from runner.store.file import FileStore
-from runner.store.layout import End, Spent, end_key
+from runner.store.layout import End, Spent
 from runner.store.lease import Lease, acquire, owner_facts
 from runner.store.live import Broadcast
 from runner.store.place import read_place
-from runner.store.records import encode
 from runner.store.upload import Uploader
 from runner.view import RUN as OF_THE_RUN
 from tests.runner.fixture_stages.world import wait_for
@@ -53,7 +53,7 @@ class Machine:
 
     def end(self, exit_code: int, reason: str = "", tail: str = "", name: str = "pod-1") -> None:
         end = End(machine=name, exit_code=exit_code, reason=reason, ended_t=time.time(), console_tail=tail)
-        self.store.put(end_key(RUN, name), encode(end))
+        write_end(self.store, RUN, end)
 
 
 @pytest.fixture
