@@ -116,7 +116,8 @@ def follow(
         ending = followed.until_end()
         followed.patiently(lambda: _conclude(store_url, run_id, ending, to))
     except KeyboardInterrupt:
-        say(f"the run goes on; `sequence-runner status {run_id} --store {store_url} --follow` follows it again")
+        stop = f", `sequence-runner launch stop {run_id}` ends its machine" if machine_status else ""
+        say(f"the run goes on: `sequence-runner status {run_id} --store {store_url} --follow` follows it again{stop}")
         raise
     return ending.exit_code
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,12 +20,14 @@ from configs.load import resolve
 from configs.run_dir import RunDir
 from runner.launch.follow import Mark, Pace, follow, mark
 from runner.launch.provider import LaunchError
+from runner.remote import fetched, light_files
 from runner.store.ends import write_end
 from runner.store.file import FileStore
 from runner.store.layout import End, Spent
 from runner.store.lease import Lease, acquire, owner_facts
 from runner.store.live import Broadcast
 from runner.store.place import read_place
+from runner.store.snapshots import read_head
 from runner.store.upload import Uploader
 from runner.view import RUN as OF_THE_RUN
 from tests.runner.fixture_stages.world import wait_for
@@ -250,3 +256,36 @@ def test_a_directory_with_another_state_of_the_run_is_left_alone_and_the_report_
     assert [path.name for path in own.parent.iterdir()] == ["config.yaml"] and own.read_text() == "mine"
     beside = tmp_path / "here" / f"{RUN}-report.html"
     assert beside.read_bytes() == machine.run.report.read_bytes() and str(beside) in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_the_following_and_says_that_the_run_goes_on(machine):
+    machine.take()
+    command = [sys.executable, "-m", "runner.cli", "status", RUN, "--store", machine.url, "--follow"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as follower:
+        assert "the runner has begun" in follower.stderr.readline()
+        follower.send_signal(signal.SIGINT)
+        said = follower.stderr.read()
+    assert follower.returncode == ExitCode.CTRL_C
+    assert f"the run goes on: `sequence-runner status {RUN} --store {machine.url} --follow` follows it again" in said
+    assert not read_head(machine.store, RUN).released
+
+
+def test_a_table_that_lives_is_no_json(machine):
+    shown = subprocess.run(
+        [sys.executable, "-m", "runner.cli", "status", RUN, "--store", machine.url, "--follow", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == 2 and "leave out --json" in shown.stderr
+
+
+def test_status_is_what_the_owner_told_last_until_it_lets_the_run_go(machine):
+    lease = machine.take()
+    commit(lease, machine.run, machine.staging, Uploader(lease, machine.staging))
+    with at_work(machine, lease):
+        wait_for(lambda: list(machine.store.list(f"{RUN}/live/")), 10)
+        with fetched(machine.url, RUN, light_files) as remote:
+            assert remote.live.units["prepare"].state == "running"
+    machine.leave(lease)
+    with fetched(machine.url, RUN, light_files) as remote:
+        assert remote.live is None
