@@ -2,7 +2,8 @@
 
 A start is fruitless when it ended without progress: no unit done or taken over,
 no checkpoint of a unit. Starts that ended well, or were stopped by Ctrl-C or the
-budget, are no failures and are passed over.
+budget, are no failures and are passed over. Where each start finds an empty disk,
+those that were killed before anything was kept are known to the store alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from configs.errors import ExitCode, ProjectError
 from configs.events import parse_events
+from runner.store.layout import Head, Snapshot
 from runner.view import RUN
 
 SHOWN = 3
@@ -55,13 +57,31 @@ def fruitless_starts(events_dir: Path) -> list[Start]:
     return [start for start in starts[last + 1 :] if start.failed]
 
 
-def refuse_fruitless(events_dir: Path, max_fruitless_starts: int) -> None:
+def unseen_starts(events_dir: Path, head: Head, known: Snapshot | None) -> int:
+    """How many starts the store counted before this one that left nothing anywhere: no snapshot, and no event here.
+
+    Args:
+        events_dir: of the run, as it was brought here.
+        head: the run's HEAD, taken for this start.
+        known: the snapshot that it was brought from, or that this directory went on from.
+    """
+    kept_t = known.created_t if known else 0.0
+    seen = sum(event["kind"] == "run_started" and event["t"] > kept_t for event in _events(events_dir))
+    return max(0, head.unkept_starts - 1 - seen)
+
+
+def refuse_fruitless(events_dir: Path, max_fruitless_starts: int, unseen: int = 0) -> None:
     """Refuse another start of a run that only fails; to be called before anything is started.
+
+    Args:
+        events_dir: of the run.
+        max_fruitless_starts: so many are enough.
+        unseen: starts since, of which there are no events.
 
     Raises:
         GivenUpError: so many starts in a row brought nothing; the message has the reasons of the last ones.
     """
-    fruitless = fruitless_starts(events_dir)
+    fruitless = [*fruitless_starts(events_dir), *(Start() for _ in range(unseen))]
     if len(fruitless) < max_fruitless_starts:
         return
     reasons = [

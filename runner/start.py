@@ -32,7 +32,7 @@ from runner.plan_table import print_plan
 from runner.preflight.budget import check_budget
 from runner.preflight.check import CheckResult, Context, Verdict
 from runner.preflight.checks import exit_code, run_checks
-from runner.restarts import refuse_fruitless
+from runner.restarts import refuse_fruitless, unseen_starts
 from runner.reuse import has_durable_progress, left_fracs
 from runner.say import say
 from runner.session import Ask, Plan, establish, settle
@@ -77,7 +77,8 @@ def _own(job: Job, ask: Ask, choice: Choice, signals: StopSignals) -> Ending:
             establish(job.plan)
             job.tell_what_is_missed(states)
             if not job.is_finished(states):
-                refuse_fruitless(run.events, job.plan.config.runtime.max_fruitless_starts)
+                unseen = unseen_starts(run.events, hold.lease.head, hold.known) if hold else 0
+                refuse_fruitless(run.events, job.plan.config.runtime.max_fruitless_starts, unseen)
                 budget.refuse_spent()
         with contextlib.closing(EventLog(run.events, "supervisor")) as events:
             opened = opening(job.plan.config.budget.price_usd_per_hour, ledger, known)

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 SNAPSHOT_FORMAT = 1
-HEAD_FORMAT = 1
+HEAD_FORMAT = 2
 LIVE_FORMAT = 1
 END_FORMAT = 1
 HEAD = "HEAD.json"
@@ -116,6 +116,9 @@ class Head(Record):
     """Of that snapshot's record, as stored."""
     spent: Spent = Spent()
     """As of the last renewal."""
+    unkept_starts: int = Field(default=0, ge=0)
+    """Starts since a snapshot was last committed, the owner's among them; one that ended in order is taken off again.
+    Format 1 had no such count."""
 
 
 class Live(Record):

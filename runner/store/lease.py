@@ -172,7 +172,8 @@ class Lease:
             raise self._fenced
         body = encode(snapshot)
         self.store.put_if_absent(snapshot_key(self.run_id, snapshot.id), body)
-        self._write(spent=spent, snapshot=snapshot.id, snapshot_sha256=hashlib.sha256(body).hexdigest())
+        digest = hashlib.sha256(body).hexdigest()
+        self._write(spent=spent, snapshot=snapshot.id, snapshot_sha256=digest, unkept_starts=0)
 
     def release(self, spent: Spent) -> None:
         """Let the run go; anyone may take it at once.
@@ -180,7 +181,7 @@ class Lease:
         Raises:
             FencedError: another runner has taken it already.
         """
-        self._write(spent=spent, released=True)
+        self._write(spent=spent, released=True, unkept_starts=max(0, self._head.unkept_starts - 1))
 
     def _write(self, **changes: object) -> None:
         with self._lock:
@@ -252,9 +253,8 @@ def _take(
         return _begin_over_damage(store, run_id, me, lease_s, found, take_over)
     if not (take_over or head.released or _is_dead_neighbour(head.owner, me)):
         _require_expired(store, head, stat)
-    taken = head.model_copy(
-        update={"epoch": head.epoch + 1, "owner": me, "released": False, "lease_s": lease_s, "renewals": 0}
-    )
+    ours = {"format": HEAD_FORMAT, "epoch": head.epoch + 1, "owner": me, "released": False, "lease_s": lease_s}
+    taken = head.model_copy(update=ours | {"renewals": 0, "unkept_starts": head.unkept_starts + 1})
     return Lease(store, run_id, taken, store.replace_if_match(head_key(run_id), encode(taken), stat.tag))
 
 
@@ -290,7 +290,7 @@ def _first_head(store: ObjectStore, run_id: str, me: OwnerFacts, lease_s: float)
     seen = max((int(match[1]) for match in found if match), default=0)
     newest = next(iter(committed_ids(snapshot_ids(store, run_id), None)), "")
     epoch = seen + LOST_HEAD_STEP if seen else 1
-    return Head(run_id=run_id, epoch=epoch, owner=me, lease_s=lease_s, snapshot=newest)
+    return Head(run_id=run_id, epoch=epoch, owner=me, lease_s=lease_s, snapshot=newest, unkept_starts=1)
 
 
 def _require_expired(store: ObjectStore, head: Head, stat: Stat) -> None:

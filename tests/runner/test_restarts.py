@@ -1,9 +1,13 @@
 """Which starts of a run count as fruitless, and when it is given up."""
 
+import time
+
 import pytest
 
 from configs.events import EventLog
-from runner.restarts import CUT_OFF, GivenUpError, fruitless_starts, refuse_fruitless
+from runner.restarts import CUT_OFF, GivenUpError, fruitless_starts, refuse_fruitless, unseen_starts
+from runner.store.layout import Head, Snapshot
+from tests.runner.store.runs import owner
 
 
 class History:
@@ -91,3 +95,22 @@ def test_the_last_allowed_start_is_allowed_and_the_next_refused_with_reasons_and
         assert part in str(refused.value)
     refuse_fruitless(history.directory, 6)
     assert "runtime.max_fruitless_starts=6" in str(refused.value)
+
+
+def test_starts_that_left_no_event_are_counted_by_the_store_and_no_start_twice(history):
+    kept = Snapshot(run_id="r", id="00000001-00000001", created_t=time.time(), reason="a test", files={})
+    head = Head(run_id="r", epoch=9, owner=owner(), lease_s=1, unkept_starts=4)
+    assert unseen_starts(history.directory, head, None) == 3, "all before this one"
+    history.start()
+    assert unseen_starts(history.directory, head, kept) == 2, "the disk was not wiped after one of them"
+    later = kept.model_copy(update={"created_t": time.time() + 1})
+    assert unseen_starts(history.directory, head, later) == 3, "one that the snapshot has is not counted by HEAD"
+    assert unseen_starts(history.directory, head.model_copy(update={"unkept_starts": 1}), kept) == 0
+
+
+def test_a_container_that_is_killed_again_and_again_before_anything_is_kept_is_given_up(history):
+    history.start(70, unit="done")
+    history.start(70, "no luck")
+    refuse_fruitless(history.directory, 3, unseen=1)
+    with pytest.raises(GivenUpError, match=f"3 starts in a row.*\n.*no luck\n.*{CUT_OFF}\n.*{CUT_OFF}"):
+        refuse_fruitless(history.directory, 3, unseen=2)

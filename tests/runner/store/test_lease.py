@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ExitCode, FencedError, StoreError
+from configs.files import digest
 from runner.guard import OwnedByAnotherError
 from runner.store.file import FileStore
-from runner.store.layout import Spent, head_key, split_id
+from runner.store.layout import HEAD_FORMAT, Spent, head_key, split_id
 from runner.store.lease import DamagedHeadError, acquire, owner_facts, read_head, store_time
 from runner.store.open import open_store
 from runner.store.retention import Retention
@@ -132,6 +133,30 @@ def test_a_pid_that_another_process_has_by_now_counts_as_dead_and_a_living_owner
     acquire(store, RUN, me.model_copy(update={"token": "two"}), LEASE_S)
     with pytest.raises(OwnedByAnotherError):
         acquire(store, RUN, me.model_copy(update={"token": "three"}), LEASE_S)
+
+
+def test_starts_that_keep_nothing_are_counted_and_those_that_end_in_order_are_not(store, tmp_path):
+    for number in (1, 2, 3):
+        lease = acquire(store, RUN, owner(f"start {number}", place="the pod"), LEASE_S)
+        lease.renew(NOTHING)
+        assert read_head(store, RUN).unkept_starts == number
+    lease.release(NOTHING)
+    assert read_head(store, RUN).unkept_starts == 2, "it refused, or was stopped"
+    lease = acquire(store, RUN, owner("next"), LEASE_S)
+    commit(lease, make_run(tmp_path / "runs"), tmp_path / "staging")
+    assert read_head(store, RUN).unkept_starts == 0
+    lease.release(NOTHING)
+    assert acquire(store, RUN, owner("last"), LEASE_S).head.unkept_starts == 1
+
+
+def test_a_head_of_the_former_format_is_read_and_written_in_this_one(store):
+    acquire(store, RUN, owner(), LEASE_S).release(NOTHING)
+    former = json.loads(store.get(head_key(RUN))[0]) | {"format": 1}
+    del former["unkept_starts"], former["sha256"]
+    store.put(head_key(RUN), json.dumps(former | {"sha256": digest(former)}).encode())
+    assert read_head(store, RUN).unkept_starts == 0
+    head = acquire(store, RUN, owner("new"), LEASE_S).head
+    assert (head.format, head.epoch, head.unkept_starts) == (HEAD_FORMAT, 2, 1)
 
 
 def test_who_lost_the_run_can_neither_renew_nor_commit_nor_release(store, tmp_path):
@@ -265,9 +290,9 @@ def test_a_lost_head_is_written_anew_far_above_every_epoch_that_is_seen(store, t
 
 def test_a_head_of_a_newer_version_is_left_alone(store):
     acquire(store, RUN, owner("one"), LEASE_S).release(NOTHING)
-    newer = json.dumps(json.loads(store.get(head_key(RUN))[0]) | {"format": 2, "unheard": "of"}).encode()
+    newer = json.dumps(json.loads(store.get(head_key(RUN))[0]) | {"format": 3, "unheard": "of"}).encode()
     store.put(head_key(RUN), newer)
-    with pytest.raises(StoreError, match=r"newer version .*format 2, known up to 1"):
+    with pytest.raises(StoreError, match=r"newer version .*format 3, known up to 2"):
         acquire(store, RUN, owner("two"), LEASE_S, take_over=True)
     assert store.get(head_key(RUN))[0] == newer
 
