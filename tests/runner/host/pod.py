@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,6 +35,8 @@ class Api(ThreadingHTTPServer):
         self.asked: list[str] = []
         """`METHOD path`, and the query of GraphQL."""
         self.keys: set[str | None] = set()
+        self.delay_s = 0.0
+        """Before each answer."""
 
     def accepts(self, *ways: str) -> Api:
         """The requests for the end of the pod that are granted: `rest`, `graphql`."""
@@ -74,10 +77,12 @@ class Handler(BaseHTTPRequestHandler):
             "status": 403,
             "detail": f"{self.headers.get('Authorization')} may not do this",
         }
+        time.sleep(self.server.delay_s)
         status, reply = self.server.replies.get(asked, (403, refusal))
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(reply.encode() if isinstance(reply, str) else json.dumps(reply).encode())
+        with contextlib.suppress(ConnectionError):  # it did not wait for the answer
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(reply.encode() if isinstance(reply, str) else json.dumps(reply).encode())
 
     do_GET = do_POST = do_DELETE = answer
 
@@ -88,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving() -> Iterator[Api]:
     with Api() as api:
-        threading.Thread(target=api.serve_forever, daemon=True).start()
+        threading.Thread(target=api.serve_forever, args=(0.02,), daemon=True).start()
         yield api
         api.shutdown()
 
