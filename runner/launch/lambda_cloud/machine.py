@@ -106,7 +106,7 @@ def use_cgroupfs() -> None:
 def end() -> None:
     """Stop the container as a run is stopped, then terminate this instance, however often it has to be asked."""
     ENDING.touch()
-    do(["docker", "stop", "--time", "60", CONTAINER], limit_s=180)
+    do(["docker", "stop", "-t", "60", CONTAINER], limit_s=180)
     if not api_key():
         say("THIS MACHINE COSTS MONEY and has no API key to end itself: `sequence-runner launch stop` ends it")
         return

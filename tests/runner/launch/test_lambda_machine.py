@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from tests.providers.lambda_machine import Machine
 
 RUN = "ADA-EUR_1H-standard-0123abcd"
 HOME = "/opt/sequence-runner"
+PROGRAM = Path(__file__).parents[3] / "runner/launch/lambda_cloud/machine.py"
 ODD = 'it\'s "odd"; $(touch nope) `id` \\ #'
 
 
@@ -167,7 +171,7 @@ def test_when_its_time_is_over_the_container_is_stopped_first_and_never_started_
     box.fake.keeps_terminating = True
     box.told(order())
     box.finish("end")
-    assert box.calls("stop") == [["stop", "--time", "60", "sequence-runner"]] and box.is_ended
+    assert box.calls("stop") == [["stop", "-t", "60", "sequence-runner"]] and box.is_ended
     box.finish("run")
     assert not box.calls("run") and not box.calls("start")
 
@@ -211,8 +215,17 @@ def test_the_time_limit_is_set_before_anything_else_is_started():
 
 
 def test_the_program_arrives_byte_for_byte():
-    here = Path(__file__).parents[3] / "runner/launch/lambda_cloud/machine.py"
-    assert files(told())[f"{HOME}/machine.py"] == here.read_text()
+    assert files(told())[f"{HOME}/machine.py"] == PROGRAM.read_text()
+
+
+def test_the_program_is_python_3_8():
+    ast.parse(PROGRAM.read_text(), feature_version=(3, 8))
+
+
+@pytest.mark.skipif(not shutil.which("cloud-init"), reason="cloud-init is not installed")
+def test_cloud_init_knows_every_word_of_it(tmp_path: Path):
+    (tmp_path / "user-data").write_text(user_data(order(), {"ODD": ODD}, KEY, "https://cloud.lambda.ai/api/v1"))
+    subprocess.run(["cloud-init", "schema", "--config-file", str(tmp_path / "user-data")], check=True)
 
 
 def test_json_is_put_on_one_line_and_other_lines_are_refused():
