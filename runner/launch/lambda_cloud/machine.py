@@ -46,7 +46,7 @@ def run() -> None:
 
 def carry_out() -> str:
     """Start the container, again where it was interrupted, and say how that ended."""
-    if not succeeds(["docker", "info"], tries=120):
+    if not succeeds(["docker", "info"], tries=60):
         return "docker does not answer"
     use_cgroupfs()
     if not succeeds(["nvidia-smi"], tries=60):
@@ -71,7 +71,7 @@ def carry_out() -> str:
 
 def container() -> tuple[str, int]:
     """State and exit code of the container; an empty state where there is none."""
-    succeeds(["docker", "info"], tries=120)
+    succeeds(["docker", "info"], tries=60)
     found = do(["docker", "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", CONTAINER])
     state, _, code = found.stdout.strip().partition(" ")
     return (state, int(code)) if found.returncode == 0 and code else ("", 0)
@@ -100,7 +100,7 @@ def use_cgroupfs() -> None:
         say("docker keeps its cgroup driver: %s: %s", path, error)
         return
     do(["systemctl", "restart", "docker"], limit_s=300)
-    succeeds(["docker", "info"], tries=120)
+    succeeds(["docker", "info"], tries=60)
 
 
 def end() -> None:
