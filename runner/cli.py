@@ -29,6 +29,7 @@ from runner.commands.publish import publish
 from runner.commands.run import ablate, plan, preflight, run
 from runner.commands.store import store
 from runner.guard import Terminated
+from runner.heartbeat import beat
 from runner.host.ending import Command, carried_out
 from runner.say import Heedless, Tail
 
@@ -67,6 +68,7 @@ JOBS = {"run": run, "ablate": ablate}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    beat()
     arguments = list(sys.argv[1:] if argv is None else argv)
     is_job = _is_job(arguments)
     command = Command(arguments, is_job, _understood(arguments) if is_job else {})

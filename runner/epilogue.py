@@ -15,6 +15,7 @@ from configs.events import EventLog
 from configs.run_dir import RunDir
 from configs.schema import Config
 from runner.exit_record import write_exit_record
+from runner.heartbeat import beat
 from runner.machines import note_exactness
 from runner.notify import LIMIT_S, Notice, notify, occasion_of
 from runner.reuse import current_result, has_durable_progress
@@ -152,6 +153,7 @@ class Epilogue:
 
     def _try(self, what: str, step: Callable[[], object]) -> Ending | None:
         """Take a step that a stop request may interrupt; a fault is said and returned as the ending it would make."""
+        beat()
         try:
             with self.signals.exposed():
                 step()

@@ -25,6 +25,7 @@ from configs.errors import (
 from configs.secrets import is_secret_name
 from configs.unit import thread_environment
 from runner.guard import die_with_parent, stops_wait
+from runner.heartbeat import beat
 from runner.identity import PROJECT_ROOT
 
 _ERRORS: dict[int, type[ProjectError]] = {
@@ -151,6 +152,7 @@ class _Asked:
         text = self.process.stdout.read() if self.process.stdout else ""
         self.listener.join()
         self.process.wait()
+        beat()
         return text
 
     def answer(self, text: str) -> Any:
@@ -188,6 +190,7 @@ def _listen(stream: IO[str], said: list[str], heard: Callable[[str], None]) -> N
     # an interrupted caller closes the stream under us
     with contextlib.suppress(ValueError, OSError):
         for line in stream:
+            beat()
             said.append(line.rstrip("\n"))
             heard(line)
 

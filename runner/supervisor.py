@@ -24,6 +24,7 @@ from runner.executor import Executor, Slot
 from runner.gates import Gates
 from runner.graph import Unit, halved_batch, without
 from runner.guard import kill_group
+from runner.heartbeat import beat
 from runner.identity import Keys
 from runner.out_of_memory import OomKills
 from runner.reasons import OUTCOMES, Reason, Status, reason_of
@@ -158,6 +159,7 @@ class Supervisor:
             time.sleep(POLL_S)
 
     def _take_turn(self) -> None:
+        beat()
         self._collect_ended()
         self._enforce_limits()
         self._consult_watchers()

@@ -19,6 +19,7 @@ from configs.errors import CannotWriteError, ExitCode, FencedError, ProjectError
 from configs.events import EventLog
 from configs.run_dir import RunDir
 from configs.schema import StoreConfig
+from runner.heartbeat import beat
 from runner.store.cut import take_cut
 from runner.store.hold import Hold
 from runner.store.place import Place, write_place
@@ -127,6 +128,7 @@ class Keeper:
             self._last_words = reason
             self._changed.notify_all()
             while not (self._finished or self._ended or self.verdict() or time.monotonic() >= deadline_s or hurried()):
+                beat()
                 self._changed.wait(POLL_S)
             self._hold.abandoned = not self._finished
             return self._finished

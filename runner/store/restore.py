@@ -23,6 +23,7 @@ from typing import IO
 
 from configs.errors import CannotWriteError, StoreError
 from configs.files import fsync_directory, sha256_file
+from runner.heartbeat import beat
 from runner.store.layout import Blob, File, Snapshot
 from runner.store.lease import DamagedHeadError, Lease
 from runner.store.objects import KeyMissingError, ObjectStore
@@ -171,6 +172,7 @@ def fetch_blob(store: ObjectStore, run_id: str, blob: Blob, target: IO[bytes], s
         except KeyMissingError as error:
             raise DamagedError(f"{where} is missing", blob.key) from error
         if not found:
+            beat()
             return
         if attempt == FETCH_ATTEMPTS:
             raise DamagedError(f"{where} is damaged: {found}", blob.key)
