@@ -32,6 +32,7 @@ NOT_KEPT = {ExitCode.STORE_DAMAGED, ExitCode.MACHINE_UNFIT, ExitCode.OWNED_BY_AN
 """Lost again, or not reached, or still leased to the attempt before, which could not let it go."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
 """Between two requests for the end of a machine, and between two attempts to reach a store that is lost."""
+LEASE_MARGIN_S = 3.0
 BEAT_S = 10.0
 ONLY_COPY_S = 3600.0
 """So long a run without limits tries to save what only this machine has."""
@@ -118,7 +119,8 @@ def _to_the_end(command: Command, host: Host, work: Callable[[], int]) -> int:
     code: int = ExitCode.TERMINATED
     try:
         code = work()
-        if host.launched and code not in STOPPED:
+        if host.launched:
+            code = _once_its_lease_has_run_out(command, code, work)
             code = _with_everything_kept(command, code, work)
         if code in STOPPED:
             return code
@@ -131,6 +133,16 @@ def _to_the_end(command: Command, host: Host, work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         say(f"stopped after the run had ended with exit code {code}")
     return code
+
+
+def _once_its_lease_has_run_out(command: Command, code: int, work: Callable[[], int]) -> int:
+    """Where another owns the run, look once more: the machine before this one may be gone, and its lease not yet."""
+    if code != ExitCode.OWNED_BY_ANOTHER or command.plan is None:
+        return code
+    wait_s = command.plan.config.store.lease_s + LEASE_MARGIN_S
+    say(f"the run's owner may be a machine that is gone; looking once more in {wait_s:.0f} s, when its lease is over")
+    _wait(wait_s)
+    return work()
 
 
 def _with_everything_kept(command: Command, code: int, work: Callable[[], int]) -> int:

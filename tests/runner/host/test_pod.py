@@ -16,9 +16,10 @@ from configs.run_dir import RunDir
 from runner.host.ending import LONGEST_WAIT_S, waits
 from runner.store.file import FileStore
 from runner.store.layout import Head
-from runner.store.lease import read_head
+from runner.store.lease import acquire, read_head
 from tests.runner.fixture_stages.world import wait_for
 from tests.runner.host.pod import KEY, POD, Api, end_of, pod, serving
+from tests.runner.store.runs import owner
 from tests.test_end_to_end import NAME, market, write_csv
 
 pytestmark = pytest.mark.slow
@@ -192,7 +193,9 @@ def test_a_container_that_is_killed_again_and_again_before_anything_is_kept_is_g
 def test_what_restarts_cost_adds_up_in_the_store_until_the_ceiling_ends_the_machine(api, data, tmp_path):
     """36 000 USD/h are 10 USD/s."""
     api.replies[f"GET /v2/pods/{POD}"] = (200, {"id": POD, "cost": 36_000})
-    arguments = job(tmp_path, data, "--max-cost", "40", "--set", "store.lease_s=0.3", "--set", "runtime.stop_grace_s=1")
+    arguments = job(
+        tmp_path, data, "--max-cost", "4000", "--set", "store.lease_s=0.3", "--set", "runtime.stop_grace_s=1"
+    )
     environment = api.environment(SEQUENCE_BUDGET__PRICE_USD_PER_HOUR="0.5")
     spent = [0.0]
     for _ in range(2):
@@ -209,6 +212,14 @@ def test_what_restarts_cost_adds_up_in_the_store_until_the_ceiling_ends_the_mach
         said = runner.held()
     assert (runner.code, api.ends) == (79, 1), said
     assert said.count("this machine costs 36000 USD per hour; it was launched for 0.5") == 1
+
+
+@pytest.mark.skipif(not EVERYTHING, reason="waits for a lease; LAUNCH=all")
+def test_a_machine_that_comes_before_the_lease_of_the_lost_one_is_over_waits_for_it(api, data, tmp_path):
+    acquire(FileStore(tmp_path / "store"), RUN, owner("a machine that is gone"), 2)
+    with pod(tmp_path, *job(tmp_path, data, "--set", "store.lease_s=2"), **api.environment()) as runner:
+        said = runner.held()
+    assert (runner.code, api.ends) == (0, 1) and "looking once more in 5 s" in said
 
 
 @pytest.mark.skipif(not EVERYTHING, reason="waits while the store is lost; LAUNCH=all")
