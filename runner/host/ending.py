@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.errors import EXIT_CODE_MEANING, ConfigError, ExitCode
 from configs.secrets import redact
+from runner.heartbeat import beat
 from runner.host.where import Host, this_host
 from runner.say import Tail, say
 
@@ -205,6 +206,7 @@ def _hold(step: Callable[[float], None]) -> None:
 def _wait(wait_s: float) -> None:
     end_s = time.monotonic() + wait_s
     while (left_s := end_s - time.monotonic()) > 0:
+        beat()
         time.sleep(min(left_s, BEAT_S))
 
 

@@ -18,7 +18,7 @@ from runner.store.file import FileStore
 from runner.store.layout import Head
 from runner.store.lease import acquire, read_head
 from tests.runner.fixture_stages.world import wait_for
-from tests.runner.host.pod import KEY, POD, Api, end_of, pod, serving
+from tests.runner.host.pod import HOLDS, KEY, POD, Api, end_of, pod, serving
 from tests.runner.store.runs import owner
 from tests.test_end_to_end import NAME, market, write_csv
 
@@ -124,9 +124,13 @@ def test_where_every_way_is_refused_it_holds_says_so_and_ends_with_its_own_code_
     assert runner.code == 2
 
 
-def test_a_second_way_is_enough(data, tmp_path):
-    with serving() as api, pod(tmp_path, *job(tmp_path, data, BAD), **api.accepts("graphql").environment()) as runner:
-        said = runner.held()
+def test_a_second_way_is_enough_and_who_holds_looks_alive(data, tmp_path):
+    with serving() as api:
+        environment = api.accepts("graphql").environment(SEQUENCE_HEARTBEAT=str(tmp_path / "beat"))
+        with pod(tmp_path, *job(tmp_path, data, BAD), **environment) as runner:
+            runner.until(*HOLDS)
+            wait_for((tmp_path / "beat").exists)
+            said = runner.held()
     assert "GraphQL podTerminate: accepted" in said and "runpodctl" not in said
 
 
