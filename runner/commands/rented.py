@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from configs.errors import ConfigError, ExitCode
+from configs.secrets import redact
 from runner.commands.options import json_option, runs_dir_option
 from runner.launch.providers import PROVIDERS
 
@@ -53,7 +54,7 @@ def logs(run: str, lines: int, follow: bool, name: str | None, store: str, runs_
     for provider in providers:
         for machine in provider.machines(run):
             for line in provider.logs(machine.id, lines, follow):
-                click.echo(line)
+                click.echo(redact(line))
             return ExitCode.DONE
     urls = [entry.store for entry in book.entries() if entry.run_id == run and entry.store] + ([store] if store else [])
     for url in dict.fromkeys(urls):

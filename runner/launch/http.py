@@ -92,9 +92,7 @@ class Api:
         """
         return self._call("POST", path, body=body, secrets=secrets or {}, repeat=repeat)
 
-    def lines(
-        self, path: str, query: Mapping[str, Any], headers: Mapping[str, str], idle_s: float | None
-    ) -> Iterator[str]:
+    def lines(self, path: str, query: Mapping[str, Any], headers: Mapping[str, str], idle_s: float) -> Iterator[str]:
         """Lines of a stream as they come, to its end or until it is silent for `idle_s`.
 
         Raises:
@@ -113,7 +111,7 @@ class Api:
                 if not answer.is_success:
                     answer.read()
                     raise self._refusal(answer, {})
-                yield from answer.iter_lines()
+                yield from _until_idle(answer.iter_lines(), idle_s)
         except httpx.ReadTimeout:
             return
         except (httpx.TransportError, httpx.InvalidURL) as error:
@@ -211,6 +209,18 @@ class Api:
 def is_loopback(url: str) -> bool:
     """Whether an address is this computer's own."""
     return urlsplit(url).hostname in LOOPBACK
+
+
+def _until_idle(lines: Iterator[str], idle_s: float) -> Iterator[str]:
+    """Lines until for so long only comments came, which servers send to keep a stream open."""
+    said_t = time.monotonic()
+    for line in lines:
+        now = time.monotonic()
+        if line and not line.startswith(":"):
+            said_t = now
+        elif now - said_t > idle_s:
+            return
+        yield line
 
 
 def _retry_after_s(answer: httpx.Response) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import shlex
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -28,11 +29,14 @@ from runner.launch.provider import (
 )
 from runner.launch.runpod import spot
 from runner.launch.secrets import masked, values_of
+from runner.say import say
 
 MAX_VARIABLES = 50
 VOLUME_PATH = "/workspace"
 IDLE_S = 3.0
 """A log stream that is silent for so long has shown what there was."""
+RECONNECT_S, RECONNECT_PAUSE_S = 90.0, 2.0
+"""One that is followed is asked for anew after so long a silence: its connection may be dead."""
 STATUS: dict[str, Status] = {
     "PROVISIONING": "starting",
     "STARTING": "starting",
@@ -106,7 +110,7 @@ class RunPod:
         last_id = ""
         while True:
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
-            stream = self._api.lines(f"/pods/{machine_id}/logs", query, headers, None if follow else IDLE_S)
+            stream = self._api.lines(f"/pods/{machine_id}/logs", query, headers, RECONNECT_S if follow else IDLE_S)
             try:
                 for seen_id, line in events(stream):
                     last_id = seen_id or last_id
@@ -115,6 +119,11 @@ class RunPod:
                 if error.status == 404 and last_id:
                     return
                 raise
+            except LaunchError as error:
+                if not follow:
+                    raise
+                say(f"{error}; asking again")
+                time.sleep(RECONNECT_PAUSE_S)
             if not follow or not any(pod.id == machine_id for pod in self.machines()):
                 return
 
