@@ -8,6 +8,7 @@ they are looked at; `on_create` may start something real in a pod's place.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -244,7 +245,8 @@ class FakeRunPod(FakeApi):
         """Client errors come as 200 with a list of errors."""
         given = body.get("variables", {}).get("input", {})
         if "podTerminate" in body["query"]:
-            pod = self.pods.get(given.get("podId", ""))
+            inline = re.search(r'podTerminate\(input: \{podId: "([^"]+)"\}\)', body["query"])
+            pod = self.pods.get(inline[1] if inline else given.get("podId", ""))
             if pod is None:
                 return Reply(200, {"errors": [{"message": "pod not found to terminate"}], "data": None})
             self._delete(pod)
