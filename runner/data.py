@@ -13,6 +13,7 @@ from typing import Any
 from configs.assets import DatasetName
 from configs.errors import ConfigError, ExitCode
 from configs.schema import Config
+from runner.data_dirs import fetched_into
 from runner.process import ask, stage_environment
 
 MODULE = "training.stages.data"
@@ -32,7 +33,7 @@ def check(
 
     Args:
         config: says how the file is read.
-        data_dirs: looked through in order.
+        data_dirs: looked through in order, at least one.
         name: of the dataset; the run's own by default.
         place: path of the file where the dataset was not given by name.
         offline: never fetch.
@@ -49,6 +50,7 @@ def check(
         arguments += ["--symbol", parsed.symbol, "--timeframe", parsed.timeframe]
     arguments += ["--repair", dataset.repair, "--timezone", dataset.timezone, "--asset-class", dataset.asset_class]
     arguments += [part for path in data_dirs for part in ("--data-dir", str(path))]
+    arguments += ["--fetch-dir", str(fetched_into(data_dirs))]
     arguments += ["--train-frac", repr(config.splits.train_frac), "--folds", str(config.classifiers.folds)]
     arguments += ["--resample"] * dataset.resample + ["--offline"] * offline
     facts: dict[str, Any] = ask([sys.executable, "-m", MODULE, *arguments], heard=lambda line: _relay(line, tell))

@@ -20,6 +20,7 @@ from configs.load import Resolved, differing_keys, flatten, is_operational, lay_
 from configs.run_dir import RunDir, check_run_id
 from configs.schema import Config
 from runner import data, windows
+from runner.data_dirs import DEFAULT_DATA_DIRS, searched
 from runner.dataset_url import DatasetUrl, bring, is_url
 from runner.identity import Keys, gpu_names, next_free_id, run_id_of
 from runner.machines import inexact_reasons, machines_of, this_machine
@@ -27,7 +28,6 @@ from runner.overlap import require_overlap
 from runner.say import say
 from runner.store.lease import owner_facts
 
-DEFAULT_DATA_DIRS = (Path("data"), Path("/data"))
 DEFAULT_RUNS_DIR = Path("runs")
 DEFAULT_PROFILE = "quick"
 DATASET_FACTS = ("name", "path", "digest", "rows", "first_t", "last_t", "timeframe_s", "synthetic")
@@ -148,7 +148,7 @@ def dataset_facts(ask: Ask, config: Config) -> dict[str, Any]:
     Raises:
         ProjectError: the dataset is missing or wrong.
     """
-    data_dirs = ask.data_dirs or DEFAULT_DATA_DIRS
+    data_dirs = searched(ask.data_dirs, ask.runs_dir)
     return data.check(config, data_dirs, place=_brought(_place(ask), ask), offline=ask.offline, tell=say)
 
 
@@ -237,7 +237,7 @@ def _asked(ask: Ask) -> Plan:
         check_run_id(ask.run_id)
     resolved = resolve_config(ask)
     facts = dataset_facts(ask, resolved.config)
-    data_dirs = _with_folder_of(_place_here(_place(ask), ask), ask.data_dirs or DEFAULT_DATA_DIRS)
+    data_dirs = _searched(_place_here(_place(ask), ask), ask, ask.data_dirs)
     assets = tuple(
         data.check(resolved.config, data_dirs, name=name, offline=ask.offline, tell=say)
         for name in resolved.config.asset_datasets()[1:]
@@ -265,9 +265,9 @@ def digests(datasets: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {name: facts["digest"] for name, facts in datasets.items()}
 
 
-def _with_folder_of(place: str, data_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
+def _searched(place: str, ask: Ask, given: tuple[Path, ...]) -> tuple[Path, ...]:
     """Further assets of a dataset that is given by its file are looked for beside that file too."""
-    return tuple(dict.fromkeys((*data_dirs, *([Path(place).parent] if place else []))))
+    return searched(given, ask.runs_dir, *([Path(place).parent] if place else []))
 
 
 def _with_windows(config: Config, facts: dict[str, Any]) -> tuple[Config, str]:
@@ -322,11 +322,10 @@ def _resumed_from(source: RunDir, run: RunDir, ask: Ask) -> Plan:
     """The plan of `run`, read from `source`: itself, or what its store has of it."""
     config, known = _laid_over(source.load_config(), ask), source.load_facts()
     recorded_dirs = tuple(Path(path) for path in known["data_dirs"])
-    data_dirs = tuple(dict.fromkeys(path.resolve() for path in (*ask.data_dirs, *recorded_dirs, *DEFAULT_DATA_DIRS)))
+    dirs = tuple(path.resolve() for path in (*ask.data_dirs, *recorded_dirs, *DEFAULT_DATA_DIRS))
     place, not_found, found = known["data_place"], dict[str, str](), []
-    if is_url(place):
-        data_dirs = _with_folder_of(_place_here(place, ask), data_dirs)
-    elif ask.data_dirs and not Path(place).is_file():
+    data_dirs = _searched(_place_here(place, ask) if is_url(place) else "", ask, dirs)
+    if ask.data_dirs and not is_url(place) and not Path(place).is_file():
         place = ""  # a file given by its path, on a machine that has it in one of these directories
     recorded = {asset["name"]: asset for asset in known.get("assets", ())}
     expected = _recorded_digests(config, known)

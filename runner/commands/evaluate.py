@@ -26,9 +26,10 @@ def evaluate(
     run: str, dataset: str, data_dirs: tuple[Path, ...], asset_class: str, runs_dir: Path, as_json: bool
 ) -> ExitCode:
     """Score the agents of a finished run on another dataset."""
+    from runner.data_dirs import searched
     from runner.dataset_url import bring, is_url
     from runner.process import ask
-    from runner.session import DEFAULT_DATA_DIRS, dataset_name
+    from runner.session import dataset_name
     from runner.summary import run_object
 
     found = find_and_say(run, runs_dir).run
@@ -36,7 +37,7 @@ def evaluate(
         dataset = str(bring(dataset, runs_dir))
     out = found.root / "other" / dataset_name(dataset)
     command = [sys.executable, "-m", MODULE, "--run-dir", str(found.root), "--dataset", dataset, "--out", str(out)]
-    command += [part for path in data_dirs or DEFAULT_DATA_DIRS for part in ("--data-dir", str(path))]
+    command += [part for path in searched(data_dirs, runs_dir) for part in ("--data-dir", str(path))]
     command += ["--asset-class", asset_class] if asset_class else []
     answer = ask(command, threads=found.load_config().compute.threads_per_unit)
     if as_json:

@@ -15,13 +15,14 @@ from configs.load import Resolved, flatten, resolve
 from configs.run_dir import check_run_id
 from configs.schema import Config
 from runner import data
+from runner.data_dirs import searched
 from runner.dataset_url import is_url, url_of
 from runner.identity import IDENTITY_CHARACTERS
 from runner.launch.http import is_loopback
 from runner.launch.provider import Order
 from runner.launch.secrets import GOOGLE_JSON, is_known
 from runner.say import say
-from runner.session import DEFAULT_DATA_DIRS, Ask, dataset_name
+from runner.session import Ask, dataset_name
 
 PRICE_PATH = "budget.price_usd_per_hour"
 PRICE_VARIABLE = "SEQUENCE_BUDGET__PRICE_USD_PER_HOUR"
@@ -180,7 +181,7 @@ def _dataset(ask: Ask, config: Config) -> tuple[str, dict[str, Path]]:
         return ask.dataset, {}
     names = config.asset_datasets()
     place = str(Path(ask.dataset).resolve()) if ask.dataset != names[0] else ""
-    dirs = (*(ask.data_dirs or DEFAULT_DATA_DIRS), *([Path(place).parent] if place else []))
+    dirs = searched(ask.data_dirs, ask.runs_dir, *([Path(place).parent] if place else []))
     files = {}
     for name in names:
         try:

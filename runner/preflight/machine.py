@@ -8,11 +8,11 @@ import shutil
 import psutil
 
 from configs.schema import Config
+from configs.secrets import redact
 from runner.preflight.cgroups import cpu_quota_cores, memory_limit
 from runner.preflight.check import CheckResult, Context, Verdict, existing_ancestor, human_bytes
-from runner.preflight.mounts import mount_of, read_mounts
+from runner.preflight.mounts import CONTAINER_FILE_SYSTEMS, mount_of, read_mounts
 
-CONTAINER_FILE_SYSTEMS = ("overlay", "aufs", "fuse-overlayfs")
 MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 
 
@@ -102,11 +102,17 @@ def check_durability(config: Config, context: Context) -> CheckResult:
     mount = mount_of(volume, read_mounts(context.filesystem_root))
     kind = mount.kind if mount else "unknown"
     point = mount.point if mount else "?"
-    needed = "a disk that outlives the container"
+    where, remedy = "", ""
     if kind in CONTAINER_FILE_SYSTEMS:
-        remedy = "mount a volume (docker run -v ...) and pass it with --runs-dir; the layer is lost with the container"
-        return CheckResult("durability", f"{volume} lies on the container's layer ({kind})", needed, "warn", remedy)
-    if kind in MEMORY_FILE_SYSTEMS:
-        remedy = "choose a directory on a disk with --runs-dir; this one is lost at a restart"
-        return CheckResult("durability", f"{volume} lies in memory ({kind})", needed, "warn", remedy)
-    return CheckResult("durability", f"{kind} mounted at {point}", needed, "ok")
+        where = f"{volume} lies on the container's layer ({kind})"
+        mounted = f"add -v $PWD/runs:{context.runs_dir.resolve()} to docker run"
+        remedy = f"results are lost with the container: {mounted}, or --store URL"
+    elif kind in MEMORY_FILE_SYSTEMS:
+        where = f"{volume} lies in memory ({kind})"
+        remedy = "results are lost at a restart: choose a directory on a disk with --runs-dir, or --store URL"
+    if not where:
+        return CheckResult("durability", f"{kind} mounted at {point}", "a disk that outlives the container", "ok")
+    needed = "a disk that outlives the container, or a store"
+    if config.store.url:
+        return CheckResult("durability", f"{where}; {redact(config.store.url)} outlives it", needed, "ok")
+    return CheckResult("durability", where, needed, "warn", remedy)

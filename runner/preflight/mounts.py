@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+CONTAINER_FILE_SYSTEMS = ("overlay", "aufs", "fuse-overlayfs")
+
 
 @dataclass(frozen=True)
 class Mount:
@@ -43,6 +45,12 @@ def mount_of(path: Path, mounts: list[Mount]) -> Mount | None:
     """The mount that holds an absolute path: the longest mount point above it, the latest where two are equal."""
     above = [mount for mount in mounts if PurePosixPath(path).is_relative_to(mount.point)]
     return max(reversed(above), key=lambda mount: len(PurePosixPath(mount.point).parts), default=None)
+
+
+def goes_with_container(path: Path) -> bool:
+    """Whether an absolute path lies on a container's own layer, and not on a volume."""
+    mount = mount_of(path, read_mounts())
+    return mount is not None and mount.kind in CONTAINER_FILE_SYSTEMS
 
 
 def _unescape(text: str) -> str:

@@ -167,6 +167,23 @@ def test_a_volume_mounted_over_the_layer_is_durable(tmp_path):
     assert check_durability(config(), context(tmp_path, filesystem_root=tmp_path)).verdict == "ok"
 
 
+def test_a_layer_that_goes_with_its_container_is_no_harm_beside_a_store(tmp_path):
+    mountinfo = tmp_path / "proc/self/mountinfo"
+    mountinfo.parent.mkdir(parents=True)
+    mountinfo.write_text("1 0 0:1 / / rw - overlay none rw\n")
+    in_layer = context(tmp_path, filesystem_root=tmp_path)
+    alone = check_durability(config(), in_layer)
+    assert (alone.verdict, alone.remedy) == (
+        "warn",
+        f"results are lost with the container: add -v $PWD/runs:{tmp_path / 'runs'} to docker run, or --store URL",
+    )
+    kept = check_durability(config("store.url=s3://bucket/prefix"), in_layer)
+    assert (kept.verdict, kept.found) == (
+        "ok",
+        f"{tmp_path} lies on the container's layer (overlay); s3://bucket/prefix outlives it",
+    )
+
+
 @contextmanager
 def server(date_offset_s=0.0, status=200):
     """A loopback server whose clock is `date_offset_s` ahead of ours."""

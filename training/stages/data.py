@@ -87,7 +87,7 @@ def import_file(arguments: argparse.Namespace) -> tuple[dict, str]:
 
 def fetch_dataset(arguments: argparse.Namespace) -> tuple[dict, str]:
     """Fetch a dataset into the first data directory."""
-    fetched = _fetch(arguments.name, arguments)
+    fetched = _fetch(arguments.name, arguments.data_dir[0], arguments)
     from training.sources.load import LoadOptions, load_dataset
     from training.sources.report import as_text
 
@@ -182,6 +182,7 @@ def _fetch_options(sub: argparse.ArgumentParser) -> None:
 
 def _offline_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--offline", action="store_true", help="never fetch")
+    sub.add_argument("--fetch-dir", type=Path, help="where to keep what is fetched, instead of the first --data-dir")
 
 
 def _train_option(sub: argparse.ArgumentParser) -> None:
@@ -196,7 +197,8 @@ def _locate_or_fetch(arguments: argparse.Namespace) -> Located:
         if arguments.offline or not _can_be_fetched(arguments.dataset):
             raise
         try:
-            return Located(arguments.dataset, _fetch(arguments.dataset, arguments).path)
+            directory = arguments.fetch_dir or arguments.data_dir[0]
+            return Located(arguments.dataset, _fetch(arguments.dataset, directory, arguments).path)
         except (MachineUnfitError, DatasetNotFoundError) as error:
             raise DatasetNotFoundError(f"{missing}; fetching it failed: {error}") from error
 
@@ -213,7 +215,7 @@ def _can_be_fetched(dataset: str) -> bool:
     return name.base != "DEMO"
 
 
-def _fetch(name: str, arguments: argparse.Namespace) -> Any:
+def _fetch(name: str, directory: Path, arguments: argparse.Namespace) -> Any:
     from training.sources.fetch import base_urls, fetch, open_source
 
     source = open_source(name, kind=arguments.source, exchange=arguments.exchange, urls=base_urls(os.environ))
@@ -225,7 +227,7 @@ def _fetch(name: str, arguments: argparse.Namespace) -> Any:
             line = f"{progress.source}: piece {progress.done} of {progress.total}, {progress.rows:,} bars"
         print(line, file=sys.stderr, flush=True)  # noqa: T201 -- progress goes to stderr
 
-    return fetch(name, arguments.data_dir[0], source, repair=arguments.repair, report=report)
+    return fetch(name, directory, source, repair=arguments.repair, report=report)
 
 
 def _entry(name: str, path: Path) -> dict:
