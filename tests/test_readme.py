@@ -13,10 +13,10 @@ from tests.cli import ONE_CLASSIFIER, TINY
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"(<!--[^>]*-->\n)?```sh\n(.*?)```", README, flags=re.S)
+BLOCKS = re.findall(r"(?:<!-- ([^>]*) -->\n)?```sh\n(.*?)```", README, flags=re.S)
 ELSEWHERE = ("docker", "compose", "providers")
 """Notes of blocks that tests beside the image and the fake providers run."""
-HERE = [(note, block) for note, block in BLOCKS if note.strip("<!-->\n ") not in ELSEWHERE]
+HERE = [(note, block) for note, block in BLOCKS if note not in ELSEWHERE]
 COMMANDS = [(line, 69 if "69" in note else 0) for note, block in HERE for line in block.splitlines()]
 GATE = {"make check", "make test"}
 """The gate itself runs these; a test that ran them would run itself."""
@@ -27,7 +27,7 @@ RUN_ID = re.search(r"runs/(DEMO-USD_1H-quick-[0-9a-f]{8})", README)[1]
 
 def lines_of(note: str) -> list[str]:
     """The commands of all blocks below this note."""
-    lines = [line for found, block in BLOCKS for line in block.splitlines() if found.strip("<!-->\n ") == note]
+    lines = [line for found, block in BLOCKS for line in block.splitlines() if found == note]
     assert lines, f"the README has no block with the note {note!r}"
     return lines
 

@@ -1,4 +1,4 @@
-"""The README's commands for docker and compose, as they stand, in a copy of the checkout; `make container` runs them."""
+"""The README's commands for docker and compose, as they stand, in a copy of the checkout."""
 
 from __future__ import annotations
 
