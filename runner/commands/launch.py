@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,12 @@ def several_gpus(example: str) -> Callable[[Command], Command]:
     )
 
 
+def _cuda(_context: click.Context, _option: click.Parameter, version: str) -> str:
+    if version and not re.fullmatch(r"\d+\.\d+", version):
+        raise click.BadParameter(f"{version!r} is no CUDA version; expected for example 12.8")
+    return version
+
+
 region_option = click.option("--region", "regions", multiple=True, metavar="NAME", help="Only there; repeatable.")
 spot_help = "Cheaper, and may be taken away at any time"
 disk_option = click.option("--disk-gb", type=click.IntRange(min=10), default=40, show_default=True, help="Of its disk.")
@@ -79,7 +86,9 @@ for each in (list_, logs, stop, reap):
 @launch_options
 @click.option("--gpu-count", type=click.IntRange(min=1), default=1, show_default=True, help="GPUs of the machine.")
 @click.option("--cloud", type=click.Choice(["SECURE", "COMMUNITY"]), default="SECURE", show_default=True, help="Whose.")
-@click.option("--min-cuda", default="", metavar="X.Y", help="Only hosts whose driver knows this CUDA version.")
+@click.option(
+    "--min-cuda", default="", callback=_cuda, metavar="X.Y", help="Only hosts whose driver knows this CUDA version."
+)
 @click.option("--volume", default="", metavar="ID", help="Network volume, found at /workspace.")
 @click.option("--registry", default="", metavar="ID", help="RunPod's credential for a private image.")
 @click.option("--spot", is_flag=True, help=f"{spot_help}: 5 seconds after a signal.")
@@ -169,6 +178,9 @@ def _launch(name: str, options: dict[str, Any], own: dict[str, Any]) -> ExitCode
 
 
 def _flags(options: dict[str, Any]) -> tuple[str, ...]:
+    from runner.graph import chosen_stages
+
+    chosen_stages([name.strip() for name in options["stages"].split(",") if name.strip()], options["until"])
     named = [part for name in ("stages", "until") if options[name] for part in (f"--{name}", options[name])]
     return (*named, *(["--yes"] if options["yes"] else []))
 

@@ -83,6 +83,8 @@ class RunPod:
 
     def create(self, order: Order, offer: Offer) -> Machine:
         """Create the pod, once."""
+        if order.spot:
+            say(spot.WARNING)
         secrets = values_of(order.secrets)
         api, body = self._asked(order, offer, secrets)
         try:

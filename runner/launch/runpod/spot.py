@@ -16,6 +16,10 @@ QUERY = (
     "mutation rent($input: PodRentInterruptableInput!) "
     "{ podRentInterruptable(input: $input) { id desiredStatus costPerHr } }"
 )
+WARNING = (
+    "a spot pod may be taken away at any time, 5 seconds after a signal: what counts is the last checkpoint in the "
+    "store; the same command goes on from there"
+)
 NO_CAPACITY = ("no longer any instances", "no instances", "not available", "capacity", "specifications")
 """Words of a refusal that another offer may not get; RunPod has no code for it."""
 

@@ -25,10 +25,11 @@ Launch = Callable[..., int]
 
 @pytest.fixture
 def runpod(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRunPod]:
-    for variable in ("LAMBDA_API_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "SEQUENCE_IMAGE", "AWS_REGION"):
+    for variable in ("LAMBDA_API_KEY", "AWS_SESSION_TOKEN", "SEQUENCE_IMAGE", "AWS_REGION"):
         monkeypatch.delenv(variable, raising=False)
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nothing goes beyond this computer
     monkeypatch.setattr(life, "POLL_S", 0.01)
     monkeypatch.setattr(life, "LOOKS_S", (0.01, 0.01, 0.02))
     monkeypatch.setattr(http, "ANSWER_S", 0.3)
