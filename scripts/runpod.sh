@@ -1,0 +1,174 @@
+#!/bin/sh
+# Rent a RunPod pod for one run, without Python on this computer; the pod ends itself with the run.
+#
+#   export RUNPOD_API_KEY=... SEQUENCE_IMAGE=registry/image:tag AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...
+#   scripts/runpod.sh --gpu "NVIDIA A40" --dataset ADA-EUR_1H --store s3://bucket/prefix --max-hours 12
+#   scripts/runpod.sh stop POD_ID
+#
+# Where docker has the image already, this is `sequence-runner launch runpod` in it, with all its options. Else curl
+# asks RunPod, with these: --gpu --dataset --profile --store --max-hours --region --disk-gb --run-id --image, and
+# further arguments of the runner after `--`. LAUNCH_WITH=docker or curl chooses.
+set -eu
+LC_ALL=C
+export LC_ALL
+api=${SEQUENCE_RUNPOD_URL:-https://api.runpod.io/v2}
+handed_over="AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_REGION
+  AWS_DEFAULT_REGION GOOGLE_CREDENTIALS_JSON GOOGLE_CLOUD_PROJECT SEQUENCE_WEBHOOK_URL SEQUENCE_GIT_TOKEN
+  SEQUENCE_GIT_USER"
+
+fail() { # exit code, message
+  code=$1; shift
+  printf 'runpod.sh: %s\n' "$*" >&2
+  exit "$code"
+}
+
+with_docker() {
+  set -- -v "$PWD/runs:/runs" "$SEQUENCE_IMAGE" launch runpod "$@"
+  [ ! -d data ] || set -- -v "$PWD/data:/data:ro" "$@"
+  if [ -n "${GOOGLE_APPLICATION_CREDENTIALS:-}" ]; then
+    set -- -v "$GOOGLE_APPLICATION_CREDENTIALS:/google.json:ro" -e GOOGLE_APPLICATION_CREDENTIALS=/google.json "$@"
+  fi
+  for name in RUNPOD_API_KEY $handed_over $(env | sed -n 's/^\(SEQUENCE_[A-Z0-9_]*\)=.*/\1/p'); do
+    set -- -e "$name" "$@" # docker takes the value from the environment, so it stands in no list of processes
+  done
+  mkdir -p runs
+  [ ! -t 1 ] || set -- --tty "$@"
+  exec docker run --rm --user "$(id -u):$(id -g)" "$@"
+}
+
+call() { # method, path, file of the body; the answer is in $tmp/answer, its status in $status
+  [ -z "${3:-}" ] || set -- "$1" "$2" "$3" --data-binary "@$3" --header 'Content-Type: application/json'
+  method=$1 path=$2
+  shift "$(($# < 3 ? $# : 3))"
+  rm -f "$tmp/raw"
+  status=$(printf 'header = "Authorization: Bearer %s"\n' "$RUNPOD_API_KEY" \
+    | curl --disable --silent --show-error --config - --max-time 90 --write-out '%{http_code}' \
+      --output "$tmp/raw" --request "$method" "$@" "$api/$path") || status=000
+  touch "$tmp/raw"
+  tr -d '\n\r\t' <"$tmp/raw" | sed 's/": */":/g' >"$tmp/answer"
+}
+
+is_listed() {
+  call GET pods
+  [ "$status" = 200 ] || fail 69 "RunPod answers GET pods with $status: $(words)"
+  grep -qF "\"name\":\"$run_id\"" "$tmp/answer"
+}
+
+words() { # of a refusal; a pod is never shown, for it has the secrets of its environment
+  grep -o '"\(title\|detail\)":"[^"]*"\|"errors":\[[^]]*\]' "$tmp/answer" | head -c 500 || true
+}
+
+plain() { # what, text: refuses what one line cannot hold as it stands
+  case $2 in *[!\ -~]*) fail 78 "$1 has line breaks or letters beyond ASCII; use sequence-runner launch runpod" ;; esac
+}
+
+json() { # a text, as JSON writes it
+  printf '"%s"' "$(printf '%s' "$1" | sed -e 's/\\/\\\\/g' -e 's/"/\\"/g')"
+}
+
+quoted() { # words, as one text that a shell takes apart again
+  for word in "$@"; do
+    printf "'%s' " "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"
+  done
+}
+
+environment() { # of the container, as members of a JSON object
+  printf '"SEQUENCE_HOST": "runpod"'
+  for name in $handed_over; do
+    value=$(printenv "$name" | tr '\n\r\t' '   ' | sed 's/ *$//') || value=
+    [ -z "$value" ] || { plain "$name" "$value"; printf ', "%s": ' "$name"; json "$value"; }
+  done
+}
+
+found() { echo "run $run_id is on a pod of that name, which ends itself with the run"; exit 0; }
+
+create() { # asked once, and never again after an unclear answer
+  call POST pods "$tmp/body"
+  case $status in
+    201 | 200)
+      top=$(sed 's/"gpu":{[^}]*}//' "$tmp/answer") # the GPU has an id of its own
+      id=$(printf '%s\n' "$top" | grep -o '"id":"[A-Za-z0-9_-]*"' | head -n 1 | cut -d '"' -f 4)
+      cost=$(printf '%s\n' "$top" | grep -o '"cost":[0-9.]*' | head -n 1 | cut -d : -f 2)
+      echo "run $run_id is on pod ${id:-of that name} at ${cost:-?} USD per hour, at most $max_hours h of the run"
+      echo "it ends itself with the run; before that: $0 stop ${id:-POD_ID}"
+      ;;
+    400 | 403 | 409) fail 69 "no $gpu can be had now, or the request breaks a rule ($status): $(words)" ;;
+    402) fail 69 "the balance of the account is too low: $(words)" ;;
+    429) fail 69 "too many requests; wait a minute: $(words)" ;;
+    4*) fail 78 "RunPod refuses ($status): $(words)" ;;
+    *)
+      why="$status $(words)"
+      for pause in 2 5 10 20; do
+        sleep "$pause"
+        ! is_listed || found
+      done
+      fail 69 "no pod of that name is listed after an unclear answer ($why); look again before you launch again"
+      ;;
+  esac
+}
+
+with_curl() {
+  gpu='' dataset='' profile=quick store='' max_hours=12 region='' disk_gb=40 run_id='' image=${SEQUENCE_IMAGE:-}
+  while [ $# -gt 0 ]; do
+    [ "$1" != -- ] || { shift; break; }
+    [ $# -gt 1 ] || fail 2 "$1 needs a value"
+    plain "$1" "$2"
+    case $1 in
+      --gpu) gpu=$2 ;; --dataset) dataset=$2 ;; --profile) profile=$2 ;; --store) store=$2 ;;
+      --max-hours) max_hours=$2 ;; --region) region=$2 ;; --disk-gb) disk_gb=$2 ;; --run-id) run_id=$2 ;;
+      --image) image=$2 ;;
+      *) fail 2 "$1 is no option without docker; arguments of the runner go after --" ;;
+    esac
+    shift 2
+  done
+  for text in "$@"; do plain "an argument" "$text"; done
+  [ -n "$gpu" ] || fail 2 'needs --gpu, for example "NVIDIA A40"'
+  [ -n "$dataset" ] || fail 2 "needs --dataset, for example ADA-EUR_1H"
+  [ -n "$image" ] || fail 78 "needs --image or SEQUENCE_IMAGE: an image that RunPod can pull"
+  [ -z "${GOOGLE_APPLICATION_CREDENTIALS:-}" ] || GOOGLE_CREDENTIALS_JSON=$(cat "$GOOGLE_APPLICATION_CREDENTIALS")
+  export GOOGLE_CREDENTIALS_JSON="${GOOGLE_CREDENTIALS_JSON:-}"
+  case $store in
+    s3://*) [ -n "${AWS_SECRET_ACCESS_KEY:-}" ] || fail 78 "needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" ;;
+    gs://*) [ -n "$GOOGLE_CREDENTIALS_JSON" ] || fail 78 "needs GOOGLE_APPLICATION_CREDENTIALS (a file)" ;;
+    *) fail 2 "needs --store s3://bucket/prefix or gs://bucket/prefix: results would end with the pod" ;;
+  esac
+  case $max_hours in *[!0-9.]* | *.*.* | . | .* | *.) fail 2 "--max-hours $max_hours is no number of hours" ;; esac
+  case $disk_gb in *[!0-9]* | '') fail 2 "--disk-gb $disk_gb is no number of gigabytes" ;; esac
+  set -- --dataset "$dataset" --profile "$profile" --store "$store" --max-hours "$max_hours" "$@"
+  name=${dataset##*/}
+  [ -n "$run_id" ] || run_id=${name%%.*}-$profile-$(printf '%s\n' "$@" | cksum | awk '{ printf "%08x", $1 }')
+  case $run_id in *[!A-Za-z0-9._-]*) fail 2 "--run-id $run_id: expected letters, digits and ._-" ;; esac
+  ! is_listed || found
+  {
+    printf '{"name": %s, "image": %s, "disk": %s,\n' "$(json "$run_id")" "$(json "$image")" "$disk_gb"
+    printf ' "gpu": {"id": %s, "count": 1}, "cloud": "SECURE",\n' "$(json "$gpu")"
+    [ -z "$region" ] || printf ' "dataCenterIds": [%s],\n' "$(json "$region")"
+    args=$(quoted "$@" --run-id "$run_id")
+    printf ' "args": %s,\n "env": {%s}}\n' "$(json "${args% }")" "$(environment)"
+  } >"$tmp/body"
+  create
+}
+
+case ${1:---help} in --help | -h) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+[ -n "${RUNPOD_API_KEY:-}" ] || fail 78 "RUNPOD_API_KEY is not set"
+plain RUNPOD_API_KEY "$RUNPOD_API_KEY"
+if [ "$1" != stop ] && [ "${LAUNCH_WITH:-}" != curl ] && [ -n "${SEQUENCE_IMAGE:-}" ]; then
+  if [ "${LAUNCH_WITH:-}" = docker ] || docker image inspect "$SEQUENCE_IMAGE" >/dev/null 2>&1; then
+    with_docker "$@"
+  fi
+fi
+umask 077
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 130' INT TERM
+if [ "$1" = stop ]; then
+  [ $# -eq 2 ] || fail 2 "stop needs POD_ID"
+  case $2 in *[!A-Za-z0-9_-]*) fail 2 "$2 is no id of a pod" ;; esac
+  call DELETE "pods/$2"
+  case $status in
+    204 | 200 | 404) echo "pod $2 is ended" ;;
+    *) fail 69 "RunPod refuses ($status), and pod $2 goes on costing: $(words)" ;;
+  esac
+else
+  with_curl "$@"
+fi

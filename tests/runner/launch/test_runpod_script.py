@@ -1,0 +1,145 @@
+"""`scripts/runpod.sh`: with curl against a RunPod on loopback, with docker played by a program that notes its call."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.providers.runpod import KEY, SCHEMAS, FakeRunPod, Fault, no_capacity, problem
+from tests.providers.schema import faults
+
+SCRIPT = Path(__file__).parents[3] / "scripts/runpod.sh"
+SECRET = "s3cret \"of\" the \\store: #{ 'x'"
+RUN = "some-run"
+ARGUMENTS = ("--gpu", "NVIDIA A40", "--dataset", "DEMO-USD_1H", "--store", "s3://b/p", "--run-id", RUN)
+CREATE = "POST /pods"
+
+
+class Computer:
+    """One with a shell and curl alone."""
+
+    def __init__(self, root: Path, fake: FakeRunPod) -> None:
+        self.root, self.fake = root, fake
+        self.environment = {
+            "PATH": f"{root}:/usr/bin:/bin",
+            "TMPDIR": str(root),
+            "RUNPOD_API_KEY": KEY,
+            "SEQUENCE_RUNPOD_URL": fake.url,
+            "SEQUENCE_IMAGE": "registry/image:1",
+            "AWS_ACCESS_KEY_ID": "an-access-key",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+        }
+        self.program("docker", "exit 1")
+        self.program("sleep", "exit 0")
+        self.program("curl", f'printf "%s\\n" "$@" >> {root}/argv; exec {shutil.which("curl")} "$@"')
+
+    def program(self, name: str, text: str) -> None:
+        (self.root / name).write_text(f"#!/bin/sh\n{text}\n")
+        (self.root / name).chmod(0o755)
+
+    def run(self, *arguments: str, exit_code: int = 0) -> str:
+        done = subprocess.run(
+            ["sh", SCRIPT, *arguments], env=self.environment, cwd=self.root, capture_output=True, text=True, timeout=60
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode == exit_code, said
+        assert KEY not in said and SECRET not in said
+        assert not list(self.root.glob("tmp.*")), "the temporary directory holds secrets"
+        return said
+
+
+@pytest.fixture
+def computer(tmp_path: Path) -> Iterator[Computer]:
+    with FakeRunPod() as fake:
+        yield Computer(tmp_path, fake)
+
+
+def test_a_pod_is_asked_for_as_the_schema_has_it_word_by_word(computer: Computer):
+    odd = 'a.b="it\'s odd" $(x) \\'
+    said = computer.run(*ARGUMENTS, "--max-hours", "1.5", "--region", "EU-SE-1", "--", "--set", odd, "--until", "ppo")
+    (pod,) = computer.fake.pods.values()
+    assert pod.id in said and "0.44 USD per hour" in said
+    body = computer.fake.made(CREATE)[0].body
+    assert not faults(SCHEMAS, "CreatePodRequest", body)
+    words = ["--dataset", "DEMO-USD_1H", "--profile", "quick", "--store", "s3://b/p", "--max-hours", "1.5"]
+    assert shlex.split(body["args"]) == [*words, "--set", odd, "--until", "ppo", "--run-id", RUN]
+    assert body["env"] == {
+        "SEQUENCE_HOST": "runpod",
+        "AWS_ACCESS_KEY_ID": "an-access-key",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+    }
+    assert (body["name"], body["image"], body["disk"]) == (RUN, "registry/image:1", 40)
+
+
+def test_no_secret_stands_in_a_list_of_processes(computer: Computer):
+    computer.run(*ARGUMENTS)
+    argv = (computer.root / "argv").read_text()
+    assert "--config" in argv and KEY not in argv and SECRET not in argv
+
+
+def test_a_run_that_has_a_pod_gets_no_second_one(computer: Computer):
+    computer.run(*ARGUMENTS)
+    assert "of that name" in computer.run(*ARGUMENTS)
+    assert len(computer.fake.made(CREATE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [(Fault(CREATE, lost=True), 0), (Fault(CREATE, problem(502, "Bad Gateway", "x")), 69)]
+)
+def test_an_unclear_create_is_looked_for_and_never_repeated(computer: Computer, fault: Fault, code: int):
+    computer.fake.faults = [Fault(fault.on, fault.reply, fault.lost)]
+    computer.run(*ARGUMENTS, exit_code=code)
+    assert len(computer.fake.made(CREATE)) == 1 and len(computer.fake.pods) == (code == 0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "words"),
+    [
+        (no_capacity(), 69, "no instances available"),
+        (problem(402, "Payment Required", "add funds"), 69, "add funds"),
+        (problem(422, "Unprocessable Entity", "no", ["$.disk: too small"]), 78, "too small"),
+        (problem(401, "Unauthorized", "missing bearer token"), 78, "bearer"),
+    ],
+)
+def test_what_runpod_refuses_is_said_in_its_words(computer: Computer, reply, code, words):
+    computer.fake.faults = [Fault(CREATE, reply)]
+    assert words in computer.run(*ARGUMENTS, exit_code=code)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--gpu", "NVIDIA A40", "--dataset", "X", "--store", "file:///x"), 2, "end with the pod"),
+        (("--dataset", "X", "--store", "s3://b/p"), 2, "--gpu"),
+        ((*ARGUMENTS, "--max-hours", "a lot"), 2, "a lot"),
+        ((*ARGUMENTS, "--spot", "1"), 2, "--spot"),
+        ((*ARGUMENTS, "--image", "a\nb"), 78, "line breaks"),
+        (("stop", "../x"), 2, "no id"),
+    ],
+)
+def test_what_is_wrong_is_found_before_anything_is_sent(computer: Computer, arguments, code, words):
+    assert words in computer.run(*arguments, exit_code=code)
+    assert not computer.fake.calls
+
+
+def test_stop_ends_the_pod_and_may_be_said_twice(computer: Computer):
+    computer.run(*ARGUMENTS)
+    (pod_id,) = computer.fake.pods
+    computer.run("stop", pod_id)
+    computer.run("stop", pod_id)
+    assert not computer.fake.pods
+
+
+def test_with_docker_the_launcher_of_the_image_is_started_and_gets_secrets_by_name(computer: Computer):
+    computer.program("docker", f'[ "$1" = image ] || printf "%s\\n" "$@" > {computer.root}/docker-argv')
+    computer.run("--gpu", "NVIDIA A40", "--dataset", "X", "--spot")
+    argv = (computer.root / "docker-argv").read_text().splitlines()
+    at = argv.index("registry/image:1")
+    assert argv[at + 1 :] == ["launch", "runpod", "--gpu", "NVIDIA A40", "--dataset", "X", "--spot"]
+    assert {"RUNPOD_API_KEY", "AWS_SECRET_ACCESS_KEY", "SEQUENCE_RUNPOD_URL"} <= set(argv)
+    assert KEY not in "".join(argv) and SECRET not in "".join(argv)
