@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from runner.launch import http, life
 from runner.launch.book import Book
 from tests.providers.runpod import FakeRunPod, Fault, gpu_type, no_capacity, problem, too_many
-from tests.runner.launch.conftest import A40, SECRETS, Launch
+from tests.runner.launch.conftest import A40, ORDER, SECRETS, Launch
 
 CREATE = "POST /pods"
 
@@ -207,3 +210,17 @@ def test_a_gpu_that_no_data_centre_lists_is_left_to_the_scheduler(runpod: FakeRu
     assert launch("runpod") == 69
     (call,) = runpod.made(CREATE)
     assert "dataCenterIds" not in call.body
+
+
+def test_ctrl_c_while_it_starts_leaves_the_machine_noted_and_says_how_to_end_it(runpod: FakeRunPod, tmp_path):
+    runpod.looks_to_run = 10**9
+    command = [sys.executable, "-m", "runner.cli", "launch", "runpod", *ORDER, "--gpu", A40, "--runs-dir", tmp_path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "PROVISIONING" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        said = process.stderr.read()
+    (pod,) = runpod.pods.values()
+    assert process.returncode == 130 and f"launch stop {pod.name}" in said and "Traceback" not in said
+    assert only_entry(tmp_path)["machine_id"] == pod.id
