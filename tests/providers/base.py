@@ -10,6 +10,7 @@ A fake is a subclass of `FakeApi` with an `answer`; it raises `Refusal` for what
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -111,8 +112,7 @@ class FakeApi:
         class Handler(_Handler):
             fake = self
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
         return self
@@ -139,6 +139,15 @@ class FakeApi:
                 return self.answer(call), fault
             except Refusal as refusal:
                 return refusal.reply, fault
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *where: Any) -> None:
+        """A client that was killed is no fault of the server."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(*where)
 
 
 class _Handler(BaseHTTPRequestHandler):

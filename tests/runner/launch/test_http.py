@@ -1,5 +1,7 @@
 """The providers' client against a server on loopback: what it repeats, what it must not, what it never shows."""
 
+import time
+
 import pytest
 
 from configs.errors import ConfigError
@@ -63,10 +65,10 @@ def test_a_wait_longer_than_our_patience_is_not_begun(runpod: FakeRunPod, api: A
 
 def test_calls_keep_the_distance_that_the_provider_wants(runpod: FakeRunPod):
     api = Api("RunPod", "SEQUENCE_RUNPOD_URL", "RUNPOD_API_KEY", interval_s=0.1)
+    begun_t = time.monotonic()
     for _ in range(3):
         api.get("/pods")
-    begun = [call.t for call in runpod.calls]
-    assert min(later - earlier for earlier, later in zip(begun, begun[1:], strict=False)) > 0.08
+    assert time.monotonic() - begun_t >= 0.2
 
 
 def test_the_key_travels_in_a_header_only(runpod: FakeRunPod, api: Api):

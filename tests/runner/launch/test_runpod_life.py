@@ -51,7 +51,7 @@ class Containers:
             disk = self.root / f"disk-{self.starts}"  # wiped with every start
             disk.mkdir(parents=True)
             with subprocess.Popen(
-                [*command, "--runs-dir", str(disk / "runs")],
+                [*command, "--runs-dir", str(disk / "runs"), "--offline"],
                 cwd=disk,
                 env=environment,
                 stdout=subprocess.PIPE,
@@ -60,6 +60,11 @@ class Containers:
             ) as process:
                 self._processes[pod.id] = process
                 pod.lines += [line.rstrip("\n") for line in process.stdout or ()]
+
+    def wait(self) -> None:
+        """Until every pod has ended itself."""
+        for thread in self._threads:
+            thread.join(60)
 
     def close(self) -> None:
         for pod in list(self.fake.pods.values()):
@@ -90,6 +95,7 @@ def test_a_run_is_rented_followed_and_ends_its_pod_and_brings_its_results_home(c
     order += ("--stages", "prepare", "--yes", "--max-cost", "5", "--runs-dir", str(runs), *settings())
     assert main(["launch", "runpod", *order, "--wait"]) == 0
     said = capsys.readouterr()
+    containers.wait()
     assert not containers.fake.pods, said.err
     (pod,) = containers.fake.gone.values()
     assert containers.starts == 1
