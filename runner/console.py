@@ -213,6 +213,8 @@ def render_final(summary: dict[str, Any], steps: Sequence[str]) -> RenderableTyp
         lines += [_metrics_table(rows), Text(_foot_note(summary), style="dim")]
     if summary.get("time"):
         lines.append(_pair("time", _time_text(summary["time"])))
+    if summary.get("cost_usd"):
+        lines.append(_pair("cost", f"{short(summary['cost_usd'])} USD for all starts"))
     if summary["report"]:
         lines.append(_pair("report", summary["report"]))
     if "out" in summary:

@@ -7,6 +7,7 @@ from typing import Any
 
 from configs.run_dir import RunDir
 from configs.verdicts import FAMILIES, baseline_name
+from runner.budget import spent
 from runner.forecast import predicted_and_actual
 from runner.reuse import current_result
 
@@ -46,6 +47,7 @@ def run_object(run: RunDir, exit_code: int | None, error: str = "") -> dict[str,
         "bit_exact": exactness.get("bit_exact"),
         "bit_exact_reasons": exactness.get("bit_exact_reasons", []),
         "time": predicted_and_actual(run),
+        "cost_usd": spent(run.events).cost_usd,
         "report": str(run.report.resolve()) if run.report.exists() else None,
     } | ({"error": error} if error else {})
 

@@ -201,6 +201,7 @@ def _dry_run(provider: Provider, prepared: Prepared) -> ExitCode:
 
 def _carry_out(provider: Provider, prepared: Prepared, runs_dir: Path, wait: bool) -> ExitCode:
     from runner.dataset_url import send
+    from runner.host.ending import KEEP_ALIVE
     from runner.launch import life
     from runner.launch.book import Book
     from runner.launch.follow import follow, mark
@@ -220,7 +221,9 @@ def _carry_out(provider: Provider, prepared: Prepared, runs_dir: Path, wait: boo
 
     launched = life.launch(provider, prepared, book, send_files)
     machine, who = launched.machine, f"{provider.name} machine {launched.machine.id}"
-    if not launched.created:
+    if launched.created:
+        say(f"{who} was created for run {run_id}")
+    else:
         say(f"run {run_id} is on {who} already, {machine.says}; nothing was created")
     inside = name_inside(provider.name, machine)
     try:
@@ -233,6 +236,8 @@ def _carry_out(provider: Provider, prepared: Prepared, runs_dir: Path, wait: boo
         code = follow(prepared.store, run_id, machine_status=ask, to=runs_dir, since=before)
         if not prepared.order.options.get("self_terminate", True):
             life.end_run(provider, book, run_id)
+        elif KEEP_ALIVE not in prepared.order.environment:
+            life.see_off(provider, book, machine)
         return code
     if machine.status == "ended":
         return _gone(prepared.store, run_id, inside, who)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from configs.errors import EXIT_CODE_MEANING, ExitCode, ProjectError, StoreError
 from configs.files import write_atomic
 from configs.run_dir import RunDir
-from runner.console import clock, print_ending, watching
+from runner.console import clock, print_ending, short, watching
 from runner.exit_record import NO_RECORD, exit_code_of, recorded_ending
 from runner.graph import expand
 from runner.guard import owner_of
@@ -204,6 +204,8 @@ class _Followed:
             self._since = Mark(0, _tags(found) if self._machine or head else frozenset())
         end = newest_end(self._store, [stat for stat in found if (stat.key, stat.tag) not in self._since.ends])
         if head and head.epoch > self._since.epoch:
+            if self._head and self._head.epoch != head.epoch:
+                say(f"the runner was lost or stopped; another goes on from the store ({head.owner.place})")
             self._head = head
             self._hear(read_live(self._store, self._run_id, head.epoch))
         if end:
@@ -336,4 +338,4 @@ def _expected_text(plan: dict[str, Any]) -> str:
     """`5:10 (4:10 to 6:20), 0.42 USD`."""
     time_s, cost_usd = plan["wall_s"], plan["cost_usd"]
     text = f"{clock(time_s['expected'])} ({clock(time_s['low'])} to {clock(time_s['high'])})"
-    return f"{text}, {cost_usd['expected']:.2f} USD" if cost_usd["expected"] else text
+    return f"{text}, {short(cost_usd['expected'])} USD" if cost_usd["expected"] else text

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from configs.errors import ProjectError
 from runner.launch.book import Book, Entry
 from runner.launch.order import Prepared
 from runner.launch.provider import (
@@ -28,6 +29,8 @@ START_LIMIT_S = 1800.0
 """A machine that does not run after this is ended: bringing the image takes minutes."""
 LOOKS_S = (2.0, 5.0, 10.0, 20.0)
 """Pauses before each look for a machine that may have been created."""
+LEAVE_LIMIT_S = 180.0
+"""A machine that is there so long after its run has ended does not end itself."""
 MOST_UNCLEAR = 3
 """Creations whose outcome was unclear after which no further one is tried."""
 
@@ -129,9 +132,24 @@ def end_one(provider: Provider, book: Book, machine: Machine) -> None:
         LaunchError: the provider refuses or cannot be asked.
     """
     provider.end(machine.id)
-    entry = book.find(provider.name, machine.name)
-    if entry and not entry.ended and entry.machine_id in ("", machine.id):
-        book.end(entry)
+    _note_end(provider, book, machine)
+
+
+def see_off(provider: Provider, book: Book, machine: Machine) -> None:
+    """Wait until a machine whose run is over is gone; one that stays is ended, and what goes wrong is only said."""
+    who = f"{provider.name} machine {machine.id}"
+    give_up_t = time.monotonic() + LEAVE_LIMIT_S
+    try:
+        while (found := _look(provider, machine)).status in ("starting", "running") and time.monotonic() < give_up_t:
+            time.sleep(POLL_S)
+        if found.costs:
+            say(f"the run is over and {who} is still {found.says}: ending it")
+            provider.end(machine.id)
+        _note_end(provider, book, machine)
+    except ProjectError as error:
+        say(f"whether {who} is gone is not known: {error}; `sequence-runner launch list` tells")
+    else:
+        say(f"{who} is gone")
 
 
 def end_run(provider: Provider, book: Book, run_id: str) -> list[Machine]:
@@ -149,6 +167,12 @@ def end_run(provider: Provider, book: Book, run_id: str) -> list[Machine]:
     if entry and not entry.ended:
         book.end(entry)
     return found
+
+
+def _note_end(provider: Provider, book: Book, machine: Machine) -> None:
+    entry = book.find(provider.name, machine.name)
+    if entry and not entry.ended and entry.machine_id in ("", machine.id):
+        book.end(entry)
 
 
 def _look(provider: Provider, machine: Machine) -> Machine:

@@ -71,7 +71,7 @@ def collect(run: RunDir, folder: Path, max_file_bytes: int) -> Content:
         ConfigError: the run has no readable configuration.
     """
     folder.mkdir()
-    facts, summary = run.load_facts(), run_object(run, None) | {"report": None}
+    facts, summary = run.load_facts(), run_object(run, None) | {"report": None, "cost_usd": None}
     kept = {"run_id": run.run_id, "store": redact(run.load_config().store.url) or None}
     content = Content(run.run_id, redact(_message(run, facts, summary)))
     for number, path in enumerate(sorted(_published(run))):

@@ -115,13 +115,14 @@ def test_the_final_block_begins_with_the_verdict_and_says_synthetic():
         "baselines": {"buy_and_hold": {"sharpe": 0.7, "total_return": 0.3, "max_drawdown": 0.4, "trades": 1}},
         "bars_per_year": 8760,
         "detectable_sharpe": {"sharpe": 3.9},
+        "cost_usd": 1.2345,
         "report": "/runs/x/report/index.html",
     }
     lines = text_of(render_final(summary, ["sequence-runner status x"])).splitlines()
     assert lines[0].startswith("verdict  no evidence of an edge") and "synthetic" in lines[0]
     shown = "\n".join(lines)
     shown = " ".join(shown.split())
-    for part in ("agent, seed 0", "buy & hold", "+30.0%", "8,760", "/runs/x/report/index.html", "status x"):
+    for part in ("agent, seed 0", "buy & hold", "+30.0%", "8,760", "1.23 USD", "/runs/x/report/index.html", "status x"):
         assert part in shown
     assert "detected a Sharpe of 3.90 or more against 0" in shown
 

@@ -88,13 +88,13 @@ class Follower:
         return self._code
 
 
-def saying(capsys, words: str) -> Callable[[], bool]:
-    """Asks whether these words were said since."""
+def saying(capsys, *words: str) -> Callable[[], bool]:
+    """Asks whether all these words were said since."""
     heard: list[str] = []
 
     def is_said() -> bool:
         heard.append(capsys.readouterr().err)
-        return words in "".join(heard)
+        return all(each in "".join(heard) for each in words)
 
     return is_said
 
@@ -194,7 +194,7 @@ def test_what_the_next_owner_does_is_shown_after_what_the_former_did(machine, ca
         follower = Follower(machine)
         wait_for(saying(capsys, "prepare: running"), 10)
     second = machine.take()
-    is_done = saying(capsys, "prepare: done")
+    is_done = saying(capsys, "lost or stopped; another goes on", "prepare: done")
     with at_work(machine, second):
         EventLog(machine.run.events, "prepare").emit("unit_finished", "prepare", state="done")
         wait_for(is_done, 10)

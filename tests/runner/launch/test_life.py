@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from runner.launch import http, life
-from runner.launch.book import Book
+from runner.launch.book import Book, Entry
+from runner.launch.provider import Machine
+from runner.launch.runpod.provider import RunPod
+from tests.providers.base import Reply
 from tests.providers.runpod import FakeRunPod, Fault, gpu_type, no_capacity, problem, too_many
 from tests.runner.launch.conftest import A40, ORDER, SECRETS, Launch
 
@@ -224,3 +227,37 @@ def test_ctrl_c_while_it_starts_leaves_the_machine_noted_and_says_how_to_end_it(
     (pod,) = runpod.pods.values()
     assert process.returncode == 130 and f"launch stop {pod.name}" in said and "Traceback" not in said
     assert only_entry(tmp_path)["machine_id"] == pod.id
+
+
+def see_off(runpod: FakeRunPod, runs_dir: Path, status: str = "RUNNING", *faults: Fault) -> dict:
+    """What `launch --wait` does last, about a pod that is there; the launcher's record afterwards."""
+    pod = runpod.add("mine", status)
+    Book(runs_dir).write(Entry(provider="runpod", run_id="mine", machine_id=pod.id, asked_t=pod.created_t, max_hours=1))
+    runpod.faults += faults
+    life.see_off(RunPod(), Book(runs_dir), Machine(pod.id, "mine", "running"))
+    return only_entry(runs_dir)
+
+
+def test_a_machine_that_stays_when_its_run_is_over_is_ended_from_here(runpod, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(life, "LEAVE_LIMIT_S", 0.1)
+    assert see_off(runpod, tmp_path)["ended"] and not runpod.pods
+    assert len(runpod.made("GET /pods")) > 1 and "is still RUNNING: ending it" in capsys.readouterr().err
+
+
+def test_a_machine_that_does_nothing_any_more_is_not_waited_for(runpod, tmp_path):
+    assert see_off(runpod, tmp_path, "EXITED")["ended"] and not runpod.pods
+
+
+def test_a_machine_that_is_gone_is_not_ended_again(runpod: FakeRunPod, tmp_path, capsys):
+    nothing = Reply(200, {"pods": []})
+    assert see_off(runpod, tmp_path, "RUNNING", Fault("GET /pods", nothing))["ended"]
+    assert not runpod.made("DELETE") and "machine pod0000 is gone" in capsys.readouterr().err
+
+
+def test_where_it_is_not_known_whether_a_machine_is_gone_that_is_said_and_its_record_stays(
+    runpod, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(http, "PATIENCE_S", 0.05)
+    down = Fault("GET /pods", problem(500, "Error", "down"), times=1000)
+    assert not see_off(runpod, tmp_path, "RUNNING", down)["ended"]
+    assert "is not known" in capsys.readouterr().err
