@@ -32,7 +32,7 @@ COPY ppo ppo
 RUN PATH=/opt/venv/bin:$PATH \
     && python -c "from pathlib import Path; from configs.load import resolve; from configs.run_dir import RunDir; \
 RunDir(Path('/tmp/run')).save_config(resolve('DEMO-USD_1H', 'quick').config)" \
-    && python -m configs.describe --run-dir /tmp/run --calibrate --seconds 0.1 training.stages.synthetic \
+    && python -m configs.describe --run-dir /tmp/run --calibrate --seconds 0.05 training.stages.synthetic \
        ppo.stages.pretrain ppo.stages.ppo ppo.stages.lstm_ppo ppo.stages.multi_asset ppo.stages.walk_forward \
        ppo.stages.evaluate \
     && find /opt/numba -exec touch -d @0 {} +

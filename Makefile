@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 SLOW := $(PYTEST) -m slow --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run whole readme chaos faults learning test test-fast test-slow martingale check format lint types bench lock forecast gpu-check sky-check clean
+.PHONY: help setup setup-dev run whole readme chaos faults learning image container test test-fast test-slow martingale check format lint types bench lock forecast gpu-check sky-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -62,6 +62,22 @@ chaos: setup  ## kill a small run N times at seeded moments, resume it, compare 
 
 faults: setup-dev  ## every fault for real: how each ended, exit codes, what was lost; minutes
 	FAULTS=all $(PYTEST) -m slow -n 0 tests/faults tests/test_store_run.py
+
+DOCKER ?= $(firstword $(wildcard /usr/bin/docker) docker)
+IMAGE ?= sequence-runner:dev
+# BUILD_NETWORK=host where containers have no network of their own, TORCH_INDEX as the Dockerfile says
+BUILD_OPTIONS := $(if $(BUILD_NETWORK),--network $(BUILD_NETWORK)) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX))
+
+image:  ## build the container image; prints its size and its five largest layers
+	DOCKER_BUILDKIT=1 $(DOCKER) build -t $(IMAGE) $(BUILD_OPTIONS) \
+	  --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(date -u +%Y-%m-%dT%H:%M:%SZ) .
+	@$(DOCKER) image inspect --format '{{.Size}}' $(IMAGE) | awk '{printf "%.0f MB in all, unpacked; largest layers:\n", $$1 / 1e6}'
+	@$(DOCKER) history --human=false --no-trunc --format '{{.Size}} {{.CreatedBy}}' $(IMAGE) | sort -rn | head -5 \
+	  | awk '{size = $$1; $$1 = ""; printf "%8.1f MB %s\n", size / 1e6, substr($$0, 1, 100)}'
+
+container: setup-dev  ## the image and compose with whole quick runs on DEMO and real data; tens of minutes
+	CONTAINER=all $(PYTEST) -m slow -n 0 -s tests/container
 
 check: setup-dev lint types test-fast  ## what a commit must pass
 
