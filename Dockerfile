@@ -64,12 +64,12 @@ ENV PATH=/opt/venv/bin:$PATH \
 # ./data and ./runs are /data and /runs
 WORKDIR /
 HEALTHCHECK --interval=30s --timeout=5s --start-period=2m --retries=3 \
-    CMD test $(($(date +%s) - $(stat -c %Y "$SEQUENCE_HEARTBEAT"))) -lt 300 || exit 1
+    CMD test $(($(date +%s) - $(stat -c %Y "$SEQUENCE_HEARTBEAT" || echo 0))) -lt 300
 ENTRYPOINT ["tini", "--", "sequence-runner"]
 CMD ["--help"]
 COPY --from=code /out /
 # of the build, not of what is built: they change no layer
-ARG VERSION=0.3.0
+ARG VERSION=0.4.0
 ARG REVISION=""
 ARG CREATED=""
 ARG SOURCE=""
