@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import EXIT_CODE_MEANING, ConfigError, ExitCode
 from configs.secrets import redact
 from runner.heartbeat import beat
+from runner.host.deadman import guarded
 from runner.host.where import Host, this_host
 from runner.say import Tail, say
 
@@ -86,7 +87,8 @@ def carried_out(command: Command, work: Callable[[], int]) -> int:
         return work()
     with _answering_for(host) as is_ours:
         if is_ours:
-            return _to_the_end(command, host, work)
+            with guarded(host, os.environ):
+                return _to_the_end(command, host, work)
         say("another runner answers for this machine, which is not ended with this one")
         return work()
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +133,18 @@ def test_a_second_way_is_enough_and_who_holds_looks_alive(data, tmp_path):
             wait_for((tmp_path / "beat").exists)
             said = runner.held()
     assert "GraphQL podTerminate: accepted" in said and "runpodctl" not in said
+
+
+def test_a_pod_is_ended_at_its_time_although_its_runner_hangs(api, data, tmp_path):
+    environment = api.environment(SEQUENCE_END_BY_T=f"{time.time() + 6:.0f}")
+    with pod(tmp_path, *job(tmp_path, data, "--keep-alive", BAD), **environment) as runner:
+        runner.until("kept alive after")
+        assert api.ends == 0
+        runner.process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: api.ends == 1, 30)
+        runner.process.send_signal(signal.SIGCONT)
+        said = runner.held()
+    assert f"the time of runpod machine {POD}, launched for this run is over" in said and KEY not in said
 
 
 def test_a_run_that_is_kept_alive_holds_and_asks_for_no_end(api, data, tmp_path):
