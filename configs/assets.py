@@ -97,6 +97,16 @@ def asset_class_of(base: str, quote: str) -> str:
     )
 
 
+def can_be_fetched(dataset: str) -> bool:
+    """Whether a service may know it: a well-formed name of a pair in the table, no path."""
+    try:
+        name = DatasetName.parse(dataset)
+        asset_class_of(name.base, name.quote)
+    except ConfigError:
+        return False
+    return name.base != "DEMO"
+
+
 def class_layer(asset_class: str, timeframe: str) -> dict:
     """The configuration layer that an asset class and a timeframe decide."""
     classes = asset_table()["classes"]

@@ -317,8 +317,9 @@ def _tell(offer: Offer, prepared: Prepared) -> None:
     limits = [f"{prepared.max_cost_usd:g} USD"] if prepared.max_cost_usd else []
     limits += [f"{prepared.max_hours:g} h"] if prepared.max_hours else []
     hours = prepared.hours_at(price)
-    hours_text = f"{hours:.1f} h{f', at most {hours * price:.2f} USD' if price else ''}"
-    say(f"asking for {_place(offer)}: {costs}{available}; the ceiling ({' and '.join(limits)}) allows {hours_text}")
+    allows = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+    allows += f", at most {hours * price:.2f} USD" if price else ""
+    say(f"asking for {_place(offer)}: {costs}{available}; the ceiling ({' and '.join(limits)}) allows {allows}")
 
 
 def _place(offer: Offer) -> str:

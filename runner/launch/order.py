@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from configs.assets import can_be_fetched
 from configs.errors import ConfigError, DatasetNotFoundError
 from configs.files import digest
 from configs.load import Resolved, flatten, resolve
@@ -115,6 +116,8 @@ def prepare(wish: Wish, environment: Mapping[str, str] = os.environ) -> Prepared
     ask = wish.ask
     resolved, price = _resolved(ask, int(wish.machine.get("gpu_count", 1)), environment)
     config = _with_ceiling(resolved.config)
+    if config.compute.device == "cpu" and resolved.origins["compute.device"] not in _chosen(ask):
+        say(f"profile {config.profile} works on the CPU: --set compute.device=cuda, or another --profile, uses the GPU")
     scheme = _check_store(config.store.url, wish.needs_store)
     dataset, files = _dataset(ask, config)
     identity = digest({"config": config.identity(), "dataset": dataset.partition("/datasets/")[2] or dataset})
@@ -186,9 +189,13 @@ def _dataset(ask: Ask, config: Config) -> tuple[str, dict[str, Path]]:
     for name in names:
         try:
             facts = data.check(config, dirs, name=name, place=place if name == names[0] else "", offline=True)
-        except DatasetNotFoundError:
+        except DatasetNotFoundError as missing:
             if ask.offline:
                 raise
+            if not can_be_fetched(name):
+                raise DatasetNotFoundError(
+                    f"{missing}, and no service is known to have it; put its file there"
+                ) from missing
             say(f"{name} is not here; it is fetched on the machine")
             continue
         if facts["path"]:
@@ -207,11 +214,15 @@ def _arguments(ask: Ask, dataset: str, run_id: str, resolved: Resolved, price: f
     arguments += ["--max-hours", f"{budget.max_hours:g}"] if budget.max_hours else []
     arguments += ["--require-gpu"] if compute.device != "cpu" else []  # it is paid for
     not_settings = FLAG_PATHS if price else FLAG_PATHS | {PRICE_PATH}
-    chosen = {"environment", "--set", str(ask.config_file)}
     for path, value in flatten(resolved.config.model_dump(mode="json")).items():
-        if resolved.origins[path] in chosen and path not in not_settings:
+        if resolved.origins[path] in _chosen(ask) and path not in not_settings:
             arguments += ["--set", f"{path}={json.dumps(value)}"]
     return arguments
+
+
+def _chosen(ask: Ask) -> set[str]:
+    """Origins of what the user set here."""
+    return {"environment", "--set", str(ask.config_file)}
 
 
 def _image(image: str, environment: Mapping[str, str]) -> str:

@@ -1,6 +1,6 @@
 import pytest
 
-from configs.assets import DatasetName, asset_class_of, class_layer
+from configs.assets import DatasetName, asset_class_of, can_be_fetched, class_layer
 from configs.errors import ConfigError
 
 
@@ -54,3 +54,11 @@ def test_a_weekend_is_no_gap_in_fx_but_is_one_in_crypto():
     assert (
         class_layer("fx", "1H")["market"]["max_gap_s"] > weekend_s > class_layer("crypto", "1H")["market"]["max_gap_s"]
     )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "is_known"),
+    [("ADA-EUR_1H", True), ("XAU-USD_1D", True), ("XYZ-EUR_1H", False), ("DEMO-USD_1H", False), ("a/b.csv", False)],
+)
+def test_a_pair_of_the_table_may_be_fetched_and_nothing_else(dataset, is_known):
+    assert can_be_fetched(dataset) is is_known

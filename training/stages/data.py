@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from configs.assets import TIMEFRAME_S, DatasetName
+from configs.assets import TIMEFRAME_S, can_be_fetched
 from configs.errors import CannotWriteError, DatasetNotFoundError, ExitCode, MachineUnfitError, ProjectError
 from training.sources.catalog import Located, available, locate
 
@@ -194,25 +194,13 @@ def _locate_or_fetch(arguments: argparse.Namespace) -> Located:
     try:
         return locate(arguments.dataset, arguments.data_dir, symbol=arguments.symbol, timeframe=arguments.timeframe)
     except DatasetNotFoundError as missing:
-        if arguments.offline or not _can_be_fetched(arguments.dataset):
+        if arguments.offline or not can_be_fetched(arguments.dataset):
             raise
         try:
             directory = arguments.fetch_dir or arguments.data_dir[0]
             return Located(arguments.dataset, _fetch(arguments.dataset, directory, arguments).path)
         except (MachineUnfitError, DatasetNotFoundError) as error:
             raise DatasetNotFoundError(f"{missing}; fetching it failed: {error}") from error
-
-
-def _can_be_fetched(dataset: str) -> bool:
-    """Whether a service may know it: a well-formed name of a pair in the table, no path."""
-    from configs.assets import asset_class_of
-
-    try:
-        name = DatasetName.parse(dataset)
-        asset_class_of(name.base, name.quote)
-    except ProjectError:
-        return False
-    return name.base != "DEMO"
 
 
 def _fetch(name: str, directory: Path, arguments: argparse.Namespace) -> Any:

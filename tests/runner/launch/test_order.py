@@ -262,3 +262,21 @@ def test_every_option_of_the_shared_list_is_there_and_none_that_the_provider_lac
     )
     assert main(["launch", "lambda", "--help"]) == 0
     assert "--spot" not in capsys.readouterr().out
+
+
+def test_data_that_nobody_has_are_refused_before_a_machine_is_rented(runpod: FakeRunPod, launch: Launch, capsys):
+    unknown = ("--dataset", "XYZ-EUR_1H", "--set", "dataset.asset_class=crypto")
+    assert launch("runpod", *unknown) == 66
+    assert "no service is known to have it" in capsys.readouterr().err and not runpod.calls
+
+
+def test_a_profile_of_the_cpu_on_a_rented_gpu_is_told_and_a_choice_is_not(runpod, launch, capsys):
+    hint = "works on the CPU"
+    assert hint in shown(launch, capsys)[2]
+    for choice in (("--set", "compute.device=cuda"), ("--set", "compute.device=cpu"), ("--profile", "standard")):
+        assert hint not in shown(launch, capsys, *choice)[2]
+
+
+def test_a_ceiling_of_minutes_is_told_in_minutes(runpod: FakeRunPod, launch: Launch, capsys):
+    assert launch("runpod", "--max-hours", "0.05") == 0
+    assert "allows 3 min, at most 0.02 USD" in capsys.readouterr().err
