@@ -83,6 +83,8 @@ class FakeApi:
     def __init__(self, key: str) -> None:
         self.key = key
         self.calls: list[Call] = []
+        self.answered: list[tuple[Call, int]] = []
+        """Requests with the status of their answer, where one was sent."""
         self.faults: list[Fault] = []
         self.lock = threading.RLock()
         """Held while a request is carried out."""
@@ -95,6 +97,11 @@ class FakeApi:
     def refuse_key(self) -> Reply:
         """Answer to a request with another key."""
         raise NotImplementedError
+
+    def check_key(self, call: Call) -> None:
+        """Refuse a request with a key that may not make it."""
+        if call.headers.get("authorization") != f"Bearer {self.key}":
+            raise Refusal(self.refuse_key())
 
     @property
     def url(self) -> str:
@@ -126,8 +133,10 @@ class FakeApi:
     def _carry_out(self, call: Call) -> tuple[Reply, Fault | None]:
         with self.lock:
             self.calls.append(call)
-            if call.headers.get("authorization") != f"Bearer {self.key}":
-                return self.refuse_key(), None
+            try:
+                self.check_key(call)
+            except Refusal as refusal:
+                return refusal.reply, None
             fault = next((fault for fault in self.faults if call.what.startswith(fault.on)), None)
             if fault:
                 fault.times -= 1
@@ -168,6 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.lost:
             self.close_connection = True
             return
+        self.fake.answered.append((call, reply.status))
         try:
             self._send(reply)
         except (BrokenPipeError, ConnectionResetError):

@@ -127,6 +127,13 @@ class FakeRunPod(FakeApi):
         ]
         self.pods: dict[str, Pod] = {}
         self.gone: dict[str, Pod] = {}
+        self.first_of_ids = "pod"
+        """What every pod's id begins with."""
+        self.pod_keys: dict[str, str] = {}
+        """Keys that are good for one pod alone -> its id."""
+        self.rest_takes_pod_keys = True
+        """Whether the real one does is not documented."""
+        self.graphql_takes_pod_keys = True
         self.on_create: Callable[[Pod], None] = lambda pod: None
         """Told of each pod that is made; it may start what the pod stands for."""
         self.on_end: Callable[[Pod], None] = lambda pod: None
@@ -158,6 +165,16 @@ class FakeRunPod(FakeApi):
 
     def refuse_key(self) -> Reply:
         return problem(401, "Unauthorized", "missing bearer token")
+
+    def check_key(self, call: Call) -> None:
+        pod = self.pod_keys.get(call.headers.get("authorization", "").removeprefix("Bearer "))
+        if pod is None:
+            super().check_key(call)
+        elif call.path == "/graphql":
+            if not self.graphql_takes_pod_keys or _terminated(call.body) != pod:
+                raise Refusal(Reply(200, {"errors": [{"message": "not allowed for this key"}], "data": None}))
+        elif not self.rest_takes_pod_keys or call.path != f"/pods/{pod}":
+            raise Refusal(problem(403, "Forbidden", "the key has not the scope for this"))
 
     def answer(self, call: Call) -> Reply:
         if call.path == "/graphql":
@@ -210,7 +227,7 @@ class FakeRunPod(FakeApi):
         return _checked("Pod", pod.shown(), 201)
 
     def _made(self, body: dict[str, Any], cost: float, region: str, spot: bool = False) -> Pod:
-        pod = Pod(f"pod{len(self.pods) + len(self.gone):04d}", body, cost, region, spot)
+        pod = Pod(f"{self.first_of_ids}{len(self.pods) + len(self.gone):04d}", body, cost, region, spot)
         self.pods[pod.id] = pod
         return pod
 
@@ -245,8 +262,7 @@ class FakeRunPod(FakeApi):
         """Client errors come as 200 with a list of errors."""
         given = body.get("variables", {}).get("input", {})
         if "podTerminate" in body["query"]:
-            inline = re.search(r'podTerminate\(input: \{podId: "([^"]+)"\}\)', body["query"])
-            pod = self.pods.get(inline[1] if inline else given.get("podId", ""))
+            pod = self.pods.get(_terminated(body))
             if pod is None:
                 return Reply(200, {"errors": [{"message": "pod not found to terminate"}], "data": None})
             self._delete(pod)
@@ -274,6 +290,12 @@ class FakeRunPod(FakeApi):
         self.on_create(pod)
         rented = {"id": pod.id, "desiredStatus": "RUNNING", "costPerHr": cost}
         return Reply(200, {"data": {"podRentInterruptable": rented}})
+
+
+def _terminated(body: Any) -> str:
+    """Id of the pod that a `podTerminate` is for, written into the query or given beside it."""
+    written = re.search(r'podTerminate\(input: *{ *podId: *"([^"]*)" *}\)', body["query"])
+    return written[1] if written else str(body.get("variables", {}).get("input", {}).get("podId", ""))
 
 
 def problem(status: int, title: str, detail: str, errors: list[str] | None = None, **headers: str) -> Reply:
