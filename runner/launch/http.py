@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -29,6 +29,9 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 16.0
 MAX_SAID_CHARACTERS = 600
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 """Failures after which the server cannot have seen the request."""
+
+
+Read = TypeVar("Read")
 
 
 class AnswerError(LaunchError):
@@ -66,6 +69,20 @@ class Api:
             LaunchError: it cannot be reached.
         """
         return self._call("GET", path, query=query)
+
+    def read(self, path: str, read: Callable[[Any], Read], query: Mapping[str, Any] | None = None) -> Read:
+        """What `read` makes of an answer to `get`.
+
+        Raises:
+            LaunchError: the answer is another than `read` expects, or there is none.
+        """
+        answer = self.get(path, query)
+        try:
+            return read(answer)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise LaunchError(
+                f"{self.who} answers GET {path} with something else than its published API says"
+            ) from error
 
     def delete(self, path: str) -> Any:
         """Remove something; repeated while the provider is out of order.

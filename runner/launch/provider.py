@@ -6,11 +6,13 @@ a request or to this computer, `machines(run_id)` tells what was really created.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from configs.errors import ExitCode, ProjectError
+from runner.say import say
 
 Status = Literal["starting", "running", "stopped", "ended", "failed"]
 """`stopped` may be started again and may still cost; `ended` is gone and costs nothing; `failed` cannot be used."""
@@ -91,6 +93,8 @@ class Machine:
     region: str = ""
     created_t: float = 0.0
     """Unix seconds; 0 where the provider does not tell."""
+    ours: bool = False
+    """What was sent when it was created shows that this program did it, on whatever computer."""
 
     @property
     def costs(self) -> bool:
@@ -146,3 +150,23 @@ class Provider(Protocol):
         Raises:
             LaunchError: the provider keeps no logs; the message says where they are.
         """
+
+
+def readable(who: str, shown: Iterable[Any], read: Callable[[Any], Machine]) -> list[Machine]:
+    """The machines that a provider shows; of one that cannot be understood a line is said."""
+    found = []
+    for each in shown:
+        try:
+            found.append(read(each))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            say(f"{who} lists something that is no machine by its published API; it is left out")
+    return found
+
+
+def number(value: Any) -> float:
+    """A number that a provider tells; 0 where it tells none."""
+    try:
+        found = float(value or 0.0)
+    except (TypeError, ValueError):
+        return 0.0
+    return found if math.isfinite(found) else 0.0

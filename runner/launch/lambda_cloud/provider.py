@@ -26,6 +26,8 @@ from runner.launch.provider import (
     Request,
     Status,
     UnclearError,
+    number,
+    readable,
 )
 from runner.launch.secrets import masked, value_of, values_of
 
@@ -33,6 +35,7 @@ KEY = "LAMBDA_API_KEY"
 REQUEST_INTERVAL_S, LAUNCH_INTERVAL_S = 1.0, 12.0
 LAUNCH = "/instance-operations/launch"
 MAX_NAME = 64
+TAG = "sequence-runner"
 STATUS: dict[str, Status] = {
     "booting": "starting",
     "active": "running",
@@ -120,7 +123,7 @@ class LambdaCloud:
 
     def machines(self, name: str = "") -> list[Machine]:
         """Instances that are not terminated, all or those of a name."""
-        found = self._get("/instances", lambda data: [_machine(instance) for instance in data])
+        found = self._get("/instances", lambda data: readable("Lambda", data, _machine))
         return [machine for machine in found if machine.costs and name in ("", machine.name)]
 
     def end(self, machine_id: str) -> None:
@@ -151,7 +154,7 @@ class LambdaCloud:
             "instance_type_name": order.gpu,
             "ssh_key_names": [ssh_key],
             "name": order.run_id,
-            "tags": [{"key": "sequence-runner", "value": order.run_id}],
+            "tags": [{"key": TAG, "value": order.run_id}],
             "user_data": user_data(order, environment, key, self._api.url),
         }
 
@@ -169,11 +172,7 @@ class LambdaCloud:
         return self._only_ssh_key
 
     def _get(self, path: str, read: Callable[[Any], Read]) -> Read:
-        answer = self._api.get(path)
-        try:
-            return read(answer["data"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise LaunchError(f"Lambda answers GET {path} with something else than its API 1.8.3 says") from error
+        return self._api.read(path, lambda answer: read(answer["data"]))
 
 
 def _ends_itself(order: Order) -> bool:
@@ -210,8 +209,9 @@ def _machine(instance: Mapping[str, Any]) -> Machine:
         name=str(instance.get("name") or ""),
         status=STATUS.get(says, "failed"),
         says=says,
-        price_usd_per_hour=int(instance["instance_type"]["price_cents_per_hour"]) / 100,
-        region=str(instance["region"]["name"]),
+        price_usd_per_hour=number((instance.get("instance_type") or {}).get("price_cents_per_hour")) / 100,
+        region=str((instance.get("region") or {}).get("name") or ""),
+        ours=any(tag.get("key") == TAG for tag in instance.get("tags") or ()),
     )
 
 

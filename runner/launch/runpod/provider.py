@@ -17,6 +17,7 @@ from typing import Any
 from configs.errors import ConfigError
 from runner.budget import HOUR_S
 from runner.host.deadman import END_BY
+from runner.host.where import LAUNCHED_BY
 from runner.launch.http import AnswerError, Api
 from runner.launch.provider import (
     BadRequestError,
@@ -28,6 +29,8 @@ from runner.launch.provider import (
     Request,
     Status,
     UnclearError,
+    number,
+    readable,
 )
 from runner.launch.runpod import spot
 from runner.launch.secrets import masked, values_of
@@ -66,17 +69,20 @@ class RunPod:
         query = {"include": "AVAILABILITY", "product": "POD", "count": order.gpu_count, "cloud": _cloud(order)}
         if order.options.get("min_cuda"):
             query["minCudaVersion"] = order.options["min_cuda"]
-        gpus = {gpu["id"]: gpu for gpu in self._api.get("/catalog/gpus", query)["gpus"]}
+        return self._api.read("/catalog/gpus", lambda answer: self._offers_in(answer, order), query)
+
+    def _offers_in(self, catalogue: Any, order: Order) -> list[Offer]:
+        gpus = {gpu["id"]: gpu for gpu in catalogue["gpus"]}
         gpu = gpus.get(order.gpu)
         if gpu is None:
             raise BadRequestError(_unknown(order.gpu, gpus))
         cloud = _cloud(order).lower()
-        if not gpu[cloud] or gpu["maxCount"][cloud] < order.gpu_count:
+        most = number(gpu["maxCount"][cloud]) if gpu[cloud] else 0
+        if most < order.gpu_count:
             raise CandidateRefusedError(
-                f"RunPod has no pod with {order.gpu_count} x {order.gpu} in its {cloud} cloud; the most are "
-                f"{gpu['maxCount'][cloud] if gpu[cloud] else 0}"
+                f"RunPod has no pod with {order.gpu_count} x {order.gpu} in its {cloud} cloud; the most are {most:g}"
             )
-        return self._offers_of(order, gpu, gpu["price"][cloud] * order.gpu_count)
+        return self._offers_of(order, gpu, number(gpu["price"][cloud]) * order.gpu_count)
 
     def request(self, order: Order, offer: Offer) -> Request:
         """What `create` would send, its secrets masked."""
@@ -93,11 +99,16 @@ class RunPod:
             answer = api.post("" if order.spot else "/pods", body, secrets=secrets)
         except AnswerError as error:
             raise _meaning(error) from error
-        return spot.created(answer, order, offer) if order.spot else _machine(answer)
+        if order.spot:
+            return spot.created(answer, order, offer)
+        try:
+            return _machine(answer)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UnclearError("RunPod answers a creation with what is no pod; its API may have changed") from error
 
     def machines(self, name: str = "") -> list[Machine]:
         """All pods that are not gone, or those of a name."""
-        pods = [_machine(pod) for pod in self._api.get("/pods")["pods"]]
+        pods = self._api.read("/pods", lambda answer: readable("RunPod", answer["pods"], _machine))
         return [pod for pod in pods if pod.status != "ended" and name in ("", pod.name)]
 
     def end(self, machine_id: str) -> None:
@@ -152,7 +163,8 @@ class RunPod:
         centres += [
             Offer(order.gpu, region, price, "NONE", details) for region in order.regions if region not in listed
         ]
-        centres.sort(key=lambda offer: BY_AVAILABILITY.index(offer.availability))
+        order_of = {word: at for at, word in enumerate(BY_AVAILABILITY)}
+        centres.sort(key=lambda offer: order_of.get(offer.availability, order_of["NONE"]))
         return centres or [Offer(order.gpu, "", price, gpu.get("availability", ""), details)]
 
 
@@ -209,25 +221,34 @@ def _body(order: Order, offer: Offer, environment: Mapping[str, str]) -> dict[st
 
 
 def _machine(pod: Any) -> Machine:
-    """A pod as the API shows it; its `env` holds secrets and is left where it is."""
-    try:
-        return Machine(
-            id=pod["id"],
-            name=pod["name"],
-            status=STATUS.get(pod["status"], "starting"),
-            says=pod["status"],
-            price_usd_per_hour=float(pod.get("cost") or 0.0),
-            region=pod.get("dataCenterId") or "",
-            created_t=_unix_s(pod.get("createdAt")),
-        )
-    except (TypeError, KeyError, AttributeError) as error:
-        raise UnclearError("RunPod answers with what is no pod; its API may have changed") from error
+    """A pod as the API shows it; of its `env`, which holds secrets, only a name is looked at.
+
+    Raises:
+        AttributeError, KeyError, TypeError: it is none.
+    """
+    says = str(pod["status"])
+    return Machine(
+        id=_text(pod["id"]),
+        name=str(pod.get("name") or ""),
+        status=STATUS.get(says, "running"),  # by a word of tomorrow no pod is taken for lost
+        says=says,
+        price_usd_per_hour=number(pod.get("cost")),
+        region=str(pod.get("dataCenterId") or ""),
+        created_t=_unix_s(pod.get("createdAt")),
+        ours=LAUNCHED_BY in (pod.get("env") or ()),
+    )
 
 
-def _unix_s(text: str | None) -> float:
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError("no id")
+    return value
+
+
+def _unix_s(text: Any) -> float:
     try:
         return datetime.fromisoformat(text).timestamp() if text else 0.0
-    except ValueError:
+    except (TypeError, ValueError):
         return 0.0
 
 
@@ -241,7 +262,7 @@ def _meaning(error: AnswerError) -> LaunchError:
 
 
 def _unknown(gpu: str, gpus: Mapping[str, Mapping[str, Any]]) -> str:
-    names = {name.lower(): id for id, item in gpus.items() for name in (id, item["name"])}
+    names = {name.lower(): id for id, item in gpus.items() for name in (id, str(item.get("name")))}
     near = [names[name] for name in difflib.get_close_matches(gpu.lower(), names, n=3, cutoff=0.3)]
     near += [id for name, id in names.items() if gpu.lower() in name]
     return f"RunPod has no GPU {gpu!r}; did you mean {', '.join(dict.fromkeys(near)) or ', '.join(gpus)}?"

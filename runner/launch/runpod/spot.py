@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from runner.launch.provider import BadRequestError, CandidateRefusedError, Machine, Offer, Order, UnclearError
+from runner.launch.provider import BadRequestError, CandidateRefusedError, Machine, Offer, Order, UnclearError, number
 
 QUERY = (
     "mutation rent($input: PodRentInterruptableInput!) "
@@ -57,7 +57,7 @@ def created(answer: Any, order: Order, offer: Offer) -> Machine:
     answer = answer if isinstance(answer, dict) else {}
     pod = (answer.get("data") or {}).get("podRentInterruptable") or {}
     if pod.get("id"):
-        price = float(pod.get("costPerHr") or offer.price_usd_per_hour)
+        price = number(pod.get("costPerHr")) or offer.price_usd_per_hour
         return Machine(pod["id"], order.run_id, "starting", str(pod.get("desiredStatus", "")), price, offer.region)
     says = "; ".join(str(error.get("message", "")) for error in answer.get("errors") or () if isinstance(error, dict))
     if not says:

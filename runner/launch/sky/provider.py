@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.launch.provider import LaunchError, Machine, Offer, Order, Request, Status, UnclearError
+from configs.load import profile_names
+from runner.launch.provider import LaunchError, Machine, Offer, Order, Request, Status, UnclearError, number, readable
 from runner.launch.secrets import values_of
 from runner.launch.sky import program
 from runner.launch.sky.task import check, launch_arguments, task_text
@@ -23,6 +24,9 @@ CALL_LIMIT_S = 300.0
 NO_JOBS = "No in-progress managed jobs"
 """How `sky` says, as an error, that it has never had a job or has none now (sky/utils/controller_utils.py)."""
 JOB_ID = re.compile(r"Managed Job ID: (\d+)")
+RUN_NAME = re.compile(rf".+-({'|'.join(profile_names())})-[0-9a-f]{{8}}(-\d+)?")
+"""Names that this program gives: a queue shows nothing else of what was sent, so a job with a `--run-id` is known only
+where the book has it."""
 STATUS: dict[str, Status] = {
     "PENDING": "starting",
     "SUBMITTED": "starting",
@@ -77,7 +81,7 @@ class SkyPilot:
             if NO_JOBS in str(error):
                 return []
             raise
-        jobs = [_machine(job) for job in _jobs(said) if job.get("status") in STATUS]
+        jobs = readable("SkyPilot", [job for job in _jobs(said) if job.get("status") in STATUS], _machine)
         return [job for job in jobs if name in ("", job.name)]
 
     def end(self, machine_id: str) -> None:
@@ -132,5 +136,6 @@ def _machine(job: dict[str, Any]) -> Machine:
         status=STATUS[job["status"]],
         says=str(job["status"]),
         region=str(job.get("infra") or ""),
-        created_t=float(job.get("submitted_at") or 0),
+        created_t=number(job.get("submitted_at")),
+        ours=bool(RUN_NAME.fullmatch(str(job.get("job_name") or ""))),
     )

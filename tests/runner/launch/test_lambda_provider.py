@@ -12,7 +12,7 @@ import yaml
 from runner.launch.lambda_cloud import provider
 from runner.launch.lambda_cloud.provider import LambdaCloud
 from runner.launch.provider import BadRequestError, CandidateRefusedError, LaunchError, Offer, Order, UnclearError
-from tests.providers.base import Fault
+from tests.providers.base import Fault, Reply
 from tests.providers.lambda_cloud import (
     INACTIVE,
     KEY,
@@ -210,9 +210,17 @@ def test_logs_are_said_to_be_elsewhere(fake: FakeLambda):
 
 
 def test_an_answer_of_another_shape_is_an_error_of_ours(fake: FakeLambda):
-    fake.instances["x"] = {"status": "active"}
-    with pytest.raises(LaunchError, match="something else than its API"):
+    fake.faults.append(Fault("GET /instances", Reply(200, {"data": None})))
+    with pytest.raises(LaunchError, match="something else than its published API"):
         cloud().machines()
+
+
+def test_one_instance_of_another_shape_hides_no_other(fake: FakeLambda, capsys):
+    fake.instances["x"] = {"status": "active"}
+    there = fake.add("run")
+    fake.instances[there] |= {"instance_type": None, "region": None}
+    assert [machine.id for machine in cloud().machines()] == [there]
+    assert "it is left out" in capsys.readouterr().err
 
 
 @pytest.mark.skipif("LAMBDA_API_KEY" in os.environ, reason="a key is set")
