@@ -27,7 +27,7 @@ NOT_SETTINGS = frozenset(
     for name in (
         *("WEBHOOK_URL", "GIT_TOKEN", "GIT_USER"),
         *("HOST", "MACHINE", "KEEP_ALIVE", "IMAGE", "RUNPOD_URL", "RUNPOD_GRAPHQL_URL", "LAMBDA_URL", "SKY"),
-        *("HEARTBEAT", "END_BY_T"),
+        *("HEARTBEAT", "END_AFTER_H"),
     )
 )
 """Variables of ours that are secrets, or about the machine: read where they are used, no part of any configuration."""

@@ -27,6 +27,8 @@ class Reply:
 
     status: int
     text: str
+    date: str = ""
+    """When, by the service's clock, as HTTP writes it."""
 
     def __str__(self) -> str:
         """In one line, without secrets."""
@@ -68,7 +70,7 @@ def call(
             reply = client.request(method, url, json=body, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # a key that no header can hold
         raise UnansweredError(f"no answer: {type(error).__name__} {said(error)}") from error
-    return Reply(reply.status_code, reply.text)
+    return Reply(reply.status_code, reply.text, reply.headers.get("date", ""))
 
 
 def said(text: object) -> str:

@@ -8,6 +8,7 @@ for a container that exits is started again. What the provider stops, or will st
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import math
 import os
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import EXIT_CODE_MEANING, ConfigError, ExitCode
 from configs.secrets import redact
 from runner.heartbeat import beat
-from runner.host.deadman import guarded
+from runner.host.deadman import end_after_h, guarded
 from runner.host.where import Host, this_host
 from runner.say import Tail, say
 
@@ -105,37 +106,63 @@ def waits() -> Iterator[float]:
 def _answering_for(host: Host) -> Iterator[bool]:
     """Whether this process is the first here, while inside: one that somebody starts beside it ends no machine.
 
-    A name of a socket needs no directory that can be written, and goes with its process.
+    A name of a socket needs no directory that can be written, and goes with its process. Where it cannot be had for
+    another reason than that somebody has it, the machine is answered for: better asked for its end twice than never.
     """
-    with socket.socket(socket.AF_UNIX) as name:
+    is_taken = False
+    with contextlib.ExitStack() as kept:
         try:
+            name = kept.enter_context(socket.socket(socket.AF_UNIX))
             name.bind(f"\0sequence-runner {hashlib.sha256(host.machine.encode()).hexdigest()[:32]}")
-        except OSError:
-            yield not host.launched
-        else:
-            yield True
+        except OSError as error:
+            is_taken = error.errno == errno.EADDRINUSE
+        yield not (is_taken and host.launched)
 
 
 def _to_the_end(command: Command, host: Host, work: Callable[[], int]) -> int:
-    if host.launched:
-        say(f"this is {host}; {'it is kept alive at the end' if command.keep_alive else 'it is ended with the run'}")
     code: int = ExitCode.TERMINATED
     try:
-        code = work()
+        code = _worked(command, host, work)
         if host.launched:
-            code = _once_its_lease_has_run_out(command, code, work)
-            code = _with_everything_kept(command, code, work)
+            with _going_on():
+                code = _once_its_lease_has_run_out(command, code, work)
+            with _going_on():
+                code = _with_everything_kept(command, code, work)
         if code in STOPPED:
             return code
         if host.launched:
-            _record(command, host, code)
+            with _going_on():
+                _record(command, host, code)
         if command.keep_alive:
-            _hold(lambda wait_s: _say_kept(host, code, wait_s))
+            _hold(lambda _, wait_s: _say_kept(host, code, wait_s))
         elif host.launched and host.kind == "runpod":
-            _hold(lambda wait_s: _ask_for_the_end(command, host, code, wait_s))
+            _hold(lambda number, wait_s: _ask_for_the_end(command, host, code, number, wait_s))
     except KeyboardInterrupt:
-        say(f"stopped after the run had ended with exit code {code}")
+        with _going_on():
+            say(f"stopped after the run had ended with exit code {code}")
     return code
+
+
+def _worked(command: Command, host: Host, work: Callable[[], int]) -> int:
+    with _going_on():
+        if host.launched:
+            end = "it is kept alive at the end" if command.keep_alive else "it is ended with the run"
+            say(f"this is {host}; {end}")
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 -- what cannot even say what went wrong, say on a full disk
+        command.says = f"{type(error).__name__}: {error}"
+        return ExitCode.UNIT_FAILED
+
+
+@contextlib.contextmanager
+def _going_on() -> Iterator[None]:
+    """Whatever fails inside is said at most: a program that exits with an error is started again, and never ends."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        with contextlib.suppress(Exception):
+            say(f"the end goes on without one of its steps: {redact(f'{type(error).__name__}: {error}')}")
 
 
 def _once_its_lease_has_run_out(command: Command, code: int, work: Callable[[], int]) -> int:
@@ -198,10 +225,11 @@ def _record(command: Command, host: Host, code: int) -> None:
         say(f"no record of the end is left: {redact(f'{type(error).__name__}: {error}')}")
 
 
-def _hold(step: Callable[[float], None]) -> None:
-    """Take a step again and again, and do nothing else, until a signal comes."""
-    for wait_s in waits():
-        step(wait_s)
+def _hold(step: Callable[[int, float], None]) -> None:
+    """Take a step, told its number and the wait after it, again and again, and do nothing else until a signal comes."""
+    for number, wait_s in enumerate(waits()):
+        with _going_on():
+            step(number, wait_s)
         _wait(wait_s)
 
 
@@ -212,13 +240,13 @@ def _wait(wait_s: float) -> None:
         time.sleep(min(left_s, BEAT_S))
 
 
-def _ask_for_the_end(command: Command, host: Host, code: int, wait_s: float) -> None:
+def _ask_for_the_end(command: Command, host: Host, code: int, number: int, wait_s: float) -> None:
     from runner.host.runpod import end_pod  # heavy
 
-    answers = end_pod(host.machine, os.environ)
+    answers = end_pod(host.machine, os.environ, by_all=number > 0)
     for answer in answers:
         say(f"end of {host.kind} machine {host.machine} asked for by {answer}")
-    if answers[-1].accepted and wait_s == FIRST_WAIT_S:
+    if answers[-1].accepted and number == 0:
         say("the machine is on its way out; this program holds until it is gone, and does no work")
         return
     name = command.run_id or host.machine
@@ -230,5 +258,15 @@ def _ask_for_the_end(command: Command, host: Host, code: int, wait_s: float) -> 
 
 
 def _say_kept(host: Host, code: int, wait_s: float) -> None:
-    bills = "THIS MACHINE BILLS UNTIL YOU END IT" if host.launched else "a stop signal ends this program"
+    """Neither the command's own wish nor this program ends what is kept; what else does is said."""
+    bills = "a stop signal ends this program"
+    if host.launched and host.kind == "lambda":
+        bills = (
+            "THIS MACHINE BILLS UNTIL YOU END IT, or its own timer does half an hour after the run's ceiling (with "
+            "--no-self-terminate it has none)"
+        )
+    elif host.launched and (hours := end_after_h(os.environ)) and host.kind == "runpod":
+        bills = f"THIS MACHINE BILLS UNTIL YOU END IT, or until the {hours:.4g} h are over that it was launched for"
+    elif host.launched:
+        bills = "THIS MACHINE BILLS UNTIL YOU END IT"
     say(f"kept alive after the run ended with exit code {code}: {bills}; said again in {wait_s:.0f} s")

@@ -45,8 +45,14 @@ def pod_url(pod: str, environment: Mapping[str, str]) -> str:
     return f"{address('SEQUENCE_RUNPOD_URL', environment)}/pods/{_checked(pod)}"
 
 
-def end_pod(pod: str, environment: Mapping[str, str]) -> list[Answer]:
-    """Ask for the end of the pod by every way in order, until one is accepted."""
+def end_pod(pod: str, environment: Mapping[str, str], *, by_all: bool = False) -> list[Answer]:
+    """Ask for the end of the pod by every way in order, until one is accepted.
+
+    Args:
+        pod: its id.
+        environment: with the key, and where the APIs are.
+        by_all: go on all the same: what was accepted once and has not ended the pod is not believed again.
+    """
     answers: list[Answer] = []
     for way, ask in WAYS.items():
         try:
@@ -54,7 +60,7 @@ def end_pod(pod: str, environment: Mapping[str, str]) -> list[Answer]:
         except Exception as error:  # noqa: BLE001 -- whatever is wrong with one way, the next may do
             accepted, says = False, said(error)
         answers.append(Answer(way, accepted, says))
-        if accepted:
+        if accepted and not by_all:
             break
     return answers
 

@@ -15,8 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from configs.errors import ConfigError
-from runner.budget import HOUR_S
-from runner.host.deadman import END_BY
+from runner.host.deadman import END_AFTER
 from runner.host.where import LAUNCHED_BY
 from runner.launch.http import AnswerError, Api
 from runner.launch.provider import (
@@ -143,8 +142,7 @@ class RunPod:
                 return
 
     def _asked(self, order: Order, offer: Offer, secrets: Mapping[str, str]) -> tuple[Api, dict[str, Any]]:
-        end_by_t = time.time() + order.max_hours * HOUR_S
-        environment = {**order.environment, END_BY: f"{end_by_t:.0f}", **secrets}
+        environment = {**order.environment, END_AFTER: f"{order.max_hours:.4f}", **secrets}
         if len(environment) > MAX_VARIABLES:
             raise ConfigError(f"RunPod takes {MAX_VARIABLES} variables, and this order has {len(environment)}")
         if order.spot:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +20,8 @@ from runner.store.file import FileStore
 from runner.store.layout import End
 from tests.runner.fixture_stages.world import wait_for
 
-POD, KEY = "pod1", "rpa_0123456789abcdefghijklmnop"
+POD, KEY = f"pod{uuid.uuid4().hex[:8]}", "rpa_0123456789abcdefghijklmnop"
+"""A pod of these very tests: on a computer one runner answers for each."""
 HOLDS = ("holds until it is gone", "STILL HERE AND BILLS", "kept alive after")
 
 
@@ -37,6 +39,8 @@ class Api(ThreadingHTTPServer):
         self.keys: set[str | None] = set()
         self.delay_s = 0.0
         """Before each answer."""
+        self.ahead_s = 0.0
+        """Its clock, of this computer's."""
 
     def accepts(self, *ways: str) -> Api:
         """The requests for the end of the pod that are granted: `rest`, `graphql`."""
@@ -85,6 +89,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(reply.encode() if isinstance(reply, str) else json.dumps(reply).encode())
 
     do_GET = do_POST = do_DELETE = answer
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(timestamp or time.time() + self.server.ahead_s)
 
     def log_message(self, *_: object) -> None:
         """Nothing."""

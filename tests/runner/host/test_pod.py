@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,7 +135,7 @@ def test_a_second_way_is_enough_and_who_holds_looks_alive(data, tmp_path):
 
 
 def test_a_pod_is_ended_at_its_time_although_its_runner_hangs(api, data, tmp_path):
-    environment = api.environment(SEQUENCE_END_BY_T=f"{time.time() + 6:.0f}")
+    environment = api.environment(SEQUENCE_END_AFTER_H=f"{6 / 3600}")
     with pod(tmp_path, *job(tmp_path, data, "--keep-alive", BAD), **environment) as runner:
         runner.until("kept alive after")
         assert api.ends == 0
