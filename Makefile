@@ -6,7 +6,8 @@ TORCH := torch==2.13.0
 SKYPILOT := skypilot==0.14.1
 N ?= 50
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-SLOW := $(PYTEST) -m slow --dist loadfile --no-loadscope-reorder
+# three at once on two cores: much of these tests is waiting for processes, servers and containers
+SLOW := $(PYTEST) -n 3 -m slow --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run whole readme chaos faults learning image container test test-fast test-slow martingale check format lint types bench lock forecast gpu-check sky-check clean

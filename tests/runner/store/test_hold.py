@@ -17,6 +17,7 @@ from runner.store.hold import held
 from runner.store.place import OWNERS
 
 ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.slow
 HOLDER = """
 import sys, time
 from tests.runner.store.test_hold import holding
