@@ -80,11 +80,12 @@ environment() { # of the container, as docker's --env-file has it
     value=$(printenv "$name" | tr '\n\r\t' '   ' | sed 's/ *$//') || value=
     [ -z "$value" ] || { plain "$name" "$value"; printf '%s=%s\n' "$name" "$value"; }
   done
-  printf 'SEQUENCE_HOST=lambda\nSEQUENCE_MACHINE=%s\nSEQUENCE_BUDGET__PRICE_USD_PER_HOUR=%s\n' "$run_id" "$price"
+  printf 'SEQUENCE_HOST=lambda\nSEQUENCE_MACHINE=%s\nSEQUENCE_BUDGET__PRICE_USD_PER_HOUR=%s\n' "$machine" "$price"
 }
 
 settings() { # arguments of the runner
-  printf '{"run_id": %s, "image": %s, "api_url": %s,\n' "$(json "$run_id")" "$(json "$image")" "$(json "$api")"
+  printf '{"run_id": %s, "tag": %s, "max_s": %s,\n' "$(json "$run_id")" "$(json "$machine")" "$max_s"
+  printf ' "image": %s, "api_url": %s,\n' "$(json "$image")" "$(json "$api")"
   printf ' "keep_alive": false, "pause_s": 5.0, "docker_config": "/etc/docker/daemon.json",\n'
   printf ' "arguments": [%s]}\n' "$(json "$@")"
 }
@@ -107,7 +108,7 @@ launch() { # regions; each is asked once, and never again after an unclear answe
     printf '{"region_name": %s, "instance_type_name": %s, "ssh_key_names": [%s], "name": %s,\n' \
       "$(json "$region")" "$(json "$gpu")" "$(json "$ssh_key")" "$(json "$run_id")" >"$tmp/body"
     printf '"tags": [{"key": "sequence-runner", "value": %s}], "user_data": "%s"}\n' \
-      "$(json "$run_id")" "$(escaped <"$tmp/user_data")" >>"$tmp/body"
+      "$(json "$machine")" "$(escaped <"$tmp/user_data")" >>"$tmp/body"
     echo "asking for $gpu in $region at $price USD per hour, at most $max_hours h"
     call POST instance-operations/launch "$tmp/body"
     case $status:$(cat "$tmp/answer") in
@@ -164,6 +165,7 @@ with_curl() {
   [ -n "$run_id" ] || run_id=${name%%.*}-$profile-$(printf '%s\n' "$@" | cksum | awk '{ printf "%08x", $1 }')
   case $run_id in *[!A-Za-z0-9._-]*) fail 2 "--run-id $run_id: expected letters, digits and ._-" ;; esac
   [ ${#run_id} -le 64 ] || fail 2 "the run id $run_id is longer than the 64 characters of an instance's name"
+  machine=$run_id-$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n') # of all that have had this run's name, this one
   get instances
   ! is_listed || { echo "run $run_id is on an instance already"; exit 0; }
   get instance-types

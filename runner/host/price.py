@@ -64,8 +64,12 @@ def true_price(host: Host, environment: Mapping[str, str]) -> float | None:
 
 
 def _cents(instances: Any, name: str) -> Any:
-    """The price of the one instance of that name; None where there is not exactly one."""
-    found = [one for one in instances or () if isinstance(one, dict) and one.get("name") == name]
+    """The price of the one instance of that name; None where there is not exactly one.
+
+    A machine is known here by its name and, after a hyphen, what tells it from others of the name.
+    """
+    names = {name, name.rpartition("-")[0]}
+    found = [one for one in instances or () if isinstance(one, dict) and one.get("name") in names]
     kind = found[0].get("instance_type") if len(found) == 1 else None
     return kind.get("price_cents_per_hour") if isinstance(kind, dict) else None
 

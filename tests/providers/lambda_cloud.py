@@ -55,6 +55,8 @@ class FakeLambda(FakeApi):
         """An instance is active from the so many-th listing on."""
         self.keeps_terminating = False
         """A terminated instance stays listed as `terminating`; else it is gone at once."""
+        self.shows_tags = True
+        """The schema of an instance has them and does not require them."""
         self.interval_s = self.launch_interval_s = 0.0
         self.too_early = 0
         """Requests that kept no interval."""
@@ -132,7 +134,9 @@ class FakeLambda(FakeApi):
             self.listed[machine_id] = self.listed.get(machine_id, 0) + 1
             if one.get("status") == "booting" and self.listed[machine_id] >= self.boots_after:
                 one["status"] = "active"
-        return [one for one in self.instances.values() if one.get("status") != "terminated"]
+        hidden = set() if self.shows_tags else {"tags"}
+        there = [one for one in self.instances.values() if one.get("status") != "terminated"]
+        return [{field: value for field, value in one.items() if field not in hidden} for one in there]
 
     def _launch(self, body: dict[str, Any]) -> Any:
         _check_launch(body)

@@ -42,6 +42,7 @@ class Machine:
         (root / "bin").mkdir()
         self.program("docker", DOCKER)
         self.program("nvidia-smi", "#!/bin/sh\nexit 0\n")
+        self.program("systemd-run", '#!/bin/sh\necho "$@" >> "$(dirname "$0")/../timers"\n')
         self.program("systemctl", '#!/bin/sh\necho "$@" >> "$(dirname "$0")/../systemctl"\n')
 
     def program(self, name: str, text: str) -> None:
@@ -67,9 +68,18 @@ class Machine:
         return self.root / HOME.lstrip("/")
 
     def start(self, what: str = "run") -> subprocess.Popen[str]:
-        environment = {"PATH": f"{self.root / 'bin'}:{os.environ['PATH']}"}
-        command = [sys.executable, "-S", "-E", str(self.home / "machine.py"), what]
-        return subprocess.Popen(command, env=environment, cwd=self.root, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            self.command(what), env=self.environment, cwd=self.root, stdout=subprocess.PIPE, text=True
+        )
+
+    def command(self, what: str) -> list[str]:
+        """What systemd starts there."""
+        return [sys.executable, "-S", "-E", str(self.home / "machine.py"), what]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of what systemd starts."""
+        return {"PATH": f"{self.root / 'bin'}:{os.environ['PATH']}"}
 
     def finish(self, what: str = "run") -> str:
         """Start it, wait for its end, and return what it said."""

@@ -8,6 +8,8 @@ and `api-key`; whatever goes wrong here, the way out is `end`, which never gives
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import logging
 import subprocess
@@ -23,6 +25,9 @@ SETTINGS = json.loads((HERE / "settings.json").read_text())
 CONTAINER = "sequence-runner"
 ENDING = HERE / "ending"
 """Exists from the moment on at which this machine is to end: nothing is started any more, whatever reboots."""
+END_AT = HERE / "end-at"
+"""Unix seconds, by this machine's clock at its first boot: reboots do not move the end of its time."""
+TAG = "sequence-runner"
 RUN_AGAIN = frozenset({75, 137, 139, 143})
 """Interrupted, killed (memory), crashed in native code, terminated; every other exit code is the run's own answer."""
 MOST_STARTS = 4
@@ -34,14 +39,36 @@ say = logging.getLogger(CONTAINER).warning
 
 def run() -> None:
     """Carry out the run, then end the machine unless it is to be kept alive."""
+    is_over = True
     try:
-        if not ENDING.exists():
+        is_over = ENDING.exists() or left_s() <= 0
+        if not is_over:
+            set_timer(left_s())
             say("the run is over on this machine: %s", carry_out())
     finally:
-        if not SETTINGS["keep_alive"] or ENDING.exists():
+        if is_over or not SETTINGS["keep_alive"] or ENDING.exists():
             end()
-    if not ENDING.exists():
-        say("KEPT ALIVE: this machine costs money until its time is over or `sequence-runner launch stop` ends it")
+    say("KEPT ALIVE: this machine costs money until its time is over or `sequence-runner launch stop` ends it")
+
+
+def left_s() -> float:
+    """How long this machine may go on; where its disk does not keep since when it is, all of its time from here."""
+    limit_s = float(SETTINGS["max_s"])
+    try:
+        if not END_AT.exists():
+            new = END_AT.with_suffix(".new")
+            new.write_text(str(time.time() + limit_s))
+            new.replace(END_AT)
+        return min(float(END_AT.read_text()) - time.time(), limit_s)
+    except (OSError, ValueError) as error:
+        say("only the time since this boot counts: %s", error)
+        return limit_s
+
+
+def set_timer(wait_s: float) -> None:
+    """Have systemd end this machine even if this program hangs; the timer of its own that begins at boot stays."""
+    ends = ["systemctl", "start", "--no-block", "sequence-runner-end.service"]
+    do(["systemd-run", "--unit=sequence-runner-end-at", f"--on-active={wait_s:.0f}s", *ends])
 
 
 def carry_out() -> str:
@@ -105,39 +132,49 @@ def use_cgroupfs() -> None:
 
 def end() -> None:
     """Stop the container as a run is stopped, then terminate this instance, however often it has to be asked."""
-    ENDING.touch()
+    with contextlib.suppress(OSError):  # a disk that is full, or read-only by now, keeps no machine alive
+        ENDING.touch()
     do(["docker", "stop", "-t", "60", CONTAINER], limit_s=180)
     if not api_key():
         say("THIS MACHINE COSTS MONEY and has no API key to end itself: `sequence-runner launch stop` ends it")
         return
-    asked, pauses = False, 1
+    asked, pauses = "", 1
     while True:
         try:
-            live, going = find_myself()
-            if going or (asked and not live):
+            found = find_myself()
+            live = [one["id"] for one in found if one["status"] not in GONE]
+            if (asked and asked not in live) or (found and not live):
                 say("this machine is being terminated")
                 return
             if len(live) == 1:
                 say("terminating instance %s", live[0])
                 time.sleep(PAUSE_S)  # one request a second is allowed
                 call("POST", "instance-operations/terminate", {"instance_ids": live})
-                asked = True
+                asked = live[0]
             else:
                 say("THIS MACHINE COSTS MONEY: %d instances are named %s, so none is ended", len(live), name())
         except urllib.error.HTTPError as error:
             answer = error.read(500).decode(errors="replace")
             say("THIS MACHINE COSTS MONEY: it cannot end itself: HTTP %d: %s", error.code, answer)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, http.client.HTTPException, AttributeError, ValueError, KeyError, TypeError) as error:
             say("THIS MACHINE COSTS MONEY: it cannot end itself: %s", error)
         time.sleep(PAUSE_S * pauses)
         pauses = min(2 * pauses, LONGEST_PAUSES)
 
 
-def find_myself() -> tuple[list[str], list[str]]:
-    """Ids of the instances with this one's name: those that live, and those that are going."""
-    named = [one for one in call("GET", "instances")["data"] if one.get("name") == name()]
-    live = [one["id"] for one in named if one["status"] not in GONE]
-    return live, [one["id"] for one in named if one["status"] in GONE and not live]
+def find_myself() -> list[dict[str, Any]]:
+    """What may be this instance: what has its tag, which no other was ever given; else what has its name.
+
+    An instance that shows another's tag is another. The API describes tags in its answers, but promises none.
+    """
+    listed = call("GET", "instances")["data"]
+    tagged = [one for one in listed if SETTINGS["tag"] in tags_of(one)]
+    return tagged or [one for one in listed if one.get("name") == name() and not tags_of(one)]
+
+
+def tags_of(instance: dict[str, Any]) -> list[str]:
+    """What instances of a run have under our tag."""
+    return [tag.get("value") for tag in instance.get("tags") or () if tag.get("key") == TAG]
 
 
 def name() -> str:
@@ -181,7 +218,7 @@ def succeeds(command: list[str], *, tries: int, limit_s: float = 60) -> bool:
 def do(command: list[str], limit_s: float | None = 60) -> subprocess.CompletedProcess[str]:
     """Run a command and say why where it fails; one that is missing or hangs fails as well."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=limit_s)
     except (OSError, subprocess.TimeoutExpired) as error:
         done = subprocess.CompletedProcess(command, 127, "", str(error))
     if done.returncode:

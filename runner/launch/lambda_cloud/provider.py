@@ -12,8 +12,10 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any, TypeVar
 
+from runner.host.where import MACHINE
 from runner.launch.http import AnswerError, Api
 from runner.launch.lambda_cloud.user_data import user_data
 from runner.launch.provider import (
@@ -97,7 +99,8 @@ class LambdaCloud:
         environment = {**order.environment, **masked(order.secrets)}
         key = masked([KEY])[KEY] if _ends_itself(order) else ""
         ssh_key = order.options.get("ssh_key") or "<the only SSH key of the account>"
-        body = self._body(order, offer.region or "<a region with capacity>", ssh_key, environment, key)
+        region = offer.region or "<a region with capacity>"
+        body = self._body(order, region, ssh_key, environment, key, _tag(order, "<8 hex>"))
         text = body.pop("user_data")
         return Request("POST", self._api.url + LAUNCH, f"{json.dumps(body, indent=1)}\n\nuser_data:\n{text}")
 
@@ -107,7 +110,8 @@ class LambdaCloud:
         environment = {**order.environment, **{name: secrets[name] for name in order.secrets}}
         key = secrets[KEY].strip() if _ends_itself(order) else ""
         ssh_key = order.options.get("ssh_key") or self._ssh_key()
-        body = self._body(order, offer.region, ssh_key, environment, key)
+        # a second creation, after an unclear answer to the first, is another machine
+        body = self._body(order, offer.region, ssh_key, environment, key, _tag(order, token_hex(4)))
         time.sleep(max(0.0, self._next_launch_t - time.monotonic()))
         try:
             ids = self._api.post(LAUNCH, body, secrets=secrets)["data"]["instance_ids"]
@@ -146,7 +150,7 @@ class LambdaCloud:
         )
 
     def _body(
-        self, order: Order, region: str, ssh_key: str, environment: Mapping[str, str], key: str
+        self, order: Order, region: str, ssh_key: str, environment: Mapping[str, str], key: str, tag: str
     ) -> dict[str, Any]:
         _check(order)
         return {
@@ -154,8 +158,8 @@ class LambdaCloud:
             "instance_type_name": order.gpu,
             "ssh_key_names": [ssh_key],
             "name": order.run_id,
-            "tags": [{"key": TAG, "value": order.run_id}],
-            "user_data": user_data(order, environment, key, self._api.url),
+            "tags": [{"key": TAG, "value": tag}],
+            "user_data": user_data(order, environment, key, self._api.url, tag),
         }
 
     def _ssh_key(self) -> str:
@@ -173,6 +177,11 @@ class LambdaCloud:
 
     def _get(self, path: str, read: Callable[[Any], Read]) -> Read:
         return self._api.read(path, lambda answer: read(answer["data"]))
+
+
+def _tag(order: Order, own: str) -> str:
+    """By which the instance knows itself."""
+    return f"{order.environment.get(MACHINE) or order.run_id}-{own}"
 
 
 def _ends_itself(order: Order) -> bool:

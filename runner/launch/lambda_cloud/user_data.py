@@ -21,7 +21,7 @@ PAUSE_S = 5.0
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def user_data(order: Order, environment: Mapping[str, str], api_key: str, api_url: str) -> str:
+def user_data(order: Order, environment: Mapping[str, str], api_key: str, api_url: str, tag: str) -> str:
     """The whole text.
 
     Args:
@@ -29,16 +29,19 @@ def user_data(order: Order, environment: Mapping[str, str], api_key: str, api_ur
         environment: all variables of the container, secrets too.
         api_key: with it the machine ends itself; empty where others will.
         api_url: address of Lambda's API, without a slash at its end.
+        tag: its value for this instance, which no other has; by it the machine knows itself.
 
     Raises:
         BadRequestError: a variable cannot be handed over, or all is too large.
     """
     settings = {
         "run_id": order.run_id,
+        "tag": tag,
         "image": order.image,
         "arguments": list(order.arguments),
         "keep_alive": environment.get("SEQUENCE_KEEP_ALIVE", "") not in ("", "0"),
         "api_url": api_url,
+        "max_s": round(order.max_hours * 3600),
         "pause_s": PAUSE_S,
         "docker_config": "/etc/docker/daemon.json",
     }

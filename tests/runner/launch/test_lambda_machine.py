@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tests.providers.lambda_machine import Machine
 
 RUN = "ADA-EUR_1H-standard-0123abcd"
 HOME = "/opt/sequence-runner"
+TAG = f"{RUN}-0011aabb-89abcdef"
 PROGRAM = Path(__file__).parents[3] / "runner/launch/lambda_cloud/machine.py"
 ODD = 'it\'s "odd"; $(touch nope) `id` \\ #'
 
@@ -32,7 +35,13 @@ class Box(Machine):
         self.machine_id = fake.add(RUN)
 
     def told(self, order: Order, key: str = KEY, environment: dict[str, str] | None = None) -> None:
-        self.boot(user_data(order, environment or {}, key, self.fake.url))
+        self.boot(user_data(order, environment or {}, key, self.fake.url, TAG))
+
+    def tagged(self, machine_id: str, value: str) -> None:
+        self.fake.instances[machine_id]["tags"] = [
+            {"key": "sequence-runner", "value": value},
+            {"key": "of", "value": TAG},
+        ]
 
     @property
     def is_ended(self) -> bool:
@@ -119,12 +128,39 @@ def test_a_machine_whose_docker_or_gpu_never_answers_is_ended(box: Box, program:
     assert says in box.finish() and box.is_ended
 
 
-def test_two_machines_of_the_name_end_none_and_say_so_again_and_again(box: Box):
-    box.fake.add(RUN)
+def test_two_machines_of_the_name_end_none_where_no_tags_are_shown_and_say_so_again_and_again(box: Box):
+    box.tagged(box.machine_id, TAG)
+    box.tagged(box.fake.add(RUN), f"{RUN}-0011aabb-00000000")
+    box.fake.shows_tags = False
     box.told(order())
     said = box.hold()
     assert said.count("THIS MACHINE COSTS MONEY: 2 instances") >= 5
     assert not box.fake.made(TERMINATE) and len(box.fake.named(RUN)) == 2
+
+
+def test_of_two_machines_of_the_name_each_ends_itself_and_not_the_other(box: Box):
+    other = box.fake.add(RUN)
+    box.tagged(box.machine_id, TAG)
+    box.tagged(other, f"{RUN}-0011aabb-00000000")
+    box.told(order())
+    box.finish()
+    assert [one["id"] for one in box.fake.named(RUN)] == [other]
+    box.hold()
+    assert [one["id"] for one in box.fake.named(RUN)] == [other], "nor once it is gone itself"
+
+
+def test_the_tag_of_an_instance_counts_and_not_the_name_it_has_by_now(box: Box):
+    box.tagged(box.machine_id, TAG)
+    box.fake.instances[box.machine_id]["name"] = "renamed by hand"
+    box.told(order())
+    box.finish()
+    assert not box.fake.named("renamed by hand")
+
+
+def test_an_instance_that_shows_anothers_tag_is_another_though_it_has_the_name(box: Box):
+    box.tagged(box.machine_id, "what somebody else launched")
+    box.told(order())
+    assert "0 instances" in box.hold() and not box.fake.made(TERMINATE)
 
 
 def test_a_name_that_is_not_listed_ends_nothing(box: Box):
@@ -176,6 +212,38 @@ def test_when_its_time_is_over_the_container_is_stopped_first_and_never_started_
     assert not box.calls("run") and not box.calls("start")
 
 
+@pytest.mark.parametrize("what", ["run", "end"])
+def test_a_disk_that_cannot_be_written_any_more_keeps_no_machine_alive(box: Box, what: str):
+    box.told(order())
+    for name in ("ending", "end-at", "end-at.new", "runs"):
+        (box.home / name).symlink_to("/nonexistent/directory")  # root may write everywhere else
+    subprocess.run(box.command(what), env=box.environment, cwd=box.root, timeout=20)
+    assert box.is_ended
+
+
+def test_a_reboot_moves_the_end_of_a_machines_time_by_nothing(box: Box):
+    box.told(order(max_hours=2), environment={"SEQUENCE_KEEP_ALIVE": "1"})
+    box.finish()
+    end_t = float((box.home / "end-at").read_text())
+    assert end_t == pytest.approx(time.time() + 7200, abs=30)
+    (box.home / "end-at").write_text(str(end_t - 3600))
+    assert "KEPT ALIVE" in box.finish() and not box.is_ended
+    waits = [int(re.search(r"--on-active=(\d+)s", line)[1]) for line in (box.root / "timers").read_text().splitlines()]  # type: ignore[index]
+    assert waits == pytest.approx([7200, 3600], abs=30)
+    (box.home / "end-at").write_text(str(end_t - 7300))
+    box.finish()
+    assert box.is_ended and len(box.calls("run") + box.calls("start")) == 1
+
+
+def test_a_clock_that_was_set_back_gives_no_more_than_the_whole_time(box: Box):
+    box.told(order(max_hours=2))
+    (box.home / "end-at").write_text(str(time.time() + 10**6))
+    box.finish()
+    assert (
+        "--on-active=7200s systemctl start --no-block sequence-runner-end.service" in (box.root / "timers").read_text()
+    )
+
+
 def test_after_a_reboot_the_same_container_goes_on(box: Box):
     box.told(order())
     (box.root / "state").write_text("137\n")
@@ -201,7 +269,7 @@ def test_docker_leaves_the_systemd_driver_and_keeps_its_other_settings(box: Box)
 
 
 def told(**changed: object) -> dict:
-    return yaml.safe_load(user_data(order(**changed), {}, KEY, "https://cloud.lambda.ai/api/v1"))
+    return yaml.safe_load(user_data(order(**changed), {}, KEY, "https://cloud.lambda.ai/api/v1", TAG))
 
 
 def files(told: dict) -> dict[str, str]:
@@ -224,25 +292,25 @@ def test_the_program_is_python_3_8():
 
 @pytest.mark.skipif(not shutil.which("cloud-init"), reason="cloud-init is not installed")
 def test_cloud_init_knows_every_word_of_it(tmp_path: Path):
-    (tmp_path / "user-data").write_text(user_data(order(), {"ODD": ODD}, KEY, "https://cloud.lambda.ai/api/v1"))
+    (tmp_path / "user-data").write_text(user_data(order(), {"ODD": ODD}, KEY, "https://cloud.lambda.ai/api/v1", TAG))
     subprocess.run(["cloud-init", "schema", "--config-file", str(tmp_path / "user-data")], check=True)
 
 
 def test_json_is_put_on_one_line_and_other_lines_are_refused():
     account = '{\n "type": "service_account",\n "private_key": "-----BEGIN\\nx"\n}\n'
-    text = user_data(order(), {"GOOGLE_CREDENTIALS_JSON": account}, "", "https://x")
+    text = user_data(order(), {"GOOGLE_CREDENTIALS_JSON": account}, "", "https://x", TAG)
     (line,) = files(yaml.safe_load(text))[f"{HOME}/environment"].splitlines()
     assert json.loads(line.partition("=")[2]) == json.loads(account)
     for value in ("a\nb", "a\rb", "a\x85b", "a\u2028b", "\x00"):
         with pytest.raises(BadRequestError, match="value of ODD"):
-            user_data(order(), {"ODD": value}, "", "https://x")
+            user_data(order(), {"ODD": value}, "", "https://x", TAG)
 
 
 def test_too_much_is_refused_before_it_is_sent():
     many = {f"V{number}": "x" * 59_000 for number in range(18)}
     with pytest.raises(BadRequestError, match="1000000"):
-        user_data(order(), many, "", "https://x")
+        user_data(order(), many, "", "https://x", TAG)
     with pytest.raises(BadRequestError, match="60001 bytes"):
-        user_data(order(), {"V": "x" * 60_001}, "", "https://x")
+        user_data(order(), {"V": "x" * 60_001}, "", "https://x", TAG)
     with pytest.raises(BadRequestError, match="no name of a variable"):
-        user_data(order(), {"A=B\nC": "1"}, "", "https://x")
+        user_data(order(), {"A=B\nC": "1"}, "", "https://x", TAG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -185,7 +186,16 @@ def test_what_is_shown_is_what_is_sent_but_for_secrets(fake: FakeLambda):
     machine = cloud().create(asked, offer)
     shown = cloud().request(asked, offer).body.split("\n\nuser_data:\n")[1]
     sent = fake.user_data[machine.id].replace(SECRET, "<value of AWS_SECRET_ACCESS_KEY>")
+    (tag,) = fake.instances[machine.id]["tags"]
+    sent = sent.replace(tag["value"], tag["value"][:-8] + "<8 hex>")
     assert shown == sent.replace(KEY, "<value of LAMBDA_API_KEY>")
+
+
+def test_two_instances_of_one_order_have_tags_of_their_own_which_begin_with_the_machine(fake: FakeLambda):
+    asked = order(environment={"SEQUENCE_MACHINE": "a-run-0011aabb"})
+    offer = first(asked)
+    values = [fake.instances[cloud().create(asked, offer).id]["tags"][0]["value"] for _ in range(2)]
+    assert len({*values}) == 2 and all(re.fullmatch("a-run-0011aabb-[0-9a-f]{8}", value) for value in values)
 
 
 def test_without_the_key_on_the_machine_others_end_it(fake: FakeLambda):

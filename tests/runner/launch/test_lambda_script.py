@@ -6,6 +6,7 @@ Its pauses are real ones; here a `sleep` that does nothing stands before the sys
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -81,8 +82,10 @@ def test_an_instance_is_told_the_same_by_the_script_as_by_the_launcher(computer:
     arguments += ("--require-gpu", "--set", odd, "--until", "base_ppo", "--run-id", RUN)
     order = Order(run_id=RUN, image="registry/image:1", arguments=arguments, gpu="gpu_1x_a10", max_hours=2.0)
     environment = {"AWS_ACCESS_KEY_ID": "an-access-key", "AWS_SECRET_ACCESS_KEY": SECRET, "SEQUENCE_HOST": "lambda"}
-    environment |= {"SEQUENCE_MACHINE": RUN, "SEQUENCE_BUDGET__PRICE_USD_PER_HOUR": "0.75"}
-    by_launcher, by_script = read(user_data(order, environment, KEY, computer.fake.url)), read(text)
+    (tag,) = computer.fake.instances[machine_id]["tags"]
+    assert tag["key"] == "sequence-runner" and re.fullmatch(f"{RUN}-[0-9a-f]{{8}}", tag["value"])
+    environment |= {"SEQUENCE_MACHINE": tag["value"], "SEQUENCE_BUDGET__PRICE_USD_PER_HOUR": "0.75"}
+    by_launcher, by_script = read(user_data(order, environment, KEY, computer.fake.url, tag["value"])), read(text)
     in_both = "/opt/sequence-runner/environment"
     by_launcher["files"][in_both], by_script["files"][in_both] = (
         sorted(told["files"][in_both][1].splitlines()) for told in (by_launcher, by_script)
