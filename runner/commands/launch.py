@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from configs.errors import ExitCode
+from configs.errors import ExitCode, ProjectError
+from configs.secrets import redact
 from runner.commands.options import Command, ask_of, ask_options
 from runner.commands.rented import list_, logs, reap, stop
 from runner.launch.providers import PROVIDERS
@@ -17,6 +18,8 @@ from runner.launch.providers import PROVIDERS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from runner.launch.book import Book
+    from runner.launch.life import Launched
     from runner.launch.order import Prepared
     from runner.launch.provider import Provider
 
@@ -145,6 +148,8 @@ def sky(gpu: str, **options: Any) -> ExitCode:
 def _secret(provider: str, secret: str) -> str:
     """A name, or `NAME=text` where the text only names what RunPod keeps."""
     name, equals, place = secret.partition("=")
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        raise click.BadParameter(f"--secret {name!r} is no name of a variable; expected letters, digits and _")
     kept = place.removeprefix("runpod:")
     if equals and (provider != "runpod" or kept == place or not kept.replace("_", "").isalnum()):
         raise click.BadParameter(
@@ -169,6 +174,7 @@ def _launch(name: str, options: dict[str, Any], own: dict[str, Any]) -> ExitCode
         keep_alive=options["keep_alive"],
         machine=machine | {"options": own},
         needs_store=PROVIDERS[name].needs_store,
+        needs_name=not PROVIDERS[name].tells_id,
     )
     prepared = prepare(wish)
     provider = PROVIDERS[name].build()
@@ -194,67 +200,121 @@ def _dry_run(provider: Provider, prepared: Prepared) -> ExitCode:
         say(f"would send {name} ({path}) to {prepared.store}")
     for gpu in prepared.gpus[:1]:
         request = provider.request(prepared.for_price(0.0, gpu), Offer(gpu, "", prepared.price_usd_per_hour))
-        click.echo(f"{request.method} {request.url}\n")
-        click.echo(request.body if isinstance(request.body, str) else json.dumps(request.body, indent=1))
+        click.echo(f"{request.method} {redact(request.url)}\n")
+        click.echo(redact(request.body if isinstance(request.body, str) else json.dumps(request.body, indent=1)))
     return ExitCode.DONE
 
 
 def _carry_out(provider: Provider, prepared: Prepared, runs_dir: Path, wait: bool) -> ExitCode:
-    from runner.dataset_url import send
-    from runner.host.ending import KEEP_ALIVE
     from runner.launch import life
     from runner.launch.book import Book
-    from runner.launch.follow import follow, mark
     from runner.launch.providers import name_inside
     from runner.say import say
 
     if wait and not prepared.store:
         raise click.UsageError("--wait follows the run from its store: name one with --store")
-    book, run_id, before = Book(runs_dir), prepared.order.run_id, None
-
-    def send_files() -> None:
-        nonlocal before
-        if wait:
-            before = mark(prepared.store, run_id)
-        if prepared.files:
-            send(prepared.store, prepared.files)
-
-    launched = life.launch(provider, prepared, book, send_files)
-    machine, who = launched.machine, f"{provider.name} machine {launched.machine.id}"
+    book, run_id = Book(runs_dir), prepared.order.run_id
+    launched = life.launch(provider, prepared, book, lambda: _send(prepared))
+    sight, entry = launched.sight, launched.entry
     if launched.created:
-        say(f"{who} was created for run {run_id}")
+        say(f"{sight} was created for run {run_id}")
     else:
-        say(f"run {run_id} is on {who} already, {machine.says}; nothing was created")
-    inside = name_inside(provider.name, machine)
+        say(f"run {run_id} is on {sight} already, {sight.machine.says}; nothing was created")
+    inside = name_inside(provider.name, sight.machine, entry)
     try:
-        machine = life.wait_until_running(provider, launched, book)
-    except KeyboardInterrupt:
-        say(f"{who} goes on; end it with `sequence-runner launch stop {run_id}`")
+        machine = life.wait_until_running(launched, book)
+        if wait:
+            return _see_through(prepared, launched, book, inside, runs_dir)
+    except life.NotStartedError:
         raise
-    if wait:
-        ask = life.status_of(provider, machine)
-        code = follow(prepared.store, run_id, machine_status=ask, to=runs_dir, since=before)
-        if not prepared.order.options.get("self_terminate", True):
-            life.end_run(provider, book, run_id)
-        elif KEEP_ALIVE not in prepared.order.environment:
-            life.see_off(provider, book, machine)
-        return code
+    except BaseException as error:
+        _leave(prepared, launched, book, error)
+        raise
     if machine.status == "ended":
-        return _gone(prepared.store, run_id, inside, who)
-    say(f"run {run_id} is on {who}; the same command with --wait follows it,")
+        return _gone(prepared.store, launched, inside)
+    say(f"run {run_id} is on {sight}; the same command with --wait follows it,")
     say(f"`sequence-runner launch logs {run_id}` shows what it prints, `sequence-runner launch stop {run_id}` ends it")
     return ExitCode.DONE
 
 
-def _gone(store: str, run_id: str, inside: str, who: str) -> ExitCode:
+def _send(prepared: Prepared) -> None:
+    from runner.dataset_url import send
+
+    if prepared.files:
+        send(prepared.store, prepared.files)
+
+
+def _see_through(prepared: Prepared, launched: Launched, book: Book, inside: str, runs_dir: Path) -> ExitCode:
+    """Follow the run to its end, then see to it that its machine is gone; the run's exit code."""
+    from runner.budget import HOUR_S
+    from runner.host.ending import KEEP_ALIVE
+    from runner.launch import life
+    from runner.launch.follow import Rented, follow
+    from runner.say import say
+
+    sight, entry, run_id = launched.sight, launched.entry, prepared.order.run_id
+    if not inside:
+        say(f"{sight} was launched elsewhere: any end that is told from its beginning on is taken for its own")
+    end_by_t = entry.asked_t + entry.max_hours * HOUR_S
+    rented = Rented(lambda: sight.look().status, inside, entry.asked_t, end_by_t)
+    code = follow(prepared.store, run_id, machine=rented, to=runs_dir)
+    if KEEP_ALIVE in prepared.order.environment:
+        say(f"{sight} is kept alive and COSTS MONEY until `sequence-runner launch stop {run_id}` ends it")
+    elif _only_we_end_it(prepared):
+        _end_run(sight.provider, book, run_id)
+    else:
+        life.see_off(sight, book)
+    return code
+
+
+def _only_we_end_it(prepared: Prepared) -> bool:
+    return not prepared.order.options.get("self_terminate", True)
+
+
+def _end_run(provider: Provider, book: Book, run_id: str) -> None:
+    """End the machine of a run.
+
+    Raises:
+        LaunchError: it may still be there.
+    """
+    from runner.launch import life
+    from runner.launch.provider import LaunchError
+
+    _, troubles = life.end_run(provider, book, run_id)
+    if troubles:
+        raise LaunchError("; ".join(troubles))
+
+
+def _leave(prepared: Prepared, launched: Launched, book: Book, error: BaseException) -> None:
+    """Say what becomes of a machine nobody looks at any more; after an error, end one that does not end itself."""
+    from runner.say import say
+
+    run_id, sight = prepared.order.run_id, launched.sight
+    how = f"`sequence-runner launch stop {run_id}` ends it, the same command with --wait looks at it again"
+    if not _only_we_end_it(prepared):
+        say(f"{sight} goes on; {how}")
+    elif isinstance(error, KeyboardInterrupt):
+        say(f"{sight} goes on, COSTS MONEY, and does not end itself: {how}")
+    else:
+        try:
+            _end_run(sight.provider, book, run_id)
+        except ProjectError as trouble:
+            say(f"{sight} COSTS MONEY and does not end itself, and could not be ended ({trouble}): {how}")
+        else:
+            say(f"{sight} has been ended, for it does not end itself")
+
+
+def _gone(store: str, launched: Launched, inside: str) -> ExitCode:
     """How a run ended whose machine went before anybody saw it run."""
     from runner.exit_record import exit_code_of
     from runner.launch.life import NotStartedError
     from runner.launch.survey import end_in
     from runner.say import say
 
-    end = end_in(store, run_id, inside) if store else None
+    sight, entry = launched.sight, launched.entry
+    since_t = 0.0 if inside else entry.asked_t
+    end = end_in(store, entry.run_id, inside, since_t) if store else None
     if end is None:
-        raise NotStartedError(f"{who} is gone, and left no word of run {run_id}; the same command tries again")
-    say(f"run {run_id} has ended, and {who} with it: exit code {end.exit_code} {end.reason}")
+        raise NotStartedError(f"{sight} is gone, and left no word of run {entry.run_id}; the same command tries again")
+    say(f"run {entry.run_id} has ended, and {sight} with it: exit code {end.exit_code} {end.reason}")
     return exit_code_of(end.exit_code)

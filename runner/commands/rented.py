@@ -35,7 +35,7 @@ def list_(name: str | None, store: str, runs_dir: Path, as_json: bool) -> ExitCo
         click.echo(json.dumps(_object(found)))
     else:
         _print(found)
-    return ExitCode.DONE
+    return ExitCode.MACHINE_UNFIT if found.is_blind else ExitCode.DONE
 
 
 @click.command()
@@ -76,10 +76,14 @@ def stop(run: str, name: str | None, runs_dir: Path) -> ExitCode:
 
     book = _book(runs_dir)
     ended: list[str] = []
+    troubles: list[str] = []
     for provider in _providers_of(run, name, book):
-        ended += [f"{provider.name} machine {machine.id}" for machine in life.end_run(provider, book, run)]
-    click.echo(f"ended {', '.join(ended)}" if ended else f"run {run} has no machine; nothing to end")
-    return ExitCode.DONE
+        ids, refused = life.end_run(provider, book, run)
+        ended += [f"{provider.name} machine {machine_id}" for machine_id in ids]
+        troubles += refused
+    if ended or not troubles:
+        click.echo(f"ended {', '.join(ended)}" if ended else f"run {run} has no machine; nothing to end")
+    return _told(troubles)
 
 
 @click.command()
@@ -90,9 +94,11 @@ def stop(run: str, name: str | None, runs_dir: Path) -> ExitCode:
 def reap(yes: bool, name: str | None, store: str, runs_dir: Path) -> ExitCode:
     """End the machines that nobody needs, each after asking."""
     from runner.launch import life
+    from runner.launch.provider import LaunchError
 
     book = _book(runs_dir)
     found = _survey(name, store, runs_dir)
+    troubles = [f"not asked: {who}: {trouble}" for who, trouble in found.troubles.items()]
     if not found.orphans:
         click.echo("no orphans")
     for one in found.orphans:
@@ -100,11 +106,19 @@ def reap(yes: bool, name: str | None, store: str, runs_dir: Path) -> ExitCode:
         if yes and not one.is_sure:
             click.echo(f"left, for that is not sure; without --yes it is asked for: {what}")
         elif yes or click.confirm(f"{what}. End it?"):
-            life.end_one(one.provider, book, one.machine)
-            click.echo(f"ended {what}")
-    for who, trouble in found.troubles.items():
-        click.echo(f"not asked: {who}: {trouble}", err=True)
-    return ExitCode.MACHINE_UNFIT if found.troubles else ExitCode.DONE
+            try:
+                life.end_one(one.provider, book, one.machine)
+            except LaunchError as error:
+                troubles.append(f"not ended: {what}: {error}")
+            else:
+                click.echo(f"ended {what}")
+    return _told(troubles)
+
+
+def _told(troubles: list[str]) -> ExitCode:
+    for trouble in troubles:
+        click.echo(f"error: {trouble}", err=True)
+    return ExitCode.MACHINE_UNFIT if troubles else ExitCode.DONE
 
 
 def _book(runs_dir: Path) -> Book:

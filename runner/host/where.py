@@ -16,6 +16,7 @@ Kind = Literal[Provider, "docker", "plain"]
 LAUNCHED_BY = "SEQUENCE_HOST"
 """Set by a launcher: the machine was rented for this one run."""
 MACHINE = "SEQUENCE_MACHINE"
+"""Set by a launcher where the provider tells no id inside: the name of this one launch."""
 _CONTAINER_ID = re.compile(r"containers/([0-9a-f]{64})/\S* /etc/hostname ")
 """In the one mount that Docker and Podman make of a file of this very container: layers of images are shared, and
 outside, the mounts of all containers are seen."""
@@ -56,8 +57,9 @@ def this_host(environment: Mapping[str, str] = os.environ, root: Path = Path("/"
     found: Kind = "runpod" if pod else "sky" if task else "docker" if _is_container(root, container) else "plain"
     kind = cast(Kind, launched_by) or found
     name = _text(root / "proc/sys/kernel/hostname").strip()
-    own = {"runpod": pod, "sky": task}.get(kind, "")
-    machine = own or environment.get(MACHINE, "") or container or name
+    given = environment.get(MACHINE, "")
+    own = {"runpod": pod or given, "sky": given or task}.get(kind, given)
+    machine = own or container or name
     if pod:
         place = f"pod {pod}"
     elif container:

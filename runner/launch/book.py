@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from configs.errors import CannotWriteError, ConfigError
 from configs.files import write_json
+from runner.launch.provider import Machine
 from runner.say import say
 
 FOLDER = ".launches"
@@ -27,6 +28,9 @@ class Entry(BaseModel):
     run_id: str
     machine_id: str = ""
     """Empty while it is unknown, or whether there is one."""
+    inside: str = ""
+    """Name of this one launch, by which the run there knows its machine; empty where that is the machine's id, or where
+    another computer launched it."""
     store: str = ""
     asked_t: float
     """Unix seconds."""
@@ -36,6 +40,10 @@ class Entry(BaseModel):
     """The machine is to be gone so long after `asked_t`."""
     ended: bool = False
     """The launcher has seen the machine's end, or that there was none."""
+
+    def is_of(self, machine: Machine) -> bool:
+        """The machine, which has the run's name, came of this launch and not of one from another computer."""
+        return self.machine_id == machine.id or not (self.machine_id or self.ended)
 
 
 class Book:

@@ -26,9 +26,9 @@ from runner.remote import bring_light, fetched, light_files
 from runner.say import say
 from runner.store.ends import ends, newest_end
 from runner.store.hold import Trouble
-from runner.store.layout import End, Head, Live
+from runner.store.layout import End, Head, Live, head_key
 from runner.store.live import read_live, view_in
-from runner.store.objects import Stat, StoreDeniedError
+from runner.store.objects import StoreDeniedError
 from runner.store.open import open_store
 from runner.store.snapshots import read_head
 from runner.summary import next_steps, run_object
@@ -40,6 +40,11 @@ DRAW_S = 0.25
 GONE: frozenset[Status] = frozenset({"stopped", "ended", "failed"})
 TAIL_LINES = 12
 LOST = "machine lost ({status}); the same launch command goes on from the last snapshot"
+OVERDUE = "the machine should have been gone by now, is {status}, and nothing is heard of the run: its time is over"
+UNHEARD = (
+    "the machine has been running for {minutes:.0f} min without a word of the run: `sequence-runner launch logs "
+    "{run_id}` shows what it prints, `sequence-runner launch stop {run_id}` ends it"
+)
 MACHINE_SAYS: dict[Status | None, str] = {
     None: "its provider does not say",
     "starting": "asked for, being provided",
@@ -50,7 +55,7 @@ MACHINE_SAYS: dict[Status | None, str] = {
 }
 Answer = TypeVar("Answer")
 Observe = Callable[[RunView], None]
-AskMachine = Callable[[], Status | None]
+AskMachine = Callable[[], Status]
 
 
 @dataclass(frozen=True)
@@ -65,59 +70,52 @@ class Pace:
     ask_s: float = 15.0
     gone_s: float = 60.0
     """The last word of a machine that is gone may still be on its way."""
+    word_s: float = 1800.0
+    """A machine that runs for so long without a word of its run has no runner: bringing the image takes minutes."""
 
 
 @dataclass(frozen=True)
-class Mark:
-    """What a store has of a run before a machine is asked for: nothing of it is a word of that machine."""
+class Rented:
+    """The machine of a followed run, as its launcher knows it."""
 
-    epoch: int = 0
-    ends: frozenset[tuple[str, str]] = frozenset()
-    """Key and tag of each."""
-
-
-def mark(store_url: str, run_id: str) -> Mark:
-    """What the store has of the run, before its machine is asked for.
-
-    Raises:
-        StoreError: it cannot be used.
-    """
-    store = open_store(store_url)
-    head = read_head(store, run_id)
-    return Mark(head.epoch if head else 0, _tags(ends(store, run_id)))
+    ask: AskMachine
+    """How it stands; a `ProjectError` is waited for."""
+    inside: str = ""
+    """What the run there calls it: only the end that is told under this name counts. Empty where it is not known: then
+    any that is told after `since_t`."""
+    since_t: float = 0.0
+    """What the store had before this moment, in Unix seconds, is no word of this machine."""
+    end_by_t: float = math.inf
+    """The machine is to be gone by then."""
 
 
 def follow(
     store_url: str,
     run_id: str,
     *,
-    machine_status: AskMachine | None = None,
+    machine: Rented | None = None,
     to: Path | None = None,
-    since: Mark | None = None,
     pace: Pace = Pace(),
 ) -> ExitCode:
-    """Show a run until it ends; returns its exit code, or 75 where its machine was lost.
+    """Show a run until it ends; returns its exit code: 75 where its machine was lost, 79 where it is there too long.
 
     Args:
         store_url: where it is kept.
         run_id: which run.
-        machine_status: asks a provider how the machine stands, None where it does not say; a `ProjectError` of it is
-            waited for. Without it, the run has ended when its owner lets it go.
+        machine: that carries it out. Without one, the run has ended when its owner lets it go.
         to: the runs directory that gets the report and all that `status` and `compare` read; None fetches nothing.
-        since: what `mark` told before the machine was asked for; left out, a run is joined as it is found.
         pace: of it all.
 
     Raises:
         StoreError: access is denied at the first look, or what is there cannot be understood.
         KeyboardInterrupt: Ctrl-C; the run goes on.
     """
-    followed = _Followed(store_url, run_id, machine_status, since, pace)
+    followed = _Followed(store_url, run_id, machine, pace)
     try:
         ending = followed.until_end()
         followed.patiently(lambda: _conclude(store_url, run_id, ending, to))
     except KeyboardInterrupt:
-        stop = f", `sequence-runner launch stop {run_id}` ends its machine" if machine_status else ""
-        say(f"the run goes on: `sequence-runner status {run_id} --store {store_url} --follow` follows it again{stop}")
+        say(f"the run goes on: `sequence-runner status {run_id} --store {store_url} --follow` follows it again")
         raise
     return ending.exit_code
 
@@ -145,12 +143,14 @@ def follow_here(run: RunDir, runs_dir: Path) -> ExitCode:
 class _Followed:
     """One run, looked at as often as its store and its provider let us."""
 
-    def __init__(self, url: str, run_id: str, machine: AskMachine | None, since: Mark | None, pace: Pace) -> None:
-        self._run_id, self._machine, self._since, self._pace = run_id, machine, since, pace
+    def __init__(self, url: str, run_id: str, machine: Rented | None, pace: Pace) -> None:
+        self._run_id, self._machine, self._pace = run_id, machine, pace
         self._url, self._store = url, open_store(url, answer_s=ANSWER_S, deadline_s=0)
         self._trouble = Trouble()
         self._trouble.tell, self._trouble.meanwhile = say, "; the run goes on, and so does following it"
         self._has_looked = False
+        self._history: frozenset[tuple[str, str]] | None = None
+        """Key and tag of the ends that were told before a run without a known machine was joined."""
         self._head: Head | None = None
         """Of a start that is meant."""
         self._live: Live | None = None
@@ -161,6 +161,8 @@ class _Followed:
         self._status: Status | None = None
         self._fault, self._next_ask_s = "", 0.0
         self._over_since_s: float | None = None
+        self._runs_since_s: float | None = None
+        """Since when the machine is seen running without a word."""
         self._phase = ""
 
     def until_end(self) -> Ending:
@@ -197,13 +199,9 @@ class _Followed:
 
     def _look(self) -> Ending | None:
         """Learn what is new; how the run ended, once it has."""
-        found = ends(self._store, self._run_id)
-        head = read_head(self._store, self._run_id)
-        if self._since is None:
-            # where a machine is there, or a runner was, what machines said before is history
-            self._since = Mark(0, _tags(found) if self._machine or head else frozenset())
-        end = newest_end(self._store, [stat for stat in found if (stat.key, stat.tag) not in self._since.ends])
-        if head and head.epoch > self._since.epoch:
+        head = self._newest_head()
+        end = self._end_of_machine() if self._machine else self._end_of_any(head)
+        if head:
             if self._head and self._head.epoch != head.epoch:
                 say(f"the runner was lost or stopped; another goes on from the store ({head.owner.place})")
             self._head = head
@@ -212,6 +210,26 @@ class _Followed:
             return Ending(exit_code_of(end.exit_code), _said(end))
         self._ask()
         return self._ending_without_word()
+
+    def _newest_head(self) -> Head | None:
+        """HEAD; None where its owner cannot be on the machine, which was not there when HEAD was last renewed."""
+        if self._machine:
+            found = self._store.list(head_key(self._run_id))
+            if not any(stat.modified_t > self._machine.since_t for stat in found):
+                return None
+        return read_head(self._store, self._run_id)
+
+    def _end_of_machine(self) -> End | None:
+        assert self._machine
+        end = newest_end(self._store, ends(self._store, self._run_id, self._machine.inside))
+        return end if end and (self._machine.inside or end.ended_t > self._machine.since_t) else None
+
+    def _end_of_any(self, head: Head | None) -> End | None:
+        """Where a runner was, what machines said before the first look is history."""
+        found = ends(self._store, self._run_id)
+        if self._history is None:
+            self._history = frozenset((stat.key, stat.tag) for stat in found if head)
+        return newest_end(self._store, [stat for stat in found if (stat.key, stat.tag) not in self._history])
 
     def _hear(self, live: Live | None) -> None:
         before = self._live
@@ -230,9 +248,13 @@ class _Followed:
             return
         self._next_ask_s = now_s + self._pace.ask_s
         try:
-            self._status, self._fault = self._machine(), ""
+            self._status, self._fault = self._machine.ask(), ""
         except ProjectError as error:
             self._status, self._fault = None, str(error)
+        if self._live or self._status != "running":
+            self._runs_since_s = None
+        else:
+            self._runs_since_s = self._runs_since_s or now_s
 
     @property
     def _is_silent(self) -> bool:
@@ -242,6 +264,8 @@ class _Followed:
         """How it ended where its owner or its machine is gone and no end was written."""
         is_released = self._head is not None and self._head.released
         is_gone = self._machine is not None and self._is_silent and self._status in GONE
+        if not is_gone and self._is_overdue:
+            return Ending(ExitCode.BUDGET, OVERDUE.format(status=self._machine_says()))
         if not (is_gone or (is_released and self._machine is None)):
             self._over_since_s = None
             return None
@@ -249,6 +273,13 @@ class _Followed:
         if self._machine and time.monotonic() - self._over_since_s < self._pace.gone_s:
             return None
         return self._last_record() if is_released else Ending(ExitCode.INTERRUPTED, LOST.format(status=self._status))
+
+    @property
+    def _is_overdue(self) -> bool:
+        if self._machine is None or time.time() < self._machine.end_by_t:
+            return False
+        # one that was heard, and is being provided anew after it was taken, has time left that it has not used
+        return self._is_silent and not (self._live and self._status == "starting")
 
     def _last_record(self) -> Ending:
         """As the exit record of the newest snapshot has it."""
@@ -278,6 +309,8 @@ class _Followed:
             return f"no word from the run for more than {self._pace.silent_s:.0f} s; {about}"
         if self._head and not self._head.released:
             return f"the runner has begun ({self._head.owner.place}): it fetches what it needs"
+        if self._runs_since_s and time.monotonic() - self._runs_since_s > self._pace.word_s:
+            return UNHEARD.format(minutes=self._pace.word_s / 60, run_id=self._run_id)
         return about if self._machine else f"nothing of the run is in {self._url} yet; waiting for it"
 
     def _machine_says(self) -> str:
@@ -320,10 +353,6 @@ def _copy_report(run: RunDir, runs_dir: Path) -> str | None:
     path = runs_dir / f"{run.run_id}-report.html"
     write_atomic(path, run.report.read_bytes())
     return str(path.resolve())
-
-
-def _tags(found: list[Stat]) -> frozenset[tuple[str, str]]:
-    return frozenset((stat.key, stat.tag) for stat in found)
 
 
 def _said(end: End) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from configs.errors import ProjectError
+from configs.errors import ConfigError, ProjectError
 from runner.launch.book import Book, Entry
 from runner.launch.order import Prepared
 from runner.launch.provider import (
@@ -19,7 +19,6 @@ from runner.launch.provider import (
     Machine,
     Offer,
     Provider,
-    Status,
     UnclearError,
 )
 from runner.say import say
@@ -31,6 +30,8 @@ LOOKS_S = (2.0, 5.0, 10.0, 20.0)
 """Pauses before each look for a machine that may have been created."""
 LEAVE_LIMIT_S = 180.0
 """A machine that is there so long after its run has ended does not end itself."""
+UNLISTED_S = 60.0
+"""A listing may lag: a machine that it has never shown is taken for gone after this."""
 MOST_UNCLEAR = 3
 """Creations whose outcome was unclear after which no further one is tried."""
 
@@ -39,11 +40,37 @@ class NotStartedError(LaunchError):
     """The machine was created and never ran."""
 
 
+class Sight:
+    """One machine, looked at again and again."""
+
+    def __init__(self, provider: Provider, machine: Machine, *, is_listed: bool) -> None:
+        """Begin with what is known of a machine, and whether the provider's list has shown it."""
+        self.provider, self.machine, self._is_listed = provider, machine, is_listed
+        self._wait_until_t = time.monotonic() + UNLISTED_S
+
+    def look(self) -> Machine:
+        """The machine as it is now: ended where a list that has shown it shows it no more, or never does.
+
+        Raises:
+            LaunchError: the provider cannot be asked now.
+        """
+        named = self.provider.machines(self.machine.name)
+        if found := next((each for each in named if each.id == self.machine.id), None):
+            self.machine, self._is_listed = found, True
+        elif self._is_listed or time.monotonic() > self._wait_until_t:
+            self.machine = replace(self.machine, status="ended", says="gone")
+        return self.machine
+
+    def __str__(self) -> str:
+        """`runpod machine abc`."""
+        return f"{self.provider.name} machine {self.machine.id}"
+
+
 @dataclass(frozen=True)
 class Launched:
     """A machine for a run, and its record."""
 
-    machine: Machine
+    sight: Sight
     entry: Entry
     created: bool
     """False where it was there already."""
@@ -63,66 +90,53 @@ def launch(provider: Provider, prepared: Prepared, book: Book, send: Callable[[]
     """
     order = prepared.order
     with book.alone(provider.name, order.run_id):
-        entry = book.find(provider.name, order.run_id) or _entry(provider, prepared)
-        if found := _living(provider, order.run_id):
-            return Launched(found, book.write(entry.model_copy(update={"machine_id": found.id, "ended": False})), False)
+        noted = book.find(provider.name, order.run_id)
+        if found := _living(provider, order.run_id, noted):
+            entry = _join(book, noted, _entry(provider, prepared), found)
+            return Launched(Sight(provider, found, is_listed=True), entry, False)
         offers = _offers(provider, prepared)
         send()
-        entry = book.write(_entry(provider, prepared, offers[0].price_usd_per_hour))
+        entry = _entry(provider, prepared, offers[0].price_usd_per_hour)
+        entry = book.write(entry.model_copy(update={"inside": prepared.inside}))
         try:
-            machine, offer = _create(provider, prepared, offers)
-        except UnclearError:
-            raise  # the record stays: there may be one
-        except LaunchError:
-            book.end(entry)
+            return _created(provider, prepared, book, entry, offers)
+        except BaseException as error:
+            if isinstance(error, (LaunchError, ConfigError)) and not isinstance(error, UnclearError):
+                book.end(entry)  # nothing was created
+            else:
+                say(
+                    f"a {provider.name} machine named {order.run_id} may exist and cost: `sequence-runner launch list` "
+                    f"shows it, `sequence-runner launch stop {order.run_id}` ends it"
+                )
             raise
-        price = machine.price_usd_per_hour or offer.price_usd_per_hour
-        noted = {"machine_id": machine.id, "price_usd_per_hour": price}
-        entry = book.write(entry.model_copy(update=noted))
-        machine = _only_one(provider, machine)
-        return Launched(machine, book.write(entry.model_copy(update={"machine_id": machine.id})), True)
 
 
-def wait_until_running(provider: Provider, launched: Launched, book: Book, limit_s: float = START_LIMIT_S) -> Machine:
+def wait_until_running(launched: Launched, book: Book, limit_s: float = START_LIMIT_S) -> Machine:
     """The machine once it runs, or once it is gone again; one that cannot run, or does not in time, is ended.
 
     Raises:
         NotStartedError: it did not.
         LaunchError: the provider cannot be asked any more; the machine may be there.
     """
-    machine, give_up_t, told = launched.machine, time.monotonic() + limit_s, ""
+    sight, give_up_t, told = launched.sight, time.monotonic() + limit_s, ""
+    machine = sight.machine
     while machine.status == "starting":
         if machine.says != told:
-            say(f"{provider.name} {machine.id}: {machine.says}")
+            say(f"{sight}: {machine.says}")
             told = machine.says
         if time.monotonic() > give_up_t:
             break
         time.sleep(POLL_S)
-        machine = _look(provider, machine)
+        machine = sight.look()
     if machine.status in ("running", "ended"):
-        say(f"{provider.name} {machine.id}: {machine.says}")
+        say(f"{sight}: {machine.says}")
         if machine.status == "ended":
             book.end(launched.entry)
         return machine
-    provider.end(machine.id)
+    sight.provider.end(machine.id)
     book.end(launched.entry)
     why = f"did not run within {limit_s / 60:.0f} min" if machine.status == "starting" else f"is {machine.says}"
-    raise NotStartedError(
-        f"{provider.name} machine {machine.id} {why}; it has been ended, the same command tries again"
-    )
-
-
-def status_of(provider: Provider, machine: Machine) -> Callable[[], Status | None]:
-    """How the machine stands whenever it is asked; None where the provider shows none.
-
-    Raises:
-        LaunchError: the provider cannot be asked now.
-    """
-
-    def ask() -> Status | None:
-        return next((found.status for found in provider.machines(machine.name) if found.id == machine.id), None)
-
-    return ask
+    raise NotStartedError(f"{sight} {why}; it has been ended, the same command tries again")
 
 
 def end_one(provider: Provider, book: Book, machine: Machine) -> None:
@@ -135,52 +149,52 @@ def end_one(provider: Provider, book: Book, machine: Machine) -> None:
     _note_end(provider, book, machine)
 
 
-def see_off(provider: Provider, book: Book, machine: Machine) -> None:
+def see_off(sight: Sight, book: Book) -> None:
     """Wait until a machine whose run is over is gone; one that stays is ended, and what goes wrong is only said."""
-    who = f"{provider.name} machine {machine.id}"
     give_up_t = time.monotonic() + LEAVE_LIMIT_S
     try:
-        while (found := _look(provider, machine)).status in ("starting", "running") and time.monotonic() < give_up_t:
+        while (found := sight.look()).status in ("starting", "running") and time.monotonic() < give_up_t:
             time.sleep(POLL_S)
         if found.costs:
-            say(f"the run is over and {who} is still {found.says}: ending it")
-            provider.end(machine.id)
-        _note_end(provider, book, machine)
+            say(f"the run is over and {sight} is still {found.says}: ending it")
+            sight.provider.end(found.id)
+        _note_end(sight.provider, book, found)
     except ProjectError as error:
-        say(f"whether {who} is gone is not known: {error}; `sequence-runner launch list` tells")
+        say(
+            f"whether {sight} is gone is not known: {error}; `sequence-runner launch list` tells, "
+            f"`sequence-runner launch stop {sight.machine.name}` ends it"
+        )
     else:
-        say(f"{who} is gone")
+        say(f"{sight} is gone")
 
 
-def end_run(provider: Provider, book: Book, run_id: str) -> list[Machine]:
-    """End every machine of a run; those that there were.
-
-    Raises:
-        LaunchError: the provider refuses or cannot be asked.
-    """
-    found = provider.machines(run_id)
-    for machine in found:
-        provider.end(machine.id)
+def end_run(provider: Provider, book: Book, run_id: str) -> tuple[list[str], list[str]]:
+    """End every machine of a run, whatever is refused on the way: ids of those that were ended, and the troubles."""
+    ended: list[str] = []
+    troubles: list[str] = []
     entry = book.find(provider.name, run_id)
-    if entry and entry.machine_id and entry.machine_id not in {machine.id for machine in found}:
-        provider.end(entry.machine_id)  # it may have another name by now
-    if entry and not entry.ended:
+    try:
+        ids = [machine.id for machine in provider.machines(run_id)]
+    except LaunchError as error:
+        return ended, [f"{provider.name}: {error}"]
+    # the one that is noted may have another name by now, or not be listed yet
+    unlisted = [entry.machine_id] if entry and entry.machine_id not in ("", *ids) else []
+    for machine_id in (*ids, *unlisted):
+        try:
+            provider.end(machine_id)
+        except LaunchError as error:
+            troubles.append(f"{provider.name} machine {machine_id} may still cost: {error}")
+        else:
+            ended += [machine_id] if machine_id in ids else []
+    if entry and not entry.ended and not troubles:
         book.end(entry)
-    return found
+    return ended, troubles
 
 
 def _note_end(provider: Provider, book: Book, machine: Machine) -> None:
     entry = book.find(provider.name, machine.name)
     if entry and not entry.ended and entry.machine_id in ("", machine.id):
         book.end(entry)
-
-
-def _look(provider: Provider, machine: Machine) -> Machine:
-    """The machine as it is now."""
-    for found in provider.machines(machine.name):
-        if found.id == machine.id:
-            return found
-    return Machine(machine.id, machine.name, "ended", "gone")
 
 
 def _entry(provider: Provider, prepared: Prepared, price: float = 0.0) -> Entry:
@@ -195,11 +209,18 @@ def _entry(provider: Provider, prepared: Prepared, price: float = 0.0) -> Entry:
     )
 
 
-def _living(provider: Provider, run_id: str) -> Machine | None:
-    """The machine that carries the run out now.
+def _join(book: Book, noted: Entry | None, fresh: Entry, machine: Machine) -> Entry:
+    """Note the machine that is there, with the launch that it came of; from elsewhere, only the machine is known."""
+    begun = {"asked_t": machine.created_t or time.time()}
+    entry = noted if noted and noted.is_of(machine) else fresh.model_copy(update=begun)
+    return book.write(entry.model_copy(update={"machine_id": machine.id, "ended": False}))
+
+
+def _living(provider: Provider, run_id: str, noted: Entry | None) -> Machine | None:
+    """The machine that carries the run out now; one that does not any more is ended.
 
     Raises:
-        LaunchError: there is one that does not, and costs.
+        LaunchError: there is one that is not ours, or cannot be ended.
     """
     found = provider.machines(run_id)
     for machine in found:
@@ -207,12 +228,15 @@ def _living(provider: Provider, run_id: str) -> Machine | None:
             if len(found) > 1:
                 say(f"{len(found)} machines are named {run_id}; `sequence-runner launch stop {run_id}` ends them all")
             return machine
-    costly = [machine for machine in found if machine.costs]
-    if costly:
-        raise LaunchError(
-            f"{provider.name} machine {costly[0].id} of run {run_id} is {costly[0].says}, does nothing and may cost; "
-            f"end it with `sequence-runner launch stop {run_id}`, then launch again"
-        )
+    for machine in found:
+        who = f"{provider.name} machine {machine.id} of run {run_id} is {machine.says}, does nothing and may cost"
+        if not (machine.ours or (noted and noted.machine_id == machine.id)):
+            raise LaunchError(
+                f"{who}, and whether this program created it is not known; end it with `sequence-runner launch stop "
+                f"{run_id}`, then launch again"
+            )
+        say(f"{who}: ending it; another one goes on from the store")
+        provider.end(machine.id)
     return None
 
 
@@ -232,6 +256,16 @@ def _offers(provider: Provider, prepared: Prepared) -> list[Offer]:
     if not offers:
         raise CandidateRefusedError("; ".join(refusals) or f"{provider.name} offers nothing for this order")
     return offers
+
+
+def _created(provider: Provider, prepared: Prepared, book: Book, entry: Entry, offers: list[Offer]) -> Launched:
+    """A new machine, noted as soon as its id is known."""
+    machine, offer = _create(provider, prepared, offers)
+    price = machine.price_usd_per_hour or offer.price_usd_per_hour
+    entry = book.write(entry.model_copy(update={"machine_id": machine.id, "price_usd_per_hour": price}))
+    machine = _only_one(provider, machine)
+    entry = book.write(entry.model_copy(update={"machine_id": machine.id}))
+    return Launched(Sight(provider, machine, is_listed=False), entry, True)
 
 
 def _create(provider: Provider, prepared: Prepared, offers: list[Offer]) -> tuple[Machine, Offer]:
@@ -289,8 +323,7 @@ def _look_after(provider: Provider, run_id: str, unclear: UnclearError) -> Machi
             return found[0]
     if trouble:
         raise UnclearError(
-            f"a machine named {run_id} may have been created, and {provider.name} does not say: {trouble}; look again "
-            f"with `sequence-runner launch list`, end it with `sequence-runner launch stop {run_id}`"
+            f"a machine named {run_id} may have been created, and {provider.name} does not say: {trouble}"
         ) from trouble
     return None
 
@@ -314,12 +347,18 @@ def _tell(offer: Offer, prepared: Prepared) -> None:
     price = prepared.price_usd_per_hour or offer.price_usd_per_hour
     costs = f"{price:.3g} USD per hour" if price else "at a price that the provider does not tell"
     available = f", availability {offer.availability}" if offer.availability else ""
-    limits = [f"{prepared.max_cost_usd:g} USD"] if prepared.max_cost_usd else []
-    limits += [f"{prepared.max_hours:g} h"] if prepared.max_hours else []
-    hours = prepared.hours_at(price)
-    allows = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
-    allows += f", at most {hours * price:.2f} USD" if price else ""
-    say(f"asking for {_place(offer)}: {costs}{available}; the ceiling ({' and '.join(limits)}) allows {allows}")
+    hours, longest = prepared.hours_at(price), prepared.for_price(price).max_hours
+    say(
+        f"asking for {_place(offer)}: {costs}{available}; the run may use {_use(hours, price)}; with starting and "
+        f"stopping the machine is ended after {_use(longest, price)}, at the latest"
+    )
+
+
+def _use(hours: float, price: float) -> str:
+    """`11.4 h, 5.00 USD`."""
+    return (f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min") + (
+        f", {hours * price:.2f} USD" if price else ""
+    )
 
 
 def _place(offer: Offer) -> str:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from configs.assets import can_be_fetched
@@ -15,15 +16,18 @@ from configs.files import digest
 from configs.load import Resolved, flatten, resolve
 from configs.run_dir import check_run_id
 from configs.schema import Config
+from configs.secrets import redact
 from runner import data
 from runner.data_dirs import searched
 from runner.dataset_url import is_url, url_of
+from runner.host.where import LAUNCHED_BY, MACHINE
 from runner.identity import IDENTITY_CHARACTERS
 from runner.launch.http import is_loopback
 from runner.launch.provider import Order
 from runner.launch.secrets import GOOGLE_JSON, is_known
 from runner.say import say
 from runner.session import Ask, dataset_name
+from runner.store.open import parse_url
 
 PRICE_PATH = "budget.price_usd_per_hour"
 PRICE_VARIABLE = "SEQUENCE_BUDGET__PRICE_USD_PER_HOUR"
@@ -59,6 +63,8 @@ class Wish:
     machine: Mapping[str, Any] = field(default_factory=dict)
     """`gpu_count`, `disk_gb`, `spot`, `regions` and `options` of the order."""
     needs_store: bool = True
+    needs_name: bool = False
+    """The run inside is told nothing by which its machine is another than that of an earlier launch."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,11 @@ class Prepared:
     """As the user gave it; 0 where it is the provider's."""
     files: Mapping[str, Path]
     """Datasets to send to the store: name -> file."""
+
+    @property
+    def inside(self) -> str:
+        """Name of this launch, where the run inside gets one."""
+        return self.order.environment.get(MACHINE, "")
 
     def for_price(self, price_usd_per_hour: float, gpu: str = "") -> Order:
         """The order at a price: the run knows it, and the machine is ended when the ceiling must be reached."""
@@ -162,11 +173,15 @@ def _with_ceiling(config: Config) -> Config:
 
 
 def _check_store(url: str, needed: bool) -> str:
-    """The scheme of the store; empty where there is none and none is needed."""
-    scheme = url.partition("://")[0]
-    if scheme in CREDENTIALS:
-        return scheme
+    """The scheme of the store; empty where there is none and none is needed.
+
+    Raises:
+        ConfigError: it cannot be used from there, or its URL is no store's.
+    """
     if url:
+        scheme = parse_url(url).scheme
+        if scheme in CREDENTIALS:
+            return scheme
         raise ConfigError(
             f"--store {url} would be on the rented machine and end with it; expected s3://bucket/prefix or gs://bucket/prefix"
         )
@@ -181,6 +196,7 @@ def _check_store(url: str, needed: bool) -> str:
 def _dataset(ask: Ask, config: Config) -> tuple[str, dict[str, Path]]:
     """What `--dataset` is there, and the files that must be in the store for it."""
     if is_url(ask.dataset):
+        parse_url(ask.dataset)  # credentials in it would be sent, and shown
         return ask.dataset, {}
     names = config.asset_datasets()
     place = str(Path(ask.dataset).resolve()) if ask.dataset != names[0] else ""
@@ -239,10 +255,10 @@ def _environment(wish: Wish, scheme: str, run_id: str, environment: Mapping[str,
     plain = {name: environment[name] for name in PLAIN.get(scheme, ()) if environment.get(name)}
     for name, value in plain.items():
         if "://" in value and is_loopback(value):
-            say(f"{name}={value} is this computer; a rented machine finds no store there")
+            say(f"{name}={redact(value)} is this computer; a rented machine finds no store there")
     plain |= {name: environment[name] for name in ("SEQUENCE_GIT_USER",) if environment.get(name)}
-    plain |= {"SEQUENCE_HOST": wish.provider}
-    plain |= {"SEQUENCE_MACHINE": run_id} if wish.provider == "lambda" else {}
+    plain |= {LAUNCHED_BY: wish.provider}
+    plain |= {MACHINE: f"{run_id}-{token_hex(4)}"} if wish.needs_name else {}
     return plain | ({"SEQUENCE_KEEP_ALIVE": "1"} if wish.keep_alive else {})
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
+from runner.launch.book import Entry
 from runner.launch.provider import Machine, Provider
 
 
@@ -22,8 +22,8 @@ class Known:
     """What that is."""
     needs_store: bool = True
     """A run without a store is refused; else it is warned of what ends with the machine."""
-    calls_itself: Literal["id", "name", ""] = "name"
-    """What of the machine the run inside knows, by which the end that it leaves in the store is called."""
+    tells_id: bool = False
+    """The run inside knows the machine's id; else it gets a name from its launcher."""
 
 
 def _runpod() -> Provider:
@@ -51,13 +51,20 @@ def _has_sky() -> bool:
 
 
 PROVIDERS: dict[str, Known] = {
-    "runpod": Known(_runpod, lambda: bool(os.environ.get("RUNPOD_API_KEY")), "RUNPOD_API_KEY", calls_itself="id"),
+    "runpod": Known(_runpod, lambda: bool(os.environ.get("RUNPOD_API_KEY")), "RUNPOD_API_KEY", tells_id=True),
     "lambda": Known(_lambda, lambda: bool(os.environ.get("LAMBDA_API_KEY")), "LAMBDA_API_KEY"),
-    "sky": Known(_sky, _has_sky, "the program sky, on PATH or named by SEQUENCE_SKY", False, ""),
+    "sky": Known(_sky, _has_sky, "the program sky, on PATH or named by SEQUENCE_SKY", False),
 }
 
 
-def name_inside(provider: str, machine: Machine) -> str:
-    """What the run on a machine calls it; empty where only the run itself is known."""
-    attribute = PROVIDERS[provider].calls_itself
-    return str(getattr(machine, attribute)) if attribute else ""
+def name_inside(provider: str, machine: Machine, entry: Entry | None) -> str:
+    """What the run on a machine calls it, and so the end that it leaves in the store; empty where that is not known.
+
+    Args:
+        provider: whose it is.
+        machine: the one.
+        entry: of its launch.
+    """
+    if PROVIDERS[provider].tells_id:
+        return machine.id
+    return entry.inside if entry else ""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from configs.assets import TIMEFRAME_S
 from configs.errors import ProjectError
-from configs.load import profile_names
 from runner.launch.book import Book, Entry
 from runner.launch.provider import LaunchError, Machine, Provider
 from runner.launch.providers import name_inside
@@ -19,13 +16,7 @@ from runner.store.layout import End
 PATIENCE_S = 10.0
 """For one store."""
 IN_PROGRESS_S = 900.0
-"""A launch of which nothing is to be seen for so long after it was noted has failed."""
-CLOCK_SLACK_S = 300.0
-"""Clocks of this computer, the provider and the machine may differ by this."""
-RUN_NAME = re.compile(
-    rf"[A-Za-z0-9]+-[A-Za-z0-9]+_({'|'.join(TIMEFRAME_S)})-({'|'.join(profile_names())})-[0-9a-f]{{8}}(-\d+)?"
-)
-"""Names that this program gives; others are ours only where the book says so."""
+"""A launch of which nothing is to be seen for so long after it was noted has failed, or its machine is gone."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,7 @@ class Seen:
     orphan: str = ""
     """Why nothing of value can be going on there; empty where a run may be at work."""
     is_sure: bool = True
-    """The reason is known, not presumed."""
+    """The reason is known, not presumed, and this computer launched it."""
 
 
 @dataclass
@@ -51,6 +42,9 @@ class Survey:
     """Machines of the accounts that are not of this program."""
     troubles: dict[str, str] = field(default_factory=dict)
     """Provider or store -> why it could not be asked."""
+
+    is_blind: bool = False
+    """None of the providers could be asked."""
 
     @property
     def orphans(self) -> list[Seen]:
@@ -77,16 +71,17 @@ def survey(providers: Sequence[Provider], book: Book, store: str = "") -> Survey
             continue
         for machine in machines:
             entry = _entry_of(machine, own)
-            if entry is None and not RUN_NAME.fullmatch(machine.name):
+            if entry is None and not machine.ours:
                 found.others += 1
                 continue
             found.seen.append(_judged(provider, machine, entry, store, found))
         _note_gone(book, own, machines)
+    found.is_blind = all(provider.name in found.troubles for provider in providers)
     return found
 
 
-def end_in(url: str, run_id: str, machine: str = "") -> End | None:
-    """The newest end of a run in a store, of one machine or of any.
+def end_in(url: str, run_id: str, machine: str = "", since_t: float = 0.0) -> End | None:
+    """The newest end of a run in a store: of one machine, or of any, later than a moment (Unix seconds).
 
     Raises:
         ProjectError: the store cannot be used.
@@ -94,7 +89,8 @@ def end_in(url: str, run_id: str, machine: str = "") -> End | None:
     from runner.store.open import open_store  # heavy: what speaks to stores
 
     store = open_store(url, deadline_s=PATIENCE_S)
-    return newest_end(store, ends(store, run_id, machine))
+    end = newest_end(store, ends(store, run_id, machine))
+    return end if end and end.ended_t > since_t else None
 
 
 def _entry_of(machine: Machine, entries: Sequence[Entry]) -> Entry | None:
@@ -105,24 +101,33 @@ def _entry_of(machine: Machine, entries: Sequence[Entry]) -> Entry | None:
 
 
 def _judged(provider: Provider, machine: Machine, entry: Entry | None, store: str, found: Survey) -> Seen:
+    of_it = entry if entry and entry.is_of(machine) else None
+    inside = name_inside(provider.name, machine, of_it)
     url = entry.store if entry and entry.store else store
     ended = None
     if url:
         try:
-            ended = end_in(url, machine.name, name_inside(provider.name, machine))
+            ended = _end_of(machine, url, inside, of_it)
         except ProjectError as error:
             found.troubles[url] = str(error)
     why, is_sure = _orphan(machine, entry, ended)
-    return Seen(provider, machine, entry, why, is_sure)
+    return Seen(provider, machine, entry, why, is_sure and of_it is not None and (bool(inside) or not ended))
+
+
+def _end_of(machine: Machine, url: str, inside: str, entry: Entry | None) -> End | None:
+    """How the run ended on this machine; where its name inside is not known, any end since it began."""
+    if inside:
+        return end_in(url, machine.name, inside)
+    begun_t = machine.created_t or (entry.asked_t if entry else 0.0)
+    return end_in(url, machine.name, since_t=begun_t) if begun_t else None
 
 
 def _orphan(machine: Machine, entry: Entry | None, ended: End | None) -> tuple[str, bool]:
-    """Why the machine need not be there, and whether that is sure."""
-    begun_t = machine.created_t or (entry.asked_t if entry else 0.0)
-    if ended and ended.ended_t >= begun_t - CLOCK_SLACK_S:
+    """Why the machine need not be there, and whether that is sure where it was launched from here."""
+    if ended:
         return f"its run ended {_ago(ended.ended_t)} with exit code {ended.exit_code}", True
     if machine.status in ("stopped", "failed"):
-        return f"it is {machine.says or machine.status}: it does nothing and may cost", entry is not None
+        return f"it is {machine.says or machine.status}: it does nothing and may cost", True
     if entry is None:
         return "nobody here has launched it, or its record is lost", False
     if entry.ended:
@@ -137,7 +142,7 @@ def _orphan(machine: Machine, entry: Entry | None, ended: End | None) -> tuple[s
 def _note_gone(book: Book, entries: Sequence[Entry], machines: Sequence[Machine]) -> None:
     there = {machine.id for machine in machines} | {machine.name for machine in machines}
     for entry in entries:
-        is_young = not entry.machine_id and time.time() - entry.asked_t < IN_PROGRESS_S
+        is_young = time.time() - entry.asked_t < IN_PROGRESS_S
         if not entry.ended and not is_young and there.isdisjoint({entry.machine_id, entry.run_id}):
             book.end(entry)
 

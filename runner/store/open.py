@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -42,8 +43,27 @@ def open_store(
     return Retrying(_open_bare(url, answer_s), deadline_s=deadline_s, cancel=cancel, on_retry=on_retry)
 
 
-def _open_bare(url: str, answer_s: float) -> ObjectStore:
-    parts = urlsplit(url)
+@dataclass(frozen=True)
+class Place:
+    """What a store's URL names."""
+
+    scheme: str
+    bucket: str
+    """Empty for `file`."""
+    path: str
+    """Of a directory, or a prefix that is empty or ends with a slash."""
+
+
+def parse_url(url: str) -> Place:
+    """Take a store's URL apart; nothing is sent.
+
+    Raises:
+        ConfigError: it is of another form, or carries credentials.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"the store's URL is none: {error}; {EXPECTED}") from error
     if "@" in parts.netloc:
         raise ConfigError(f"the store's URL carries credentials; put them into the SDK's environment, {EXPECTED}")
     if parts.query or parts.fragment:
@@ -51,9 +71,7 @@ def _open_bare(url: str, answer_s: float) -> ObjectStore:
     if parts.scheme == "file":
         if parts.netloc or not parts.path.startswith("/"):
             raise ConfigError(f"store URL {url!r} names no absolute path; {EXPECTED}")
-        from runner.store.file import FileStore
-
-        return FileStore(Path(unquote(parts.path)), url.rstrip("/"))
+        return Place(parts.scheme, "", unquote(parts.path))
     if parts.scheme not in ("s3", "gs") or not parts.netloc:
         raise ConfigError(f"store URL {url!r} is of no known form; {EXPECTED}")
     prefix = parts.path.strip("/")
@@ -61,10 +79,19 @@ def _open_bare(url: str, answer_s: float) -> ObjectStore:
         prefix = prefix and check_key(prefix) + "/"
     except StoreError as error:
         raise ConfigError(f"store URL {url!r}: {error}; {EXPECTED}") from error
-    if parts.scheme == "s3":
+    return Place(parts.scheme, parts.netloc, prefix)
+
+
+def _open_bare(url: str, answer_s: float) -> ObjectStore:
+    place = parse_url(url)
+    if place.scheme == "file":
+        from runner.store.file import FileStore
+
+        return FileStore(Path(place.path), url.rstrip("/"))
+    if place.scheme == "s3":
         from runner.store.s3 import S3Store
 
-        return S3Store(parts.netloc, prefix, answer_s)
+        return S3Store(place.bucket, place.path, answer_s)
     from runner.store.gs import GoogleStore
 
-    return GoogleStore(parts.netloc, prefix, answer_s)
+    return GoogleStore(place.bucket, place.path, answer_s)

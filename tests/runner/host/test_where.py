@@ -44,6 +44,8 @@ PLAIN = "machine box 0123456789ab pid:[4026531836]"
         ({"SEQUENCE_HOST": "lambda", "SEQUENCE_MACHINE": "run-1"}, Host("lambda", "run-1", True, PLAIN)),
         ({"SKYPILOT_TASK_ID": "t-8"}, Host("sky", "t-8", False, PLAIN)),
         ({"SKYPILOT_TASK_ID": "t-8", "SEQUENCE_HOST": "sky"}, Host("sky", "t-8", True, PLAIN)),
+        ({"SKYPILOT_TASK_ID": "t", "SEQUENCE_HOST": "sky", "SEQUENCE_MACHINE": "m"}, Host("sky", "m", True, PLAIN)),
+        ({"RUNPOD_POD_ID": "p1", "SEQUENCE_MACHINE": "m"}, Host("runpod", "p1", False, "pod p1")),
         ({"SKYPILOT_TASK_ID": "t", "RUNPOD_POD_ID": "p", "SEQUENCE_HOST": "sky"}, Host("sky", "t", True, "pod p")),
     ],
 )

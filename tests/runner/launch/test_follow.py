@@ -18,7 +18,7 @@ from configs.events import EventLog
 from configs.files import write_json
 from configs.load import resolve
 from configs.run_dir import RunDir
-from runner.launch.follow import Mark, Pace, follow, mark
+from runner.launch.follow import Pace, Rented, follow
 from runner.launch.provider import LaunchError
 from runner.remote import fetched, light_files
 from runner.store.ends import write_end
@@ -34,7 +34,8 @@ from tests.runner.fixture_stages.world import wait_for
 from tests.runner.store.runs import RUN, commit, make_run
 
 FAST = Pace(poll_s=0.02, last_poll_s=0.1, silent_s=0.2, ask_s=0.02, gone_s=0.2)
-GONE = "ended"
+GONE = Rented(lambda: "ended", "pod-1")
+RUNNING = Rented(lambda: "running", "pod-1")
 
 
 class Machine:
@@ -70,7 +71,7 @@ def machine(tmp_path) -> Machine:
 class Follower:
     """`follow` in a thread of its own."""
 
-    def __init__(self, machine: Machine, **how) -> None:
+    def __init__(self, machine: Machine, /, **how) -> None:
         self._code: ExitCode | None = None
         self._machine, self._how = machine, {"pace": FAST} | how
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -108,25 +109,64 @@ def at_work(machine: Machine, lease: Lease) -> Broadcast:
 
 def test_a_refusal_before_there_is_a_run_is_its_exit_code_with_reason_and_last_lines(machine, capsys):
     machine.end(66, "dataset not found: NONE-USD_1H", "one\ntwo")
-    assert follow(machine.url, RUN, since=Mark(), pace=FAST) == ExitCode.DATASET_NOT_FOUND
+    assert follow(machine.url, RUN, pace=FAST) == ExitCode.DATASET_NOT_FOUND
     said = capsys.readouterr()
     assert "error: dataset not found: NONE-USD_1H\n  | one\n  | two\n" in said.err and said.out == ""
 
 
-def test_an_end_of_an_earlier_machine_is_not_taken_for_this_ones(machine):
-    machine.end(70, "an old crash")
-    follower = Follower(machine, since=mark(machine.url, RUN), machine_status=lambda: "running")
+def test_only_the_machines_own_end_counts_whatever_others_tell_and_whenever(machine):
+    machine.end(70, "an old crash", name="pod-0")
+    follower = Follower(machine, machine=RUNNING)
+    assert follower.goes_on(5 * FAST.poll_s)
+    machine.end(76, "another runner owns this run", name="pod-of-another-computer")
     assert follower.goes_on(5 * FAST.poll_s)
     machine.end(79, "over budget")
     assert follower.ended() == ExitCode.BUDGET
 
 
-def test_a_run_that_was_let_go_before_the_machine_was_asked_for_is_not_taken_for_its_end(machine):
-    machine.leave(machine.take(), 70, "an old crash")
-    follower = Follower(machine, since=mark(machine.url, RUN))
+def test_a_machine_that_has_told_its_end_and_is_still_there_is_not_waited_for(machine):
+    machine.end(70, "a crash")
+    assert follow(machine.url, RUN, machine=RUNNING, pace=FAST) == ExitCode.UNIT_FAILED
+
+
+def test_of_a_machine_whose_name_inside_is_not_known_the_next_end_counts(machine):
+    machine.end(70, "an old crash")
+    follower = Follower(machine, machine=Rented(lambda: "running", since_t=time.time()))
     assert follower.goes_on(5 * FAST.poll_s)
+    machine.end(79, "over budget", name="whatever")
+    assert follower.ended() == ExitCode.BUDGET
+
+
+def test_a_run_that_was_let_go_before_the_machine_was_asked_for_is_not_taken_for_its_end(machine, capsys):
     machine.leave(machine.take(), 65, "bad data: row 7")
-    assert follower.ended() == ExitCode.BAD_DATA
+    gone = Rented(lambda: "ended", "pod-1", since_t=time.time())
+    assert follow(machine.url, RUN, machine=gone, pace=FAST) == ExitCode.INTERRUPTED
+    assert "machine lost" in capsys.readouterr().err
+
+
+def test_a_machine_that_is_there_too_long_without_a_word_is_79(machine, capsys):
+    orphan = Rented(lambda: "running", "pod-1", end_by_t=time.time() + 0.2)
+    assert follow(machine.url, RUN, machine=orphan, pace=FAST) == ExitCode.BUDGET
+    assert "should have been gone by now" in capsys.readouterr().err
+
+
+def test_a_run_that_is_heard_is_followed_beyond_its_machines_time(machine):
+    lease = machine.take()
+    with at_work(machine, lease):
+        wait_for(lambda: list(machine.store.list(f"{RUN}/live/")), 10)
+        late = Rented(lambda: "running", "pod-1", end_by_t=time.time())
+        follower = Follower(machine, machine=late, pace=Pace(poll_s=0.02, silent_s=30))
+        assert follower.goes_on(0.2)
+        machine.end(0)
+        machine.leave(lease)
+    assert follower.ended() == ExitCode.DONE
+
+
+def test_a_machine_that_runs_and_never_says_a_word_is_named_with_what_to_do(machine, capsys):
+    follower = Follower(machine, machine=RUNNING, pace=Pace(0.02, 0.1, 0.1, 0.02, 0.2, word_s=0.3))
+    wait_for(saying(capsys, "without a word", f"launch logs {RUN}", f"launch stop {RUN}"), 10)
+    machine.end(66)
+    assert follower.ended() == ExitCode.DATASET_NOT_FOUND
 
 
 def test_a_run_that_is_over_is_told_as_its_exit_record_has_it(machine, capsys):
@@ -137,12 +177,12 @@ def test_a_run_that_is_over_is_told_as_its_exit_record_has_it(machine, capsys):
 
 def test_a_machine_that_is_gone_without_a_word_is_75_and_says_what_to_do(machine, capsys):
     machine.take()
-    assert follow(machine.url, RUN, machine_status=lambda: GONE, pace=FAST) == ExitCode.INTERRUPTED
+    assert follow(machine.url, RUN, machine=GONE, pace=FAST) == ExitCode.INTERRUPTED
     assert "machine lost (ended); the same launch command goes on from the last snapshot" in capsys.readouterr().err
 
 
 def test_a_machine_that_is_gone_has_time_for_its_last_word(machine):
-    follower = Follower(machine, machine_status=lambda: GONE, since=Mark(), pace=Pace(poll_s=0.02, gone_s=60))
+    follower = Follower(machine, machine=GONE, pace=Pace(poll_s=0.02, gone_s=60))
     assert follower.goes_on(0.1)
     machine.end(78, "bad configuration")
     assert follower.ended() == ExitCode.BAD_CONFIG
@@ -154,7 +194,7 @@ def test_the_provider_of_a_run_that_is_heard_is_not_asked(machine):
     with at_work(machine, lease):
         wait_for(lambda: list(machine.store.list(f"{RUN}/live/")), 10)
         pace = Pace(poll_s=0.02, silent_s=30, ask_s=0)
-        follower = Follower(machine, machine_status=lambda: asked.append(1) or GONE, pace=pace)
+        follower = Follower(machine, machine=Rented(lambda: asked.append(1) or "ended", "pod-1"), pace=pace)
         assert follower.goes_on(0.2)
         machine.leave(lease)
         machine.end(0)
@@ -166,7 +206,7 @@ def test_a_provider_that_cannot_be_asked_says_nothing_about_the_machine(machine,
     def refuse() -> str:
         raise LaunchError("401 for this key")
 
-    follower = Follower(machine, machine_status=refuse)
+    follower = Follower(machine, machine=Rented(refuse, "pod-1"))
     wait_for(saying(capsys, "its provider cannot be asked: 401 for this key"), 10)
     assert follower.goes_on(2 * FAST.gone_s)
     machine.end(66)
@@ -175,7 +215,7 @@ def test_a_provider_that_cannot_be_asked_says_nothing_about_the_machine(machine,
 
 def test_a_stop_with_a_machine_that_goes_on_is_no_end(machine):
     lease = machine.take()
-    follower = Follower(machine, machine_status=lambda: "running")
+    follower = Follower(machine, machine=RUNNING)
     machine.leave(lease, 75, "interrupted")
     assert follower.goes_on(2 * FAST.gone_s), "its provider starts the container anew"
     machine.leave(machine.take(), 0)
@@ -185,7 +225,7 @@ def test_a_stop_with_a_machine_that_goes_on_is_no_end(machine):
 
 def test_a_stopped_run_whose_machine_is_gone_ends_as_it_was_recorded(machine):
     machine.leave(machine.take(), 79, "budget")
-    assert follow(machine.url, RUN, machine_status=lambda: GONE, pace=FAST) == ExitCode.BUDGET
+    assert follow(machine.url, RUN, machine=GONE, pace=FAST) == ExitCode.BUDGET
 
 
 def test_what_the_next_owner_does_is_shown_after_what_the_former_did(machine, capsys):

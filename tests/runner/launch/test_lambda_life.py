@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from runner.cli import main
-from runner.launch import life
+from runner.commands.launch import _gone
+from runner.launch import http, life
+from runner.launch.book import Book, Entry
 from runner.launch.lambda_cloud import provider
+from runner.launch.lambda_cloud.provider import LambdaCloud
+from runner.launch.provider import Machine as Rented
+from runner.store.ends import write_end
+from runner.store.layout import End
+from runner.store.open import open_store
 from tests.providers.base import Fault
-from tests.providers.lambda_cloud import KEY, LAUNCH, NO_CAPACITY, FakeLambda
+from tests.providers.lambda_cloud import KEY, LAUNCH, NO_CAPACITY, UNAVAILABLE, FakeLambda
 from tests.providers.lambda_machine import Machine
 from tests.runner.launch.conftest import ORDER, SECRETS
 
@@ -56,7 +65,13 @@ def test_from_the_command_to_the_machines_own_end(fake: FakeLambda, launch: Laun
     image = call.index("registry.example.org/runner@sha256:0123")
     assert call[image + 1 : image + 3] == ["--dataset", "s3://runs/x/datasets/0123456789ab/ADA-EUR_1H.parquet"]
     environment = dict(line.split("=", 1) for line in (machine.home / "environment").read_text().splitlines())
-    expected = {"SEQUENCE_HOST": "lambda", "SEQUENCE_MACHINE": RUN, "SEQUENCE_BUDGET__PRICE_USD_PER_HOUR": "0.75"}
+    (entry,) = Book(tmp_path / "runs").entries()
+    assert re.fullmatch(f"{RUN}-[0-9a-f]{{8}}", entry.inside)
+    expected = {
+        "SEQUENCE_HOST": "lambda",
+        "SEQUENCE_MACHINE": entry.inside,
+        "SEQUENCE_BUDGET__PRICE_USD_PER_HOUR": "0.75",
+    }
     assert environment.items() >= (SECRETS | expected).items()
     capsys.readouterr()
     assert launch("list", "--json") == 0
@@ -101,6 +116,72 @@ def test_stop_ends_what_has_the_runs_name_whatever_its_state_and_nothing_else(fa
 def test_without_the_key_on_the_machine_the_command_must_stay(fake: FakeLambda, launch: Launch, capsys):
     assert launch("lambda", "--no-self-terminate") == 2
     assert "add --wait" in capsys.readouterr().err and not fake.calls
+
+
+def test_every_launch_of_a_run_has_another_name_inside_and_a_joined_one_keeps_its_own(fake, launch, tmp_path):
+    def inside() -> str:
+        assert launch("lambda") == 0
+        (entry,) = Book(tmp_path / "runs").entries()
+        return entry.inside
+
+    first = inside()
+    assert inside() == first
+    assert launch("stop", RUN) == 0
+    assert inside() != first
+
+
+def test_of_a_machine_from_another_computer_no_name_is_invented(fake: FakeLambda, launch: Launch, tmp_path: Path):
+    there = fake.add(RUN)
+    assert launch("lambda") == 0
+    (entry,) = Book(tmp_path / "runs").entries()
+    assert (entry.machine_id, entry.inside) == (there, "")
+
+
+def test_the_end_of_an_earlier_launch_makes_no_orphan_of_the_machine_at_work(fake, launch, tmp_path, capsys):
+    url, book, there = f"file://{tmp_path}/store", Book(tmp_path / "runs"), fake.add(RUN)
+    entry = Entry(provider="lambda", run_id=RUN, machine_id=there, store=url, asked_t=time.time() - 60, max_hours=12)
+    earlier = {"exit_code": 79, "reason": "budget", "console_tail": ""}
+    for name, ago_s in ((RUN, 30), (f"{RUN}-00000001", 240)):
+        write_end(open_store(url), RUN, End(machine=name, ended_t=time.time() - ago_s, **earlier))
+    book.write(entry.model_copy(update={"inside": f"{RUN}-00000002"}))
+    assert launch("reap", "--yes") == 0 and fake.named(RUN)
+    assert "no orphans" in capsys.readouterr().out
+    book.write(entry)  # of an older version of this program: whose end that is, is not known
+    assert launch("reap", "--yes") == 0 and fake.named(RUN)
+    book.write(entry.model_copy(update={"inside": f"{RUN}-00000001"}))
+    assert launch("reap", "--yes") == 0 and not fake.named(RUN)
+
+
+def test_a_machine_that_is_gone_does_not_answer_with_the_end_of_an_earlier_one(fake, launch, tmp_path, capsys):
+    url = f"file://{tmp_path}/store"
+    done = End(machine=f"{RUN}-00000001", exit_code=0, reason="done", ended_t=time.time(), console_tail="")
+    write_end(open_store(url), RUN, done)
+    sight = life.Sight(LambdaCloud(), Rented("i-1", RUN, "ended"), is_listed=True)
+    entry = Entry(provider="lambda", run_id=RUN, machine_id="i-1", asked_t=time.time() - 60, max_hours=12)
+    with pytest.raises(life.NotStartedError, match="left no word"):
+        _gone(url, life.Launched(sight, entry, True), f"{RUN}-00000002")
+    assert _gone(url, life.Launched(sight, entry, True), done.machine) == 0
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["can be ended", "cannot be asked"])
+def test_a_machine_that_only_this_command_ends_is_ended_or_named_whatever_goes_wrong(
+    fake, launch, monkeypatch, capsys, answers
+):
+    monkeypatch.setattr(http, "PATIENCE_S", 0.0)
+    fake.boots_after, answer, looks = 10**9, fake.answer, []
+
+    def down(call):
+        looks.extend([1] if call.what == "GET /instances" and fake.instances else [])
+        is_down = len(looks) == 3 if answers else len(looks) >= 3
+        return UNAVAILABLE if is_down and call.what == "GET /instances" else answer(call)
+
+    fake.answer = down
+    assert launch("lambda", "--no-self-terminate", "--wait") == 69
+    said = capsys.readouterr().err
+    if answers:
+        assert not fake.named(RUN) and "has been ended, for it does not end itself" in said
+    else:
+        assert fake.named(RUN) and "COSTS MONEY" in said and f"launch stop {RUN}" in said
 
 
 def test_a_dry_run_asks_for_nothing_and_shows_no_secret(fake: FakeLambda, launch: Launch, capsys):

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from runner.launch.provider import Machine
 from runner.launch.runpod.provider import RunPod
 from tests.providers.base import Reply
 from tests.providers.runpod import FakeRunPod, Fault, gpu_type, no_capacity, problem, too_many
+from tests.runner.fixture_stages.world import wait_for
 from tests.runner.launch.conftest import A40, ORDER, SECRETS, Launch
 
 CREATE = "POST /pods"
@@ -32,7 +34,12 @@ def test_a_launch_makes_one_pod_and_waits_until_it_runs(runpod: FakeRunPod, laun
     entry = only_entry(tmp_path)
     assert (entry["machine_id"], entry["run_id"], entry["ended"]) == (pod.id, pod.name, False)
     said = capsys.readouterr().err
-    assert "0.44 USD per hour" in said and "allows 11.4 h, at most 5.00 USD" in said and pod.id in said
+    assert (
+        "0.44 USD per hour" in said
+        and "the run may use 11.4 h, 5.00 USD; with starting and stopping the machine is ended after 11.9 h, 5.22 USD"
+        in said
+        and pod.id in said
+    )
 
 
 def test_the_pod_gets_the_run_its_ceiling_and_its_price(runpod: FakeRunPod, launch: Launch):
@@ -184,14 +191,47 @@ def test_a_pod_that_never_starts_is_ended_after_a_while(runpod: FakeRunPod, laun
     assert not runpod.pods and "did not run within" in capsys.readouterr().err
 
 
-def test_a_stopped_pod_of_the_run_is_named_and_no_other_is_made(runpod: FakeRunPod, launch: Launch, capsys):
+@pytest.mark.parametrize("status", ["EXITED", "ERROR"])
+def test_a_pod_of_the_run_that_does_nothing_any_more_is_ended_and_another_goes_on(runpod, launch, capsys, status):
     assert launch("runpod") == 0
     (pod,) = runpod.pods.values()
-    runpod.preempt(pod)
-    assert launch("runpod") == 69
-    assert "EXITED" in capsys.readouterr().err and len(runpod.made(CREATE)) == 1
-    assert launch("stop", pod.name) == 0 and launch("runpod") == 0
-    assert len(runpod.pods) == 1
+    pod.status = status
+    assert launch("runpod") == 0
+    assert pod.id in runpod.gone and [other.status for other in runpod.pods.values()] == ["RUNNING"]
+    assert f"is {status}, does nothing and may cost: ending it" in capsys.readouterr().err
+
+
+def test_a_stopped_pod_of_the_name_that_nobody_here_created_is_left_alone(runpod: FakeRunPod, launch: Launch, capsys):
+    pod = runpod.add("mine", "EXITED")
+    assert launch("runpod", "--run-id", "mine") == 69
+    assert list(runpod.pods) == [pod.id] and "launch stop mine" in capsys.readouterr().err
+
+
+def test_a_pod_that_the_list_does_not_show_yet_is_waited_for(runpod: FakeRunPod, launch: Launch, tmp_path, capsys):
+    answer, hidden = runpod.answer, [Reply(200, {"pods": []})] * 3
+    runpod.answer = lambda call: hidden.pop() if call.what == "GET /pods" and runpod.pods and hidden else answer(call)
+    assert launch("runpod") == 0
+    (pod,) = runpod.pods.values()
+    assert not hidden and not only_entry(tmp_path)["ended"] and "gone" not in capsys.readouterr().err
+    hidden.append(Reply(200, {"pods": []}))
+    assert launch("list") == 0 and not only_entry(tmp_path)["ended"]
+
+
+def test_a_machine_is_gone_once_a_list_that_has_shown_it_shows_it_no_more_or_none_ever_does(runpod, monkeypatch):
+    shown, hidden = runpod.add("mine"), Machine("pod-hidden", "mine", "starting")
+    sight = life.Sight(RunPod(), Machine(shown.id, "mine", "starting"), is_listed=False)
+    assert sight.look().status == "running"
+    runpod._delete(shown)
+    assert sight.look().status == "ended"
+    assert life.Sight(RunPod(), hidden, is_listed=False).look().status == "starting"
+    monkeypatch.setattr(life, "UNLISTED_S", -1.0)
+    assert life.Sight(RunPod(), hidden, is_listed=False).look().status == "ended"
+
+
+def test_a_price_of_nothing_leaves_no_open_record(runpod: FakeRunPod, launch: Launch, tmp_path):
+    runpod.gpus = [gpu_type(A40, "A40", 0.0, {"EU-SE-1": "HIGH"})]
+    assert launch("runpod", "--max-cost", "5") == 78
+    assert not runpod.made(CREATE) and only_entry(tmp_path)["ended"]
 
 
 def test_a_wrong_key_is_said_without_the_key(runpod: FakeRunPod, launch: Launch, monkeypatch, capsys):
@@ -229,12 +269,45 @@ def test_ctrl_c_while_it_starts_leaves_the_machine_noted_and_says_how_to_end_it(
     assert only_entry(tmp_path)["machine_id"] == pod.id
 
 
+def interrupted(runs_dir: Path, is_time: Callable[[], bool]) -> tuple[int, str]:
+    """Exit code and words of a launch that gets Ctrl-C."""
+    command = [sys.executable, "-m", "runner.cli", "launch", "runpod", *ORDER, "--gpu", A40, "--runs-dir", runs_dir]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(is_time, 20)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    return process.returncode, said
+
+
+def test_ctrl_c_while_a_pod_is_asked_for_says_that_it_may_exist(runpod: FakeRunPod, tmp_path):
+    runpod.faults.append(Fault(CREATE, hang_s=20))
+    code, said = interrupted(tmp_path, lambda: bool(runpod.pods))
+    (pod,) = runpod.pods.values()
+    assert code == 130 and f"named {pod.name} may exist and cost" in said and f"launch stop {pod.name}" in said
+    assert not only_entry(tmp_path)["ended"]
+
+
+def test_a_provider_that_falls_silent_while_a_pod_starts_leaves_it_named(runpod, launch, monkeypatch, capsys):
+    monkeypatch.setattr(http, "PATIENCE_S", 0.05)
+    runpod.looks_to_run, answer = 10**9, runpod.answer
+    down = problem(500, "Error", "down")
+    runpod.answer = lambda call: (
+        down if call.what == "GET /pods" and len(runpod.made("GET /pods")) > 3 else answer(call)
+    )
+    assert launch("runpod") == 69
+    (pod,) = runpod.pods.values()
+    assert (
+        f"runpod machine {pod.id} goes on; `sequence-runner launch stop {pod.name}` ends it" in capsys.readouterr().err
+    )
+
+
 def see_off(runpod: FakeRunPod, runs_dir: Path, status: str = "RUNNING", *faults: Fault) -> dict:
     """What `launch --wait` does last, about a pod that is there; the launcher's record afterwards."""
     pod = runpod.add("mine", status)
     Book(runs_dir).write(Entry(provider="runpod", run_id="mine", machine_id=pod.id, asked_t=pod.created_t, max_hours=1))
     runpod.faults += faults
-    life.see_off(RunPod(), Book(runs_dir), Machine(pod.id, "mine", "running"))
+    sight = life.Sight(RunPod(), Machine(pod.id, "mine", "running"), is_listed=True)
+    life.see_off(sight, Book(runs_dir))
     return only_entry(runs_dir)
 
 

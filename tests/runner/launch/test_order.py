@@ -51,6 +51,14 @@ def test_a_dry_run_shows_what_a_launch_sends_but_for_secrets_price_and_place(run
     assert body == sent | {"env": sent["env"] | {name: f"<value of {name}>" for name in SECRETS}}
 
 
+def test_a_dry_run_shows_no_password_of_an_address(runpod: FakeRunPod, launch: Launch, monkeypatch, capsys):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://user:hunter2hunter2@minio.example.org")
+    monkeypatch.setenv("SEQUENCE_RUNPOD_URL", "https://user:hunter2hunter2@127.0.0.1:1/v2")
+    assert launch("runpod", "--dry-run") == 0
+    said = capsys.readouterr()
+    assert "hunter2" not in said.out + said.err and "minio.example.org" in said.out
+
+
 def test_no_secret_is_shown_or_kept_whatever_happens(runpod: FakeRunPod, launch: Launch, tmp_path, monkeypatch, capsys):
     hidden = {**SECRETS, "MY_SETTING": "plain-name-secret-value", "RUNPOD_API_KEY": runpod.key}
     monkeypatch.setenv("MY_SETTING", hidden["MY_SETTING"])
@@ -75,6 +83,14 @@ def test_no_secret_is_shown_or_kept_whatever_happens(runpod: FakeRunPod, launch:
         (("--profile", "fast"), 78, "unknown profile"),
         (("--store", "file:///tmp/x"), 78, "end with it"),
         (("--store", ""), 78, "results would end"),
+        (("--store", "s3://"), 78, "no known form"),
+        (("--store", "s3:///x"), 78, "no known form"),
+        (("--store", "s3://b?x=1"), 78, "query"),
+        (("--store", "s3://A:hunter2hunter2@b/x"), 78, "carries credentials"),
+        (("--dataset", DATASET.replace("runs", "A:hunter2hunter2@runs")), 78, "carries credentials"),
+        (("--secret", "=runpod:x"), 2, "no name of a variable"),
+        (("--secret", "A B=runpod:x"), 2, "no name of a variable"),
+        (("--secret", ""), 2, "no name of a variable"),
         (("--image", ""), 78, "SEQUENCE_IMAGE"),
         (("--dataset", "NONSENSE"), 78, "NONSENSE"),
         (("--run-id", "../x"), 78, "run id"),
@@ -161,7 +177,7 @@ def test_an_explicit_price_is_the_price(runpod: FakeRunPod, launch: Launch, caps
     assert launch("runpod", "--price", "1", "--max-cost", "5") == 0
     body = runpod.made(CREATE)[0].body
     assert "budget.price_usd_per_hour=1.0" in body["args"] and "SEQUENCE_BUDGET__PRICE_USD_PER_HOUR" not in body["env"]
-    assert "allows 5.0 h" in capsys.readouterr().err
+    assert "the run may use 5.0 h, 5.00 USD" in capsys.readouterr().err
 
 
 def test_the_book_knows_when_the_machine_must_be_gone(runpod: FakeRunPod, launch: Launch, tmp_path):
@@ -279,4 +295,7 @@ def test_a_profile_of_the_cpu_on_a_rented_gpu_is_told_and_a_choice_is_not(runpod
 
 def test_a_ceiling_of_minutes_is_told_in_minutes(runpod: FakeRunPod, launch: Launch, capsys):
     assert launch("runpod", "--max-hours", "0.05") == 0
-    assert "allows 3 min, at most 0.02 USD" in capsys.readouterr().err
+    assert (
+        "the run may use 3 min, 0.02 USD; with starting and stopping the machine is ended after 33 min, 0.24 USD"
+        in capsys.readouterr().err
+    )

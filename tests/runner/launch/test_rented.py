@@ -33,9 +33,9 @@ def ended(store: str, machine: str, run_id: str = RUN, ended_t: float = 0.0, cod
     write_end(open_store(store), run_id, end)
 
 
-def listed(launch: Launch, capsys, *arguments: str) -> dict:
+def listed(launch: Launch, capsys, *arguments: str, code: int = 0) -> dict:
     capsys.readouterr()
-    assert launch("list", "--json", *arguments) == 0
+    assert launch("list", "--json", *arguments) == code
     return json.loads(capsys.readouterr().out)
 
 
@@ -74,7 +74,6 @@ def test_the_end_of_an_earlier_machine_of_the_run_makes_no_orphan_of_this_one(ru
     pod = runpod.add(RUN)
     noted(tmp_path, pod.id, store=kept)
     ended(kept, "pod-before", ended_t=time.time())
-    ended(kept, pod.id, ended_t=time.time() - 7200)
     (one,) = listed(launch, capsys)["machines"]
     assert one["orphan"] is None
 
@@ -98,7 +97,7 @@ def test_what_can_only_cost_is_an_orphan_and_yes_ends_it(runpod, launch, tmp_pat
 
 
 def test_what_was_launched_elsewhere_is_only_ended_where_somebody_says_so(runpod, launch, monkeypatch, capsys):
-    runpod.add(OTHER)
+    runpod.add(OTHER).body["env"] = {"SEQUENCE_HOST": "runpod"}
     (one,) = listed(launch, capsys)["machines"]
     assert "nobody here" in one["orphan"] and not one["launched_here"]
     assert launch("reap", "--yes") == 0 and len(runpod.pods) == 1
@@ -115,16 +114,19 @@ def test_machines_of_other_programs_are_counted_and_never_touched(runpod, launch
     assert launch("reap") == 0 and len(runpod.pods) == 1
 
 
-def test_a_store_that_is_named_tells_of_runs_that_were_launched_elsewhere(runpod, launch, kept, capsys):
+def test_a_store_that_is_named_tells_of_runs_that_were_launched_elsewhere(runpod, launch, kept, monkeypatch, capsys):
     pod = runpod.add(OTHER)
+    pod.body["env"] = {"SEQUENCE_HOST": "runpod"}
     ended(kept, pod.id, OTHER)
     (one,) = listed(launch, capsys, "--store", kept)["machines"]
     assert "its run ended" in one["orphan"]
-    assert launch("reap", "--yes", "--store", kept) == 0 and not runpod.pods
+    assert launch("reap", "--yes", "--store", kept) == 0 and list(runpod.pods) == [pod.id]
+    answer(monkeypatch, "y\n")
+    assert launch("reap", "--store", kept) == 0 and not runpod.pods
 
 
 def test_a_machine_that_is_gone_is_noted_as_ended(runpod: FakeRunPod, launch: Launch, tmp_path, capsys):
-    noted(tmp_path, "pod-gone")
+    noted(tmp_path, "pod-gone", asked_t=time.time() - 3600)
     assert listed(launch, capsys)["machines"] == []
     assert Book(tmp_path).find("runpod", RUN).ended
 
@@ -138,13 +140,13 @@ def test_a_launch_that_has_only_begun_is_not_noted_as_ended(runpod: FakeRunPod, 
 def test_a_provider_that_cannot_be_asked_is_said_and_loses_no_record(runpod, launch, tmp_path, capsys):
     noted(tmp_path, "pod0000")
     runpod.faults.append(Fault("GET /pods", problem(403, "Forbidden", "access denied"), times=2))
-    assert "access denied" in listed(launch, capsys)["troubles"]["runpod"]
+    assert "access denied" in listed(launch, capsys, code=69)["troubles"]["runpod"]
     assert launch("reap", "--yes") == 69
     assert not Book(tmp_path).find("runpod", RUN).ended
 
 
 def test_a_damaged_record_hides_no_machine(runpod: FakeRunPod, launch: Launch, tmp_path, capsys):
-    runpod.add(RUN)
+    runpod.add(RUN).body["env"] = {"SEQUENCE_HOST": "runpod"}
     noted(tmp_path, "pod0000")
     Book(tmp_path).path("runpod", RUN).write_text("{")
     (one,) = listed(launch, capsys)["machines"]
@@ -167,6 +169,30 @@ def test_stop_is_clear_about_a_machine_that_could_not_be_ended(runpod, launch, t
     assert launch("stop", RUN) == 69
     assert "belongs to a cluster" in capsys.readouterr().err
     assert not Book(tmp_path).find("runpod", RUN).ended
+
+
+def locked(machine_id: str) -> Fault:
+    return Fault(f"DELETE /pods/{machine_id}", problem(409, "Conflict", "pod is locked"), times=9)
+
+
+def test_one_machine_that_is_not_ended_keeps_no_other_from_it(runpod: FakeRunPod, launch: Launch, tmp_path, capsys):
+    first, *_ = (runpod.add(RUN) for _ in range(3))
+    runpod.faults.append(locked(first.id))
+    assert launch("stop", RUN, "--provider", "runpod") == 69
+    assert list(runpod.pods) == [first.id] and f"{first.id} may still cost" in capsys.readouterr().err
+    for pod in (orphans := [runpod.add(OTHER, "ERROR"), runpod.add("third-run", "ERROR")]):
+        noted(tmp_path, pod.id, run_id=pod.name)
+    runpod.faults[:] = [locked(orphans[0].id)]
+    assert launch("reap", "--yes") == 69
+    assert list(runpod.pods) == [first.id, orphans[0].id] and "pod is locked" in capsys.readouterr().err
+
+
+def test_what_this_program_created_is_known_by_what_was_sent_whatever_its_name(runpod, launch, tmp_path, capsys):
+    assert launch("runpod", "--run-id", "mine") == launch("runpod", "--spot", "--run-id", "my-spot") == 0
+    for path in (tmp_path / ".launches").glob("*.json"):
+        path.unlink()
+    found = listed(launch, capsys)
+    assert [one["run_id"] for one in found["machines"]] == ["mine", "my-spot"] and found["others"] == 0
 
 
 def test_logs_show_what_the_container_printed(runpod: FakeRunPod, launch: Launch, tmp_path, capsys):
