@@ -18,6 +18,8 @@ import pytest
 
 from configs.events import read_events
 from configs.run_dir import RunDir
+from runner.store.open import open_store
+from runner.store.snapshots import newest_snapshot
 from tests.cli import BASE, ONE_CLASSIFIER, settings
 from tests.providers.docker_pods import DockerPods
 from tests.providers.runpod import FakeRunPod, Pod
@@ -90,10 +92,9 @@ class Program:
 class Account:
     """An account at a RunPod on loopback, and the computer of who uses it."""
 
-    def __init__(self, fake: FakeRunPod, pods: DockerPods, store: Server, image: str, runs_dir: Path) -> None:
-        self.fake, self.pods, self.image, self.runs_dir = fake, pods, image, runs_dir
-        self.store = store.store_url()
-        self._environment = store.environment | {
+    def __init__(self, fake: FakeRunPod, pods: DockerPods, store: str, image: str, runs_dir: Path) -> None:
+        self.fake, self.pods, self.store, self.image, self.runs_dir = fake, pods, store, image, runs_dir
+        self._environment = {
             "RUNPOD_API_KEY": fake.key,
             "SEQUENCE_RUNPOD_URL": fake.url,
             "SEQUENCE_RUNPOD_GRAPHQL_URL": fake.graphql_url,
@@ -121,6 +122,11 @@ class Account:
         wait_for(lambda: len(self.fake.pods) == 1, 60)
         return next(iter(self.fake.pods.values()))
 
+    def keeps(self, run_id: str, path: str) -> bool:
+        """The newest snapshot in the store has files there."""
+        snapshot = newest_snapshot(open_store(self.store), run_id)
+        return bool(snapshot) and any(name.startswith(path) for name in snapshot.files)
+
     def transcript(self) -> str:
         """Everything that happened, in its order."""
         found = [(t, "here", line) for program in self.programs for t, line in program.lines]
@@ -131,9 +137,10 @@ class Account:
 
 
 @pytest.fixture
-def account(image: str, seaweed: Server, tmp_path: Path) -> Iterator[Account]:
+def account(image: str, seaweed: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Account]:
+    seaweed.use(monkeypatch)
     with FakeRunPod() as fake, DockerPods(fake) as pods:
-        account = Account(fake, pods, seaweed, image, tmp_path / "runs")
+        account = Account(fake, pods, seaweed.store_url(), image, tmp_path / "runs")
         try:
             yield account
         finally:
@@ -162,23 +169,26 @@ def test_a_run_that_loses_its_machine_ends_as_if_nothing_had_been_and_leaves_not
     launcher = account.launch("--max-cost", "1", "--wait", *STAGES, *MEANT, *OFTEN)
     pod = account.pod()
     wait_for(lambda: any(f"{LOST_IN}: running" in one.text for one in account.pods.of(pod)), LIMIT_S)
-    if WHOLE:
-        wait_for(lambda: f"{LOST_IN}: running" in launcher.said, 60)
-    time.sleep(4 if WHOLE else 1)
+    shown = f"{LOST_IN}: running" if WHOLE else " has begun"
+    wait_for(lambda: shown in launcher.said, 60)
+    wait_for(lambda: not WHOLE or account.keeps(pod.name, f"stages/{LOST_IN}/checkpoints/"), 60)
+    time.sleep(1)
     account.pods.lose(pod)
     assert launcher.ended() == 0, launcher.said
 
     assert "0.44 USD per hour" in launcher.said and "the ceiling (1 USD) allows 2.3 h" in launcher.said
-    assert "another goes on from the store" in launcher.said and f"{KEPT}: done" in launcher.said
+    assert "another goes on from the store" in launcher.said and f"{KEPT}: skipped: was done already" in launcher.said
     lost, last = account.pods.of(pod)
     assert lost.exit_code == last.exit_code == 137, "the first by us, the second by RunPod, which the run had asked to"
     assert f"{LOST_IN}: done" not in lost.text and f"{KEPT}: running" not in last.text
-    assert "restored snapshot" in last.text and "REST v2 DELETE: accepted" in last.text
+    assert "restored snapshot" in last.text
+    assert "REST v2 DELETE: accepted" in last.text
     assert account.fake.made("DELETE") and not account.fake.pods and account.listed() == []
 
     run = RunDir(account.runs_dir / pod.name)
     assert run.report.is_file() and str(run.report) in launcher.said
     assert outputs(run) == outputs(reference())
+    assert not WHOLE or "going on from checkpoint" in run.log_path(LOST_IN).read_text()
     prices = [event["price_usd_per_hour"] for event in read_events(run.events) if event["kind"] == "run_started"]
     assert prices == [0.44, 0.44]
     said = account.transcript()
