@@ -205,7 +205,7 @@ def _entry(provider: Provider, prepared: Prepared, price: float = 0.0) -> Entry:
         store=prepared.store,
         asked_t=time.time(),
         price_usd_per_hour=price,
-        max_hours=prepared.for_price(price).max_hours,
+        max_hours=prepared.longest_hours_at(price),
     )
 
 
@@ -347,7 +347,7 @@ def _tell(offer: Offer, prepared: Prepared) -> None:
     price = prepared.price_usd_per_hour or offer.price_usd_per_hour
     costs = f"{price:.3g} USD per hour" if price else "at a price that the provider does not tell"
     available = f", availability {offer.availability}" if offer.availability else ""
-    hours, longest = prepared.hours_at(price), prepared.for_price(price).max_hours
+    hours, longest = prepared.hours_at(price), prepared.longest_hours_at(price)
     say(
         f"asking for {_place(offer)}: {costs}{available}; the run may use {_use(hours, price)}; with starting and "
         f"stopping the machine is ended after {_use(longest, price)}, at the latest"

@@ -20,6 +20,7 @@ from configs.secrets import redact
 from runner import data
 from runner.data_dirs import searched
 from runner.dataset_url import is_url, url_of
+from runner.host.deadman import HOUR_S, IMAGE_S
 from runner.host.where import LAUNCHED_BY, MACHINE
 from runner.identity import IDENTITY_CHARACTERS
 from runner.launch.http import is_loopback
@@ -105,6 +106,10 @@ class Prepared:
         hours = [self.max_hours] if self.max_hours else []
         hours += [self.max_cost_usd / price_usd_per_hour] if self.max_cost_usd and price_usd_per_hour else []
         return min(hours, default=DEFAULT_MAX_HOURS)
+
+    def longest_hours_at(self, price_usd_per_hour: float) -> float:
+        """After so long the machine is gone at a price, whatever happens on it, counted from when it is asked for."""
+        return self.hours_at(price_usd_per_hour) + SLACK_HOURS + IMAGE_S / HOUR_S
 
     def require_price(self, price_usd_per_hour: float) -> None:
         """Refuse a ceiling that the run could not keep.

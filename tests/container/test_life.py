@@ -176,7 +176,7 @@ def test_a_run_that_loses_its_machine_ends_as_if_nothing_had_been_and_leaves_not
     account.pods.lose(pod)
     assert launcher.ended() == 0, launcher.said
 
-    assert "0.44 USD per hour" in launcher.said and "the ceiling (1 USD) allows 2.3 h" in launcher.said
+    assert "0.44 USD per hour" in launcher.said and "the run may use 2.3 h, 1.00 USD" in launcher.said
     assert "another goes on from the store" in launcher.said and f"{KEPT}: skipped: was done already" in launcher.said
     lost, last = account.pods.of(pod)
     assert lost.exit_code == last.exit_code == 137, "the first by us, the second by RunPod, which the run had asked to"

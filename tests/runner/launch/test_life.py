@@ -36,7 +36,7 @@ def test_a_launch_makes_one_pod_and_waits_until_it_runs(runpod: FakeRunPod, laun
     said = capsys.readouterr().err
     assert (
         "0.44 USD per hour" in said
-        and "the run may use 11.4 h, 5.00 USD; with starting and stopping the machine is ended after 11.9 h, 5.22 USD"
+        and "the run may use 11.4 h, 5.00 USD; with starting and stopping the machine is ended after 12.9 h, 5.66 USD"
         in said
         and pod.id in said
     )
@@ -312,7 +312,7 @@ def see_off(runpod: FakeRunPod, runs_dir: Path, status: str = "RUNNING", *faults
 
 
 def test_a_machine_that_stays_when_its_run_is_over_is_ended_from_here(runpod, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(life, "LEAVE_LIMIT_S", 0.1)
+    monkeypatch.setattr(life, "LEAVE_LIMIT_S", 0.4)
     assert see_off(runpod, tmp_path)["ended"] and not runpod.pods
     assert len(runpod.made("GET /pods")) > 1 and "is still RUNNING: ending it" in capsys.readouterr().err
 

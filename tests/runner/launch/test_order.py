@@ -183,7 +183,7 @@ def test_an_explicit_price_is_the_price(runpod: FakeRunPod, launch: Launch, caps
 def test_the_book_knows_when_the_machine_must_be_gone(runpod: FakeRunPod, launch: Launch, tmp_path):
     assert launch("runpod", "--max-cost", "4.4", "--max-hours", "100") == 0
     (entry,) = Book(tmp_path).entries()
-    assert entry.max_hours == pytest.approx(4.4 / 0.44 + 0.5)
+    assert entry.max_hours == pytest.approx(4.4 / 0.44 + 0.5 + 1)
     assert entry.price_usd_per_hour == 0.44 and time.time() - entry.asked_t < 60 and entry.store == "s3://runs/x"
 
 
@@ -296,6 +296,6 @@ def test_a_profile_of_the_cpu_on_a_rented_gpu_is_told_and_a_choice_is_not(runpod
 def test_a_ceiling_of_minutes_is_told_in_minutes(runpod: FakeRunPod, launch: Launch, capsys):
     assert launch("runpod", "--max-hours", "0.05") == 0
     assert (
-        "the run may use 3 min, 0.02 USD; with starting and stopping the machine is ended after 33 min, 0.24 USD"
+        "the run may use 3 min, 0.02 USD; with starting and stopping the machine is ended after 1.6 h, 0.68 USD"
         in capsys.readouterr().err
     )
