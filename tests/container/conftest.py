@@ -18,15 +18,21 @@ TAG = "sequence-runner:dev"
 BUILD_LIMIT_S = 1_500
 
 
+def head() -> str:
+    """The commit that is checked out."""
+    return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
+
+
 @pytest.fixture(scope="session")
 def image() -> Iterator[str]:
     """Tag of the image of this very tree."""
     if not Path(DOCKER).exists() or docker("version", check=False).returncode:
-        pytest.skip("no docker engine answers at /usr/bin/docker (../shared/tools/docker-engine starts one)")
+        says = "no docker engine answers at /usr/bin/docker (../shared/tools/docker-engine starts one)"
+        pytest.fail(says) if os.environ.get("CONTAINER") else pytest.skip(says)
     with (Path(tempfile.gettempdir()) / "sequence-runner-image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another process of these tests builds it, too
         built = subprocess.run(
-            [DOCKER, "build", "--network", "host", "-t", TAG, "."],
+            [DOCKER, "build", "--network", "host", "--build-arg", f"REVISION={head()}", "-t", TAG, "."],
             cwd=ROOT,
             env=os.environ | {"DOCKER_BUILDKIT": "1"},
             capture_output=True,

@@ -41,6 +41,15 @@ def size_bytes(image: str) -> int:
     return int(docker("image", "inspect", "--format", "{{.Size}}", image).stdout)
 
 
+def diffs(image: str) -> list[Path]:
+    """Directories in which the engine keeps what each layer adds, the newest first."""
+    graph = json.loads(docker("image", "inspect", image).stdout)[0]["GraphDriver"]
+    assert graph["Name"] == "overlay2", (
+        f"layers are read where overlay2 keeps them, and this engine has {graph['Name']}"
+    )
+    return [Path(graph["Data"]["UpperDir"]), *map(Path, graph["Data"]["LowerDir"].split(":"))]
+
+
 class Container:
     """One `docker run` in the background, which is looked at and stopped from outside."""
 
