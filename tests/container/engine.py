@@ -44,9 +44,7 @@ def size_bytes(image: str) -> int:
 def diffs(image: str) -> list[Path]:
     """Directories in which the engine keeps what each layer adds, the newest first."""
     graph = json.loads(docker("image", "inspect", image).stdout)[0]["GraphDriver"]
-    assert graph["Name"] == "overlay2", (
-        f"layers are read where overlay2 keeps them, and this engine has {graph['Name']}"
-    )
+    assert graph["Name"] == "overlay2", f"expected the layers of overlay2, found {graph['Name']}"
     return [Path(graph["Data"]["UpperDir"]), *map(Path, graph["Data"]["LowerDir"].split(":"))]
 
 
