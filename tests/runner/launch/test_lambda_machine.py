@@ -20,6 +20,7 @@ from tests.providers.base import Fault
 from tests.providers.lambda_cloud import INTERNAL, KEY, TERMINATE, FakeLambda
 from tests.providers.lambda_machine import Machine
 
+pytestmark = pytest.mark.slow
 RUN = "ADA-EUR_1H-standard-0123abcd"
 HOME = "/opt/sequence-runner"
 TAG = f"{RUN}-0011aabb-89abcdef"

@@ -21,6 +21,7 @@ from runner.launch.provider import Order
 from tests.providers.base import Fault
 from tests.providers.lambda_cloud import KEY, LAUNCH, NO_CAPACITY, QUOTA, UNAVAILABLE, FakeLambda
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[3] / "scripts/lambda.sh"
 SECRET = 's3cret "of" the \\store: #'
 RUN = "some-run"

@@ -13,6 +13,7 @@ import pytest
 from tests.providers.runpod import KEY, SCHEMAS, FakeRunPod, Fault, no_capacity, problem
 from tests.providers.schema import faults
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[3] / "scripts/runpod.sh"
 SECRET = "s3cret \"of\" the \\store: #{ 'x'"
 RUN = "some-run"
