@@ -62,7 +62,7 @@ chaos: setup  ## kill a small run N times at seeded moments, resume it, compare 
 	$(BIN)/sequence-runner chaos -n $(N) $(ARGS)
 
 faults: setup-dev  ## every fault for real: how each ended, exit codes, what was lost; minutes
-	FAULTS=all $(PYTEST) -m slow -n 0 tests/faults tests/test_store_run.py
+	FAULTS=all LAUNCH=all $(PYTEST) -m slow -n 0 tests/faults tests/test_store_run.py tests/runner/host
 
 DOCKER ?= $(firstword $(wildcard /usr/bin/docker) docker)
 IMAGE ?= sequence-runner:dev

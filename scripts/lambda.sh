@@ -11,58 +11,24 @@
 set -eu
 LC_ALL=C
 export LC_ALL
+provider=lambda key_name=LAMBDA_API_KEY api_name=SEQUENCE_LAMBDA_URL
 api=${SEQUENCE_LAMBDA_URL:-https://cloud.lambda.ai/api/v1}
-files=$(dirname "$0")/../runner/launch/lambda_cloud
+pause_s=1 # one request a second is allowed
+at_work="booting active" gone="terminating terminated"
 handed_over="AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_REGION
   AWS_DEFAULT_REGION GOOGLE_CREDENTIALS_JSON GOOGLE_CLOUD_PROJECT SEQUENCE_WEBHOOK_URL SEQUENCE_GIT_TOKEN"
-
-fail() { # exit code, message
-  code=$1; shift
-  printf 'lambda.sh: %s\n' "$*" >&2
-  exit "$code"
-}
-
-with_docker() {
-  set -- -v "$PWD/runs:/runs" "$SEQUENCE_IMAGE" launch lambda "$@"
-  [ ! -d data ] || set -- -v "$PWD/data:/data:ro" "$@"
-  if [ -n "${GOOGLE_APPLICATION_CREDENTIALS:-}" ]; then
-    set -- -v "$GOOGLE_APPLICATION_CREDENTIALS:/google.json:ro" -e GOOGLE_APPLICATION_CREDENTIALS=/google.json "$@"
-  fi
-  for name in LAMBDA_API_KEY $handed_over $(env | sed -n 's/^\(SEQUENCE_[A-Z0-9_]*\)=.*/\1/p'); do
-    set -- -e "$name" "$@" # docker takes the value from the environment, so it stands in no list of processes
-  done
-  mkdir -p runs
-  [ ! -t 1 ] || set -- --tty "$@"
-  exec docker run --rm --user "$(id -u):$(id -g)" "$@"
-}
-
-call() { # method, path, file of the body; the answer is in $tmp/answer, its status in $status
-  sleep 1 # one request a second is allowed
-  [ -z "${3:-}" ] || set -- "$1" "$2" "$3" --data-binary "@$3" --header 'Content-Type: application/json'
-  method=$1 path=$2
-  shift "$(($# < 3 ? $# : 3))"
-  : >"$tmp/answer"
-  status=$(printf 'header = "Authorization: Bearer %s"\n' "$LAMBDA_API_KEY" \
-    | curl --disable --silent --show-error --config - --max-time 90 --write-out '%{http_code}' \
-      --output "$tmp/answer.raw" --request "$method" "$@" "$api/$path") || status=000
-  if [ -f "$tmp/answer.raw" ]; then
-    tr -d '\n\r\t' <"$tmp/answer.raw" | sed 's/": */":/g' >"$tmp/answer"
-    rm "$tmp/answer.raw"
-  fi
-}
+# shellcheck source=scripts/provider.sh
+. "$(dirname "$0")/provider.sh"
+files=$(dirname "$0")/../runner/launch/lambda_cloud
 
 get() { # path
   call GET "$1"
-  [ "$status" = 200 ] || fail 69 "Lambda answers GET $1 with $status: $(head -c 500 "$tmp/answer")"
+  [ "$status" = 200 ] || fail 69 "Lambda answers GET $1 with $status: $(words)"
 }
 
-is_listed() { grep -qF "\"name\":\"$run_id\"" "$tmp/answer"; }
+words() { cleaned <"$tmp/raw" | head -c 500; } # of a refusal
 
 names() { grep -o '"name":"[^"]*"' | cut -d '"' -f 4; }
-
-plain() { # what, text: refuses what one line of a file cannot hold as it stands
-  case $2 in *[!\ -~]*) fail 78 "$1 has line breaks or letters beyond ASCII; use sequence-runner launch lambda" ;; esac
-}
 
 escaped() { sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' | awk '{ printf "%s\\n", $0 }'; }
 
@@ -96,7 +62,7 @@ user_data() { # arguments of the runner
       *'{{machine}}'*) sed 's/^/      /' "$files/machine.py" ;;
       *'{{settings}}'*) settings "$@" | sed 's/^/      /' ;;
       *'{{environment}}'*) sed 's/^/      /' "$tmp/environment" ;;
-      *'{{api_key}}'*) printf '      %s\n' "$LAMBDA_API_KEY" ;;
+      *'{{api_key}}'*) printf '      %s\n' "$key" ;;
       *'{{max_s}}'*) printf '      OnBootSec=%ss\n' "$max_s" ;;
       *) printf '%s\n' "$line" ;;
     esac
@@ -118,13 +84,13 @@ launch() { # regions; each is asked once, and never again after an unclear answe
         exit 0
         ;;
       *:*insufficient-capacity*) echo "no $gpu in $region any more"; sleep 11 ;;
-      4*:*) fail 78 "Lambda refuses ($status): $(head -c 500 "$tmp/answer")" ;;
+      4*:*) fail 78 "Lambda refuses ($status): $(words)" ;;
       *)
-        why="$status $(head -c 500 "$tmp/answer")"
+        why="$status $(words)"
         for pause in 2 5 10 20; do
           sleep "$pause"
           get instances
-          ! is_listed || { echo "run $run_id is on an instance of that name, which ends itself"; exit 0; }
+          ! is_there || { echo "run $run_id is on an instance of that name, which ends itself"; exit 0; }
         done
         fail 69 "whether an instance was launched is unknown ($why); look in Lambda's dashboard for $run_id"
         ;;
@@ -151,13 +117,7 @@ with_curl() {
   [ -n "$gpu" ] || fail 2 "needs --gpu, for example gpu_1x_a10"
   [ -n "$dataset" ] || fail 2 "needs --dataset, for example ADA-EUR_1H"
   [ -n "$image" ] || fail 78 "needs --image or SEQUENCE_IMAGE: an image that the instance can pull"
-  [ -z "${GOOGLE_APPLICATION_CREDENTIALS:-}" ] || GOOGLE_CREDENTIALS_JSON=$(cat "$GOOGLE_APPLICATION_CREDENTIALS")
-  export GOOGLE_CREDENTIALS_JSON="${GOOGLE_CREDENTIALS_JSON:-}"
-  case $store in
-    s3://*) [ -n "${AWS_SECRET_ACCESS_KEY:-}" ] || fail 78 "needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" ;;
-    gs://*) [ -n "$GOOGLE_CREDENTIALS_JSON" ] || fail 78 "needs GOOGLE_APPLICATION_CREDENTIALS (a file)" ;;
-    *) fail 2 "needs --store s3://bucket/prefix or gs://bucket/prefix: results would end with the instance" ;;
-  esac
+  credentials "$store"
   case $max_hours in *[!0-9.]* | *.*.* | . | .* | *.) fail 2 "--max-hours $max_hours is no number of hours" ;; esac
   max_s=$(awk -v hours="$max_hours" 'BEGIN { print int(hours * 3600 + 1800) }') # as the launcher: to fetch and publish
   set -- --dataset "$dataset" --profile "$profile" --store "$store" --max-hours "$max_hours" --require-gpu "$@"
@@ -167,7 +127,7 @@ with_curl() {
   [ ${#run_id} -le 64 ] || fail 2 "the run id $run_id is longer than the 64 characters of an instance's name"
   machine=$run_id-$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n') # of all that have had this run's name, this one
   get instances
-  ! is_listed || { echo "run $run_id is on an instance already"; exit 0; }
+  ! is_there || { echo "run $run_id is on an instance already"; exit 0; }
   get instance-types
   kind=$(cat "$tmp/answer")
   case $kind in *"\"$gpu\":{"*) kind=${kind#*"\"$gpu\":{"} ;; *) fail 78 "Lambda has no instance type $gpu" ;; esac
@@ -188,17 +148,7 @@ with_curl() {
 }
 
 case ${1:---help} in --help | -h) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
-[ -n "${LAMBDA_API_KEY:-}" ] || fail 78 "LAMBDA_API_KEY is not set"
-plain LAMBDA_API_KEY "$LAMBDA_API_KEY"
-if [ "$1" != stop ] && [ "${LAUNCH_WITH:-}" != curl ] && [ -n "${SEQUENCE_IMAGE:-}" ]; then
-  if [ "${LAUNCH_WITH:-}" = docker ] || docker image inspect "$SEQUENCE_IMAGE" >/dev/null 2>&1; then
-    with_docker "$@"
-  fi
-fi
-umask 077
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-trap 'exit 130' INT TERM
+prepare "$@"
 if [ "$1" = stop ]; then
   [ $# -eq 2 ] || fail 2 "stop needs INSTANCE_ID"
   plain "INSTANCE_ID" "$2"
@@ -206,7 +156,7 @@ if [ "$1" = stop ]; then
   call POST instance-operations/terminate "$tmp/body"
   case $status in
     200 | 404) echo "instance $2 is ended" ;;
-    *) fail 69 "Lambda refuses ($status), and instance $2 goes on costing: $(head -c 500 "$tmp/answer")" ;;
+    *) fail 69 "Lambda refuses ($status), and instance $2 goes on costing: $(words)" ;;
   esac
 else
   with_curl "$@"

@@ -11,55 +11,23 @@
 set -eu
 LC_ALL=C
 export LC_ALL
+provider=runpod key_name=RUNPOD_API_KEY api_name=SEQUENCE_RUNPOD_URL
 api=${SEQUENCE_RUNPOD_URL:-https://api.runpod.io/v2}
+at_work="PROVISIONING STARTING RUNNING" gone=TERMINATED
 handed_over="AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_REGION
   AWS_DEFAULT_REGION GOOGLE_CREDENTIALS_JSON GOOGLE_CLOUD_PROJECT SEQUENCE_WEBHOOK_URL SEQUENCE_GIT_TOKEN
   SEQUENCE_GIT_USER"
-
-fail() { # exit code, message
-  code=$1; shift
-  printf 'runpod.sh: %s\n' "$*" >&2
-  exit "$code"
-}
-
-with_docker() {
-  set -- -v "$PWD/runs:/runs" "$SEQUENCE_IMAGE" launch runpod "$@"
-  [ ! -d data ] || set -- -v "$PWD/data:/data:ro" "$@"
-  if [ -n "${GOOGLE_APPLICATION_CREDENTIALS:-}" ]; then
-    set -- -v "$GOOGLE_APPLICATION_CREDENTIALS:/google.json:ro" -e GOOGLE_APPLICATION_CREDENTIALS=/google.json "$@"
-  fi
-  for name in RUNPOD_API_KEY $handed_over $(env | sed -n 's/^\(SEQUENCE_[A-Z0-9_]*\)=.*/\1/p'); do
-    set -- -e "$name" "$@" # docker takes the value from the environment, so it stands in no list of processes
-  done
-  mkdir -p runs
-  [ ! -t 1 ] || set -- --tty "$@"
-  exec docker run --rm --user "$(id -u):$(id -g)" "$@"
-}
-
-call() { # method, path, file of the body; the answer is in $tmp/answer, its status in $status
-  [ -z "${3:-}" ] || set -- "$1" "$2" "$3" --data-binary "@$3" --header 'Content-Type: application/json'
-  method=$1 path=$2
-  shift "$(($# < 3 ? $# : 3))"
-  rm -f "$tmp/raw"
-  status=$(printf 'header = "Authorization: Bearer %s"\n' "$RUNPOD_API_KEY" \
-    | curl --disable --silent --show-error --config - --max-time 90 --write-out '%{http_code}' \
-      --output "$tmp/raw" --request "$method" "$@" "$api/$path") || status=000
-  touch "$tmp/raw"
-  tr -d '\n\r\t' <"$tmp/raw" | sed 's/": */":/g' >"$tmp/answer"
-}
+# shellcheck source=scripts/provider.sh
+. "$(dirname "$0")/provider.sh"
 
 is_listed() {
   call GET pods
   [ "$status" = 200 ] || fail 69 "RunPod answers GET pods with $status: $(words)"
-  grep -qF "\"name\":\"$run_id\"" "$tmp/answer"
+  is_there
 }
 
 words() { # of a refusal; a pod is never shown, for it has the secrets of its environment
-  grep -o '"\(title\|detail\)":"[^"]*"\|"errors":\[[^]]*\]' "$tmp/answer" | head -c 500 || true
-}
-
-plain() { # what, text: refuses what one line cannot hold as it stands
-  case $2 in *[!\ -~]*) fail 78 "$1 has line breaks or letters beyond ASCII; use sequence-runner launch runpod" ;; esac
+  cleaned <"$tmp/raw" | sed 's/": */":/g' | grep -o '"\(title\|detail\)":"[^"]*"\|"errors":\[[^]]*\]' | head -c 500 || true
 }
 
 json() { # a text, as JSON writes it
@@ -73,7 +41,7 @@ quoted() { # words, as one text that a shell takes apart again
 }
 
 environment() { # of the container, as members of a JSON object
-  printf '"SEQUENCE_HOST": "runpod"'
+  printf '"SEQUENCE_HOST": "runpod", "SEQUENCE_END_AFTER_H": "%s"' "$(awk -v h="$max_hours" 'BEGIN { print h + 0.5 }')"
   for name in $handed_over; do
     value=$(printenv "$name" | tr '\n\r\t' '   ' | sed 's/ *$//') || value=
     [ -z "$value" ] || { plain "$name" "$value"; printf ', "%s": ' "$name"; json "$value"; }
@@ -125,13 +93,7 @@ with_curl() {
   [ -n "$gpu" ] || fail 2 'needs --gpu, for example "NVIDIA A40"'
   [ -n "$dataset" ] || fail 2 "needs --dataset, for example ADA-EUR_1H"
   [ -n "$image" ] || fail 78 "needs --image or SEQUENCE_IMAGE: an image that RunPod can pull"
-  [ -z "${GOOGLE_APPLICATION_CREDENTIALS:-}" ] || GOOGLE_CREDENTIALS_JSON=$(cat "$GOOGLE_APPLICATION_CREDENTIALS")
-  export GOOGLE_CREDENTIALS_JSON="${GOOGLE_CREDENTIALS_JSON:-}"
-  case $store in
-    s3://*) [ -n "${AWS_SECRET_ACCESS_KEY:-}" ] || fail 78 "needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" ;;
-    gs://*) [ -n "$GOOGLE_CREDENTIALS_JSON" ] || fail 78 "needs GOOGLE_APPLICATION_CREDENTIALS (a file)" ;;
-    *) fail 2 "needs --store s3://bucket/prefix or gs://bucket/prefix: results would end with the pod" ;;
-  esac
+  credentials "$store"
   case $max_hours in *[!0-9.]* | *.*.* | . | .* | *.) fail 2 "--max-hours $max_hours is no number of hours" ;; esac
   case $disk_gb in *[!0-9]* | '') fail 2 "--disk-gb $disk_gb is no number of gigabytes" ;; esac
   set -- --dataset "$dataset" --profile "$profile" --store "$store" --max-hours "$max_hours" "$@"
@@ -150,17 +112,7 @@ with_curl() {
 }
 
 case ${1:---help} in --help | -h) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
-[ -n "${RUNPOD_API_KEY:-}" ] || fail 78 "RUNPOD_API_KEY is not set"
-plain RUNPOD_API_KEY "$RUNPOD_API_KEY"
-if [ "$1" != stop ] && [ "${LAUNCH_WITH:-}" != curl ] && [ -n "${SEQUENCE_IMAGE:-}" ]; then
-  if [ "${LAUNCH_WITH:-}" = docker ] || docker image inspect "$SEQUENCE_IMAGE" >/dev/null 2>&1; then
-    with_docker "$@"
-  fi
-fi
-umask 077
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-trap 'exit 130' INT TERM
+prepare "$@"
 if [ "$1" = stop ]; then
   [ $# -eq 2 ] || fail 2 "stop needs POD_ID"
   case $2 in *[!A-Za-z0-9_-]*) fail 2 "$2 is no id of a pod" ;; esac

@@ -154,6 +154,7 @@ def made(api: Api, ago_s: float) -> dict[str, object]:
     return {"id": POD, "createdAt": datetime.fromtimestamp(time.time() + api.ahead_s - ago_s, UTC).isoformat()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead_s", [-13 * 3600, 13 * 3600])
 def test_a_pod_has_its_time_from_when_it_was_made_by_its_providers_clock_whenever_this_container_started(ahead_s):
     with serving() as api:
@@ -164,6 +165,7 @@ def test_a_pod_has_its_time_from_when_it_was_made_by_its_providers_clock_wheneve
         assert "is over, and it should be gone" in ending.said()
 
 
+@pytest.mark.slow
 def test_a_pod_that_was_just_made_has_an_hour_more_for_its_image_than_where_nobody_tells_when():
     with serving() as told, serving() as untold:
         told.accepts("rest").replies[f"GET /v2/pods/{POD}"] = (200, made(told, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
@@ -135,6 +136,24 @@ def test_of_a_machine_from_another_computer_no_name_is_invented(fake: FakeLambda
     assert launch("lambda") == 0
     (entry,) = Book(tmp_path / "runs").entries()
     assert (entry.machine_id, entry.inside) == (there, "")
+
+
+def test_an_orphan_is_found_and_ended_after_asking_and_nobody_elses(fake, launch, tmp_path, monkeypatch, capsys):
+    url, there = f"file://{tmp_path}/store", fake.add(RUN)
+    at_work, notebook = fake.add("another-run"), fake.add("my-notebook")
+    noted = {"provider": "lambda", "store": url, "asked_t": time.time() - 60, "max_hours": 12.0}
+    book = Book(tmp_path / "runs")
+    book.write(Entry(run_id=RUN, machine_id=there, inside=f"{RUN}-00000001", **noted))
+    book.write(Entry(run_id="another-run", machine_id=at_work, **noted))
+    done = End(machine=f"{RUN}-00000001", exit_code=70, reason="a bug", ended_t=time.time(), console_tail="")
+    write_end(open_store(url), RUN, done)
+    for text, left in (("n\n", {there, at_work, notebook}), ("y\n", {at_work, notebook})):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        assert launch("reap") == 0
+        said = capsys.readouterr().out
+        assert f"{there} ({RUN}, 0.75 USD/h)" in said and at_work not in said and notebook not in said
+        assert {one["id"] for one in fake.instances.values() if one["status"] == "active"} == left
+    assert book.find("lambda", RUN).ended
 
 
 def test_the_end_of_an_earlier_launch_makes_no_orphan_of_the_machine_at_work(fake, launch, tmp_path, capsys):

@@ -6,8 +6,10 @@ Its pauses are real ones; here a `sleep` that does nothing stands before the sys
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +21,8 @@ import yaml
 from runner.launch.lambda_cloud.user_data import user_data
 from runner.launch.provider import Order
 from tests.providers.base import Fault
-from tests.providers.lambda_cloud import KEY, LAUNCH, NO_CAPACITY, QUOTA, UNAVAILABLE, FakeLambda
+from tests.providers.lambda_cloud import KEY, LAUNCH, NO_CAPACITY, QUOTA, UNAVAILABLE, FakeLambda, error
+from tests.runner.fixture_stages.world import wait_for
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[3] / "scripts/lambda.sh"
@@ -106,6 +109,22 @@ def test_a_run_that_has_an_instance_gets_no_second_one(computer: Computer):
     assert len(computer.fake.made(LAUNCH)) == 1
 
 
+@pytest.mark.parametrize("status", ["unhealthy", "preempted"])
+def test_an_instance_that_does_nothing_is_no_success_and_must_go_first(computer: Computer, status: str):
+    machine_id = computer.fake.add(RUN, status)
+    assert f"{machine_id} of run {RUN} is {status}" in computer.run(*ARGUMENTS, exit_code=69)
+    assert not computer.fake.made(LAUNCH)
+    computer.run("stop", machine_id)
+    computer.run(*ARGUMENTS)
+    assert len(computer.fake.made(LAUNCH)) == 1
+
+
+def test_an_instance_that_is_going_is_no_machine_of_the_run(computer: Computer):
+    computer.fake.add(RUN, "terminating")
+    computer.run(*ARGUMENTS)
+    assert len(computer.fake.made(LAUNCH)) == 1
+
+
 @pytest.mark.parametrize("fault", [Fault(LAUNCH, lost=True), Fault(LAUNCH, reply=UNAVAILABLE)])
 def test_an_unclear_launch_is_looked_for_and_never_repeated(computer: Computer, fault: Fault):
     computer.fake.faults = [replace(fault)]
@@ -159,3 +178,47 @@ def test_with_the_image_at_hand_the_launcher_in_it_does_all(computer: Computer):
     said = computer.run(*ARGUMENTS, "--wait").splitlines()
     assert said[said.index("registry/image:1") :] == ["registry/image:1", "launch", "lambda", *ARGUMENTS, "--wait"]
     assert {"LAMBDA_API_KEY", "AWS_SECRET_ACCESS_KEY", f"{computer.root}/data:/data:ro"} <= set(said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_who_is_stopped_while_asking_leaves_no_secret_behind(computer: Computer, number: signal.Signals):
+    computer.fake.faults = [Fault(LAUNCH, hang_s=30)]
+    command = ["sh", str(SCRIPT), *ARGUMENTS]
+    process = subprocess.Popen(command, env=computer.environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    wait_for(lambda: computer.fake.made(LAUNCH))
+    assert SECRET in json.loads(next(computer.root.glob("tmp.*/body")).read_text())["user_data"]
+    os.killpg(process.pid, number)
+    assert process.wait(20) in (129, 130) and not list(computer.root.glob("tmp.*"))
+
+
+def test_a_refusal_that_repeats_what_was_handed_over_is_shown_without_it(computer: Computer):
+    computer.environment |= {"AWS_REGION": "eu-1", "SEQUENCE_GIT_TOKEN": "the eu-1 token/with & <odd>"}
+    values = [SECRET, KEY, "an-access-key", "the eu-1 token/with & <odd>"]
+    said = f"wrong: {', '.join(values)}, and {json.dumps(values)}"
+    computer.fake.faults = [Fault(LAUNCH, error(400, "global/invalid-parameters", said))]
+    shown = computer.run(*ARGUMENTS, exit_code=78)
+    assert "wrong: [redacted], [redacted], [redacted], [redacted], and" in shown
+    assert not [word for word in ("an-access-key", "token/with", "s3cret") if word in shown]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://api.example.org/v2",
+        "http://127.0.0.1:80@api.example.org",
+        "http://127.0.0.1.example.org/",
+        "ftp://x/",
+        "x",
+    ],
+)
+def test_a_key_goes_nowhere_in_the_clear(computer: Computer, url: str):
+    computer.environment["SEQUENCE_LAMBDA_URL"] = url
+    assert "SEQUENCE_LAMBDA_URL must begin with https://" in computer.run("stop", "abc", exit_code=78)
+    assert not (computer.root / "argv").exists()
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_both_halves_of_the_stores_credentials_are_needed(computer: Computer, name: str):
+    del computer.environment[name]
+    assert f"{name} is not set" in computer.run(*ARGUMENTS, exit_code=78)
+    assert not computer.fake.calls

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from tests.providers.runpod import KEY, SCHEMAS, FakeRunPod, Fault, no_capacity, problem
 from tests.providers.schema import faults
+from tests.runner.fixture_stages.world import wait_for
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[3] / "scripts/runpod.sh"
@@ -71,6 +75,7 @@ def test_a_pod_is_asked_for_as_the_schema_has_it_word_by_word(computer: Computer
     assert shlex.split(body["args"]) == [*words, "--set", odd, "--until", "ppo", "--run-id", RUN]
     assert body["env"] == {
         "SEQUENCE_HOST": "runpod",
+        "SEQUENCE_END_AFTER_H": "2",
         "AWS_ACCESS_KEY_ID": "an-access-key",
         "AWS_SECRET_ACCESS_KEY": SECRET,
     }
@@ -86,6 +91,24 @@ def test_no_secret_stands_in_a_list_of_processes(computer: Computer):
 def test_a_run_that_has_a_pod_gets_no_second_one(computer: Computer):
     computer.run(*ARGUMENTS)
     assert "of that name" in computer.run(*ARGUMENTS)
+    assert len(computer.fake.made(CREATE)) == 1
+
+
+@pytest.mark.parametrize("status", ["EXITED", "ERROR"])
+def test_a_pod_that_does_nothing_is_no_success_and_must_go_first(computer: Computer, status: str):
+    pod = computer.fake.add(RUN, status)
+    computer.fake.add("another-run")
+    assert f"{pod.id} of run {RUN} is {status}" in computer.run(*ARGUMENTS, exit_code=69)
+    assert not computer.fake.made(CREATE)
+    computer.run("stop", pod.id)
+    computer.run(*ARGUMENTS)
+    assert len(computer.fake.made(CREATE)) == 1
+
+
+def test_what_the_environment_of_a_pod_says_is_no_name_and_no_status(computer: Computer):
+    pod = computer.fake.add("another-run")
+    pod.body["env"] = {"name": RUN, "status": "RUNNING", "x": f'"}}, {{"name": "{RUN}"}}'}
+    computer.run(*ARGUMENTS)
     assert len(computer.fake.made(CREATE)) == 1
 
 
@@ -115,7 +138,7 @@ def test_what_runpod_refuses_is_said_in_its_words(computer: Computer, reply, cod
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--gpu", "NVIDIA A40", "--dataset", "X", "--store", "file:///x"), 2, "end with the pod"),
+        (("--gpu", "NVIDIA A40", "--dataset", "X", "--store", "file:///x"), 2, "end with the machine"),
         (("--dataset", "X", "--store", "s3://b/p"), 2, "--gpu"),
         ((*ARGUMENTS, "--max-hours", "a lot"), 2, "a lot"),
         ((*ARGUMENTS, "--spot", "1"), 2, "--spot"),
@@ -144,3 +167,47 @@ def test_with_docker_the_launcher_of_the_image_is_started_and_gets_secrets_by_na
     assert argv[at + 1 :] == ["launch", "runpod", "--gpu", "NVIDIA A40", "--dataset", "X", "--spot"]
     assert {"RUNPOD_API_KEY", "AWS_SECRET_ACCESS_KEY", "SEQUENCE_RUNPOD_URL"} <= set(argv)
     assert KEY not in "".join(argv) and SECRET not in "".join(argv)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_who_is_stopped_while_asking_leaves_no_secret_behind(computer: Computer, number: signal.Signals):
+    computer.fake.faults = [Fault(CREATE, hang_s=30)]
+    command = ["sh", str(SCRIPT), *ARGUMENTS]
+    process = subprocess.Popen(command, env=computer.environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    wait_for(lambda: computer.fake.made(CREATE))
+    assert SECRET in json.loads(next(computer.root.glob("tmp.*/body")).read_text())["env"].values()
+    os.killpg(process.pid, number)
+    assert process.wait(20) in (129, 130) and not list(computer.root.glob("tmp.*"))
+
+
+def test_a_refusal_that_repeats_what_was_handed_over_is_shown_without_it(computer: Computer):
+    computer.environment |= {"AWS_REGION": "eu-1", "SEQUENCE_GIT_TOKEN": "the eu-1 token/with & <odd>"}
+    values = [SECRET, KEY, "an-access-key", "the eu-1 token/with & <odd>"]
+    said = f"wrong: {', '.join(values)}, and {json.dumps(values)}"
+    computer.fake.faults = [Fault(CREATE, problem(422, "Unprocessable", said, values))]
+    shown = computer.run(*ARGUMENTS, exit_code=78)
+    assert "wrong: [redacted], [redacted], [redacted], [redacted], and" in shown
+    assert not [word for word in ("an-access-key", "token/with", "s3cret") if word in shown]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://api.example.org/v2",
+        "http://127.0.0.1:80@api.example.org",
+        "http://127.0.0.1.example.org/",
+        "ftp://x/",
+        "x",
+    ],
+)
+def test_a_key_goes_nowhere_in_the_clear(computer: Computer, url: str):
+    computer.environment["SEQUENCE_RUNPOD_URL"] = url
+    assert "SEQUENCE_RUNPOD_URL must begin with https://" in computer.run("stop", "abc", exit_code=78)
+    assert not (computer.root / "argv").exists()
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_both_halves_of_the_stores_credentials_are_needed(computer: Computer, name: str):
+    del computer.environment[name]
+    assert f"{name} is not set" in computer.run(*ARGUMENTS, exit_code=78)
+    assert not computer.fake.calls
