@@ -18,9 +18,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.errors import CannotWriteError, ExitCode, ProjectError
+from runner.host.where import CONTAINER, this_host
 
 _PRCTL = ctypes.CDLL(None).prctl
 """Looked up once: a child between fork and exec must not wait for the loader's lock."""
@@ -46,6 +49,34 @@ class NotRunningError(ProjectError):
     exit_code = ExitCode.USAGE
 
 
+@dataclass(frozen=True)
+class Holder:
+    """The runner that owns a run, as its lock tells it."""
+
+    pid: int
+    """In its own container or machine; 0 where that is not known."""
+    host: str
+    place: str
+    """As of `Host`."""
+    is_here: bool
+    """It runs where we do, so that its pid can be signalled."""
+
+    def __str__(self) -> str:
+        """`pid 7`, `in container 9205ac0ff736` or `pid 7 on box`."""
+        if self.is_here:
+            return f"pid {self.pid}"
+        if self.place.startswith(CONTAINER):
+            return f"in {self.place}"
+        return f"pid {self.pid or 'unknown'} on {self.host or 'a machine that is not known'}"
+
+    @property
+    def stopped_by(self) -> str:
+        """What ends it; as a half-sentence."""
+        if not self.is_here and self.place.startswith(CONTAINER):
+            return f"`docker stop {self.place.removeprefix(CONTAINER)}`"
+        return "`sequence-runner stop`" if self.is_here else f"`sequence-runner stop` on {self.host or 'its machine'}"
+
+
 class Owner:
     """Ownership of a run while inside: the lock, whose file names us, and the reaper that shares it."""
 
@@ -65,7 +96,8 @@ class Owner:
             self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
             if not _lock_within(self._descriptor, _TAKE_TIMEOUT_S):
                 raise self._refusal()
-            facts = {"pid": os.getpid(), "host": os.uname().nodename, "started_s": started_s(os.getpid())}
+            facts = {"pid": os.getpid(), "host": os.uname().nodename, "place": this_host().place}
+            facts |= {"started_s": started_s(os.getpid())}
             os.truncate(self._descriptor, 0)
             os.pwrite(self._descriptor, json.dumps(facts).encode(), 0)
         except OSError as error:
@@ -82,32 +114,33 @@ class Owner:
         os.close(self._descriptor)
 
     def _refusal(self) -> OwnedByAnotherError:
-        owner = _read_owner(self._descriptor)
+        holder = _holder(_read_lock(self._descriptor))
         os.close(self._descriptor)
         return OwnedByAnotherError(
-            f"run {self._path.parent.name!r} is owned by another runner (pid {owner.get('pid', 'unknown')} "
-            f"on {owner.get('host', 'unknown')}); wait for it or end it with `sequence-runner stop`"
+            f"run {self._path.parent.name!r} is owned by another runner ({holder}); wait for it or end it with "
+            f"{holder.stopped_by}"
         )
 
 
-def owner_of(root: Path) -> int:
-    """Process id of the runner that owns the run, 0 when nobody on this machine does.
+def owner_of(root: Path) -> Holder | None:
+    """The runner that owns the run, here or in another container or machine; None when nobody does.
 
-    The pid counts only while the lock is held and the process is the very one that wrote it.
+    A pid of this place counts only while the lock is held and the process is the very one that wrote it.
     """
     try:
         descriptor = os.open(root / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return 0
+        return None
     try:
         if _lock_within(descriptor, 0.0, fcntl.LOCK_SH):
-            return 0
-        owner = _read_owner(descriptor)
+            return None
+        facts = _read_lock(descriptor)
     finally:
         os.close(descriptor)
-    if owner.get("host") != os.uname().nodename:
-        return 0
-    return int(owner["pid"]) if started_s(owner["pid"]) == owner.get("started_s") else 0
+    if not facts:  # it comes or goes this instant
+        return None
+    holder = _holder(facts)
+    return holder if not holder.is_here or started_s(holder.pid) == facts.get("started_s") else None
 
 
 def started_s(pid: int) -> float | None:
@@ -126,13 +159,18 @@ def signal_owner(root: Path) -> int:
     """Ask the runner that owns the run to stop; return its process id.
 
     Raises:
-        NotRunningError: nobody owns it, or the recorded pid is stale.
+        NotRunningError: nobody owns it, the recorded pid is stale, or it runs where no signal gets from here.
     """
-    pid = owner_of(root)
-    if not pid:
-        raise NotRunningError(f"run {root.name!r} is not running on this machine; nothing was signalled")
-    os.kill(pid, signal.SIGTERM)
-    return pid
+    holder = owner_of(root)
+    if not holder:
+        raise NotRunningError(f"run {root.name!r} is not running; nothing was signalled")
+    if not holder.is_here:
+        raise NotRunningError(
+            f"run {root.name!r} is running {holder}, which cannot be signalled from here; end it with "
+            f"{holder.stopped_by}"
+        )
+    os.kill(holder.pid, signal.SIGTERM)
+    return holder.pid
 
 
 @contextlib.contextmanager
@@ -254,9 +292,15 @@ def _lock_within(descriptor: int, timeout_s: float, kind: int = fcntl.LOCK_EX) -
             return True
 
 
-def _read_owner(descriptor: int) -> dict:
+def _read_lock(descriptor: int) -> dict[str, Any]:
     try:
-        owner = json.loads(os.pread(descriptor, 4096, 0))
+        facts = json.loads(os.pread(descriptor, 4096, 0))
     except ValueError:
         return {}
-    return owner if isinstance(owner, dict) else {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _holder(facts: dict[str, Any]) -> Holder:
+    pid, place = facts.get("pid"), str(facts.get("place", ""))
+    is_here = isinstance(pid, int) and place == this_host().place
+    return Holder(pid if isinstance(pid, int) else 0, str(facts.get("host", "")), place, is_here)

@@ -49,7 +49,7 @@ def status(run: str, runs_dir: Path, store: str, follow: bool, as_json: bool) ->
             return _show_status(remote.run, remote.state(), remote.to_json(), as_json, remote.live)
     found = find_and_say(run, runs_dir)
     owner = owner_of(found.run.root)
-    return _show_status(found.run, f"running (pid {owner})" if owner else "", {}, as_json)
+    return _show_status(found.run, f"running ({owner})" if owner else "", {}, as_json)
 
 
 def _follow(name: str, runs_dir: Path, store: str) -> ExitCode:

@@ -17,6 +17,8 @@ LAUNCHED_BY = "SEQUENCE_HOST"
 """Set by a launcher: the machine was rented for this one run."""
 MACHINE = "SEQUENCE_MACHINE"
 """Set by a launcher where the provider tells no id inside: the name of this one launch."""
+CONTAINER = "container "
+"""How the place of a container begins, whose id follows."""
 _CONTAINER_ID = re.compile(r"containers/([0-9a-f]{64})/\S* /etc/hostname ")
 """In the one mount that Docker and Podman make of a file of this very container: layers of images are shared, and
 outside, the mounts of all containers are seen."""
@@ -63,7 +65,7 @@ def this_host(environment: Mapping[str, str] = os.environ, root: Path = Path("/"
     if pod:
         place = f"pod {pod}"
     elif container:
-        place = f"container {container}"
+        place = CONTAINER + container
     else:
         machine_id = _text(root / "etc/machine-id").strip()[:12] or "unknown"
         place = f"machine {name} {machine_id} {(root / 'proc/self/ns/pid').readlink()}"

@@ -170,6 +170,22 @@ def test_a_second_runner_is_refused(runs, run):
     assert done.returncode == 76 and "owned by another runner" in done.stderr
 
 
+def test_a_run_of_another_container_is_shown_as_running_and_followed_to_its_end(runs, run):
+    with Owner(run.root):
+        lock = run.root / "lock"
+        lock.write_text(json.dumps(json.loads(lock.read_text()) | {"place": "container 9205ac0ff736"}))
+        assert "running (in container 9205ac0ff736)" in call("status", "--runs-dir", runs).stdout
+        command = [sys.executable, "-m", "runner.cli", "logs", "prepare", "--follow", "--runs-dir", runs]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as logs:
+            assert logs.stdout and logs.stdout.readline()
+            with run.log_path("prepare").open("a") as log:
+                log.write("more\n")
+            while logs.stdout.readline() != "more\n":
+                assert logs.poll() is None
+            lock.write_text("")
+            assert logs.wait(30) == 0
+
+
 def test_an_unwritable_runs_directory_is_73(tmp_path):
     (tmp_path / "file").write_text("")
     done = call(*DEMO, "--runs-dir", tmp_path / "file" / "runs", "--skip-preflight")

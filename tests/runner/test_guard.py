@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner.guard import Owner, owner_of, started_s
+from runner import guard
+from runner.guard import NotRunningError, OwnedByAnotherError, Owner, owner_of, signal_owner, started_s
 from runner.process import log_tail, stage_environment, start
 
 ROOT = Path(__file__).parents[2]
@@ -58,10 +59,38 @@ def test_an_owner_is_known_by_its_start_even_after_the_clock_was_set(tmp_path, m
     monkeypatch.setattr(psutil, "boot_time", lambda: 0.0)  # as a clock that is set moves it
     assert started_s(os.getpid()) == pytest.approx(since_boot_s, abs=0.02)
     with Owner(tmp_path):
-        assert owner_of(tmp_path) == os.getpid()
+        owner = owner_of(tmp_path)
+        assert owner and owner.is_here and owner.pid == os.getpid()
         lock = json.loads((tmp_path / "lock").read_text())
         (tmp_path / "lock").write_text(json.dumps(lock | {"started_s": lock["started_s"] - 1}))
-        assert owner_of(tmp_path) == 0
+        assert owner_of(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("place", "words", "end"),
+    [
+        ("container 9205ac0ff736", "in container 9205ac0ff736", "`docker stop 9205ac0ff736`"),
+        ("machine box 0123456789ab pid:[1]", f"pid {os.getpid()} on box", "`sequence-runner stop` on box"),
+    ],
+)
+def test_a_runner_in_another_container_or_machine_is_told_from_none_and_not_signalled(
+    tmp_path, monkeypatch, place, words, end
+):
+    monkeypatch.setattr(guard, "_TAKE_TIMEOUT_S", 0.0)
+    root = tmp_path / "run-1"
+    with Owner(root):
+        lock = json.loads((root / "lock").read_text())
+        # a container with the host's network has the host's name, and its pids are not ours
+        (root / "lock").write_text(json.dumps(lock | {"host": "box", "place": place}))
+        owner = owner_of(root)
+        assert owner and str(owner) == words and not owner.is_here
+        with pytest.raises(NotRunningError, match="cannot be signalled from here") as told:
+            signal_owner(root)
+        assert words in str(told.value) and str(told.value).endswith(end)
+        with pytest.raises(OwnedByAnotherError) as refused:
+            Owner(root).__enter__()
+        assert words in str(refused.value) and str(refused.value).endswith(end)
+    assert owner_of(root) is None
 
 
 def test_of_a_process_that_has_ended_there_is_no_start():

@@ -271,7 +271,8 @@ def test_stop_signals_the_owner_and_refuses_a_stale_pid(world):
     world.plans(first={"seconds": 60})
     process = world.in_own_process()
     wait_for(lambda: world.starts("first"))
-    assert owner_of(world.run.root) == process.pid
+    owner = owner_of(world.run.root)
+    assert owner and owner.pid == process.pid
     assert signal_owner(world.run.root) == process.pid
     process.wait(20)
     (world.run.root / "lock").write_text(json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "started_t": 0}))
