@@ -118,7 +118,7 @@ with_curl() {
   [ -n "$dataset" ] || fail 2 "needs --dataset, for example ADA-EUR_1H"
   [ -n "$image" ] || fail 78 "needs --image or SEQUENCE_IMAGE: an image that the instance can pull"
   credentials "$store"
-  case $max_hours in *[!0-9.]* | *.*.* | . | .* | *.) fail 2 "--max-hours $max_hours is no number of hours" ;; esac
+  positive "$max_hours" # 0 would be no limit
   max_s=$(awk -v hours="$max_hours" 'BEGIN { print int(hours * 3600 + 1800) }') # as the launcher: to fetch and publish
   set -- --dataset "$dataset" --profile "$profile" --store "$store" --max-hours "$max_hours" --require-gpu "$@"
   name=${dataset##*/}

@@ -67,6 +67,11 @@ credentials() { # URL of a store: what the machine needs for it must be here
   esac
 }
 
+positive() { # hours
+  case $1 in *[!0-9.]* | *.*.* | '' | .* | *.) ;; *[1-9]*) return ;; esac
+  fail 2 "--max-hours $1 is no number of hours above 0"
+}
+
 call() { # method, path, file of the body; the answer is in $tmp/raw, on one line in $tmp/answer, its status in $status
   [ -z "${pause_s:-}" ] || sleep "$pause_s"
   [ -z "${3:-}" ] || set -- "$1" "$2" "$3" --data-binary "@$3" --header 'Content-Type: application/json'

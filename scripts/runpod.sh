@@ -94,7 +94,7 @@ with_curl() {
   [ -n "$dataset" ] || fail 2 "needs --dataset, for example ADA-EUR_1H"
   [ -n "$image" ] || fail 78 "needs --image or SEQUENCE_IMAGE: an image that RunPod can pull"
   credentials "$store"
-  case $max_hours in *[!0-9.]* | *.*.* | . | .* | *.) fail 2 "--max-hours $max_hours is no number of hours" ;; esac
+  positive "$max_hours" # 0 would be no limit
   case $disk_gb in *[!0-9]* | '') fail 2 "--disk-gb $disk_gb is no number of gigabytes" ;; esac
   set -- --dataset "$dataset" --profile "$profile" --store "$store" --max-hours "$max_hours" "$@"
   name=${dataset##*/}

@@ -159,6 +159,7 @@ def test_an_instance_is_stopped_once_or_twice(computer: Computer):
     [
         (["--gpu", "gpu_1x_a10", "--dataset", "D"], 2, "needs --store"),
         ([*ARGUMENTS, "--max-hours", "1;id"], 2, "no number of hours"),
+        ([*ARGUMENTS, "--max-hours", "0.0"], 2, "above 0"),
         ([*ARGUMENTS, "--run-id", "x" * 65], 2, "64 characters"),
         ([*ARGUMENTS, "--wait", "now"], 2, "--wait is no option without docker"),
         ([*ARGUMENTS, "--", "a\nb"], 78, "line breaks"),

@@ -141,6 +141,7 @@ def test_what_runpod_refuses_is_said_in_its_words(computer: Computer, reply, cod
         (("--gpu", "NVIDIA A40", "--dataset", "X", "--store", "file:///x"), 2, "end with the machine"),
         (("--dataset", "X", "--store", "s3://b/p"), 2, "--gpu"),
         ((*ARGUMENTS, "--max-hours", "a lot"), 2, "a lot"),
+        ((*ARGUMENTS, "--max-hours", "0.0"), 2, "above 0"),
         ((*ARGUMENTS, "--spot", "1"), 2, "--spot"),
         ((*ARGUMENTS, "--image", "a\nb"), 78, "line breaks"),
         (("stop", "../x"), 2, "no id"),
