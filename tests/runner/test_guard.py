@@ -72,6 +72,7 @@ def test_an_owner_is_known_by_its_start_even_after_the_clock_was_set(tmp_path, m
         ("container 9205ac0ff736", "in container 9205ac0ff736", "`docker stop 9205ac0ff736`"),
         ("machine box 0123456789ab pid:[1]", f"pid {os.getpid()} on box", "`sequence-runner stop` on box"),
     ],
+    ids=["container", "machine"],
 )
 def test_a_runner_in_another_container_or_machine_is_told_from_none_and_not_signalled(
     tmp_path, monkeypatch, place, words, end
