@@ -35,7 +35,6 @@ NOT_KEPT = {ExitCode.STORE_DAMAGED, ExitCode.MACHINE_UNFIT, ExitCode.OWNED_BY_AN
 """Lost again, or not reached, or still leased to the attempt before, which could not let it go."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
 """Between two requests for the end of a machine, and between two attempts to reach a store that is lost."""
-LEASE_MARGIN_S = 3.0
 BEAT_S = 10.0
 ONLY_COPY_S = 3600.0
 """So long a run without limits tries to save what only this machine has."""
@@ -125,8 +124,6 @@ def _to_the_end(command: Command, host: Host, work: Callable[[], int]) -> int:
         code = _worked(command, host, work)
         if host.launched:
             with _going_on():
-                code = _once_its_lease_has_run_out(command, code, work)
-            with _going_on():
                 code = _with_everything_kept(command, code, work)
         if code in STOPPED:
             return code
@@ -163,16 +160,6 @@ def _going_on() -> Iterator[None]:
     except Exception as error:  # noqa: BLE001
         with contextlib.suppress(Exception):
             say(f"the end goes on without one of its steps: {redact(f'{type(error).__name__}: {error}')}")
-
-
-def _once_its_lease_has_run_out(command: Command, code: int, work: Callable[[], int]) -> int:
-    """Where another owns the run, look once more: the machine before this one may be gone, and its lease not yet."""
-    if code != ExitCode.OWNED_BY_ANOTHER or command.plan is None:
-        return code
-    wait_s = command.plan.config.store.lease_s + LEASE_MARGIN_S
-    say(f"the run's owner may be a machine that is gone; looking once more in {wait_s:.0f} s, when its lease is over")
-    _wait(wait_s)
-    return work()
 
 
 def _with_everything_kept(command: Command, code: int, work: Callable[[], int]) -> int:

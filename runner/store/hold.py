@@ -12,9 +12,11 @@ from configs.errors import FencedError, ProjectError
 from configs.files import read_json, write_json
 from configs.run_dir import RunDir
 from configs.schema import StoreConfig
-from runner.store.layout import Head, Snapshot, Spent
-from runner.store.lease import DamagedHeadError, Lease, acquire, owner_facts
-from runner.store.objects import ObjectStore
+from runner.heartbeat import beat
+from runner.host.where import this_host
+from runner.store.layout import Head, Snapshot, Spent, head_key
+from runner.store.lease import CLOCK_GRAIN_S, DamagedHeadError, Lease, LeasedError, acquire, owner_facts
+from runner.store.objects import KeyMissingError, ObjectStore
 from runner.store.open import open_store
 from runner.store.place import OWNERS, bring_here, go_on_without
 from runner.store.snapshots import read_head
@@ -22,6 +24,9 @@ from runner.store.snapshots import read_head
 CONTACT_S = 15.0
 """A store that does not answer for so long at the start is unreachable; later it is waited for."""
 RENEWALS_PER_LEASE = 3
+LONGEST_WAIT_S = 90.0
+"""For the lease of an owner that may be gone; a machine that was launched for the run has nothing else to do."""
+LOOK_EVERY_S = 1.0
 FIRST_WORD_S, LAST_WORD_S = 5.0, 600.0
 """Spacing of what is told about a trouble that lasts."""
 
@@ -156,7 +161,7 @@ def held(run: RunDir, config: StoreConfig, take_over: bool, tell: Callable[[str]
     trouble, cancel = Trouble(), threading.Event()
     trouble.tell = tell
     store = open_store(config.url, cancel=cancel, on_retry=lambda _call, error, _wait_s: trouble.note(error))
-    lease = _acquire(store, run, config.lease_s, take_over)
+    lease = _acquire(store, run, config.lease_s, take_over, tell)
     hold = Hold(lease, config.lease_s, trouble, cancel)
     for notice in lease.notices:
         tell(notice)
@@ -168,7 +173,7 @@ def held(run: RunDir, config: StoreConfig, take_over: bool, tell: Callable[[str]
             hold.let_go()
 
 
-def _acquire(store: ObjectStore, run: RunDir, lease_s: float, take_over: bool) -> Lease:
+def _acquire(store: ObjectStore, run: RunDir, lease_s: float, take_over: bool, tell: Callable[[str], None]) -> Lease:
     """Own the run in its store. A former owner that worked in this very directory is known to be dead, for its kernel
     lock is ours now; a lock counts only among the processes of one kernel, so its boot is noted beside the token."""
     path, boot, me = run.root / OWNERS, _boot(), owner_facts()
@@ -179,9 +184,29 @@ def _acquire(store: ObjectStore, run: RunDir, lease_s: float, take_over: bool) -
         former, dead = [], set()
     ours = {"token": me.token, "boot": boot}
     write_json(path, [*former[-MOST_FORMER:], ours])
-    lease = acquire(store, run.run_id, me, lease_s, take_over, dead)
+    try:
+        lease = acquire(store, run.run_id, me, lease_s, take_over, dead)
+    except LeasedError as error:
+        if error.left_s > LONGEST_WAIT_S and not this_host().launched:
+            raise
+        tell(f"{error}; waiting until it renews or that time is over")
+        _while_silent(store, run.run_id, error)
+        lease = acquire(store, run.run_id, me, lease_s, take_over, dead)
     write_json(path, [ours])
     return lease
+
+
+def _while_silent(store: ObjectStore, run_id: str, leased: LeasedError) -> None:
+    """Wait until HEAD changes, as a living owner has it do three times a lease, or the lease must have run out."""
+    end_s = time.monotonic() + leased.left_s + CLOCK_GRAIN_S
+    while (left_s := end_s - time.monotonic()) > 0:
+        beat()
+        time.sleep(min(LOOK_EVERY_S, left_s))
+        try:
+            if store.get(head_key(run_id))[1].tag != leased.tag:
+                return
+        except KeyMissingError:
+            return
 
 
 def _boot() -> str:

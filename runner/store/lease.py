@@ -50,6 +50,16 @@ class DamagedHeadError(StoreError):
     """HEAD is there, but is not what any version of this program writes."""
 
 
+class LeasedError(OwnedByAnotherError):
+    """The owner has renewed its lease not long ago: it may be alive, or gone."""
+
+    def __init__(self, message: str, left_s: float, tag: str) -> None:
+        """Say who it is; `left_s` are the seconds left of its lease if HEAD stays as it is, which is `tag`."""
+        super().__init__(message)
+        self.left_s = left_s
+        self.tag = tag
+
+
 def owner_facts() -> OwnerFacts:
     """Who this process is."""
     return OwnerFacts(
@@ -99,7 +109,7 @@ def acquire(
     whoever owns it.
 
     Raises:
-        OwnedByAnotherError: somebody else owns it; the message says who and until when.
+        OwnedByAnotherError: somebody else owns it; the message says who and until when, a `LeasedError` how long.
         StoreError: a newer version of this program wrote it, or the store cannot be used.
     """
     present: str | None = None
@@ -274,9 +284,11 @@ def _begin_over_damage(
     age_s = store_time(store, run_id) - found.stat.modified_t
     left_s = lease_s + CLOCK_GRAIN_S - age_s
     if not take_over and left_s >= 0:
-        raise OwnedByAnotherError(
+        raise LeasedError(
             f"{found.damage}; it was written {age_s:.0f} s ago, so its owner may be alive: try again in "
-            f"{left_s:.0f} s, or use --take-over"
+            f"{left_s:.0f} s, or use --take-over",
+            left_s,
+            found.stat.tag,
         )
     quarantine(store, run_id, head_key(run_id))
     head = _first_head(store, run_id, me, lease_s)
@@ -297,9 +309,11 @@ def _require_expired(store: ObjectStore, head: Head, stat: Stat) -> None:
     age_s = store_time(store, head.run_id) - stat.modified_t
     left_s = head.lease_s + CLOCK_GRAIN_S - age_s
     if left_s >= 0:
-        raise OwnedByAnotherError(
+        raise LeasedError(
             f"run {head.run_id!r} in {store.url} is owned by {_who(head.owner)}, which renewed {max(age_s, 0):.0f} s "
-            f"ago; it may be taken over in {left_s:.0f} s if it stays silent, or at once with --take-over"
+            f"ago; it may be taken over in {left_s:.0f} s if it stays silent, or at once with --take-over",
+            left_s,
+            stat.tag,
         )
 
 

@@ -171,6 +171,7 @@ def test_a_runner_that_was_paused_while_another_took_over_ends_with_76(
 ):
     case: Case = request.getfixturevalue(kind)
     case.environment[POD] = "first"
+    case.settings = ("store.lease_s=3600",)
     with case.started() as paused:
         paused.wait_event("checkpoint", AGENT)
         paused.wait_event("checkpoint", RUN)
@@ -236,6 +237,7 @@ def test_a_clock_that_s3_does_not_accept_is_said_at_the_start(long_one, skewed, 
 
 def test_two_runners_in_two_places_with_one_store_are_one_too_many(long_one, file_case, settle):
     file_case.environment[POD] = "first"
+    file_case.settings = ("store.lease_s=9",)  # renewed every 3 s, which refuses the second
     with file_case.started() as running:
         running.wait_event("checkpoint", RUN)
         other = elsewhere(file_case)

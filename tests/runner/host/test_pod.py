@@ -235,7 +235,7 @@ def test_a_machine_that_comes_before_the_lease_of_the_lost_one_is_over_waits_for
     acquire(FileStore(tmp_path / "store"), RUN, owner("a machine that is gone"), 2)
     with pod(tmp_path, *job(tmp_path, data, "--set", "store.lease_s=2"), **api.environment()) as runner:
         said = runner.held()
-    assert (runner.code, api.ends) == (0, 1) and "looking once more in 5 s" in said
+    assert (runner.code, api.ends) == (0, 1) and "waiting until it renews" in said
 
 
 @pytest.mark.skipif(not EVERYTHING, reason="waits while the store is lost; LAUNCH=all")

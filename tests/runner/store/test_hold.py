@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from configs.errors import FencedError
 from configs.run_dir import RunDir
 from configs.schema import StoreConfig
 from runner.guard import OwnedByAnotherError, Owner
+from runner.store.file import FileStore
 from runner.store.hold import held
+from runner.store.layout import Spent
+from runner.store.lease import acquire
 from runner.store.place import OWNERS
+from tests.runner.store.runs import owner
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.slow
@@ -28,11 +35,12 @@ with holding(sys.argv[1], sys.argv[2]):
 """
 
 
-def holding(root: str, url: str) -> ExitStack:
+def holding(root: str, url: str, lease_s: float = 3600) -> ExitStack:
+    """Hold a run; the lease is too long to be waited for, unless a test says otherwise."""
     run = RunDir(Path(root))
     with ExitStack() as stack:
         stack.enter_context(Owner(run.root))
-        stack.enter_context(held(run, StoreConfig(url=url), False, print))
+        stack.enter_context(held(run, StoreConfig(url=url, lease_s=lease_s), False, print))
         return stack.pop_all()
 
 
@@ -71,3 +79,21 @@ def test_what_another_kernel_wrote_says_nothing_of_a_lock(killed):
     owners.write_text(text)
     with holding(*killed):
         pass
+
+
+def test_a_silent_owners_lease_is_waited_for_and_then_taken(tmp_path, capsys):
+    url = f"file://{tmp_path}/store"
+    gone = acquire(FileStore(tmp_path / "store"), "run", owner("a container that is gone"), 1)
+    with holding(str(tmp_path / "run"), url, 1):
+        pass
+    assert "waiting until it renews" in capsys.readouterr().out
+    with pytest.raises(FencedError):
+        gone.renew(Spent())
+
+
+def test_a_living_owner_is_refused_as_soon_as_it_renews_and_its_lease_not_waited_for(tmp_path):
+    lease = acquire(FileStore(tmp_path / "store"), "run", owner("another machine"), 80)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(OwnedByAnotherError, match="another machine"):
+        pool.submit(lambda: (time.sleep(0.5), lease.renew(Spent())))
+        holding(str(tmp_path / "run"), f"file://{tmp_path}/store")
+    lease.renew(Spent())
