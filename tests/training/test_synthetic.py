@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from configs.needs import warmup_bars
@@ -44,6 +44,7 @@ def test_seeds_splits_and_indices_have_streams_of_their_own():
 
 
 @settings(deadline=None, max_examples=25)
+@example(volatility=0.09765625, alpha=0.0, beta=0.0, multiple=6.0, steps=2)
 @given(
     volatility=st.floats(1e-6, 0.1),
     alpha=st.floats(0, 0.5),

@@ -24,6 +24,8 @@ STAGE_FIELDS = 5
 FIRST_LOG_PRICE = math.log(100.0)
 VARIANCE_CAP = 50.0
 """h is held below this multiple of its mean: fitted GARCHs near integration would leave any price range."""
+LOG_PRICE_LIMIT = 300.0
+"""Far beyond any world that is meant, and well inside what a float holds."""
 MOST_JUMPS = 20
 """Of one bar; the Poisson inversion ends there."""
 RANGE_FLOOR = 0.02
@@ -97,6 +99,12 @@ def _move(log_price, drift, scale, jump, jump_step, draws):
 
 
 @compiled
+def _within(log_price):
+    """A price that no float holds is none: the wildest worlds stay at the limit."""
+    return min(max(log_price, -LOG_PRICE_LIMIT), LOG_PRICE_LIMIT)
+
+
+@compiled
 def _write_bar(numbers, opened, path, noise, bar):
     """Write open, high, low, close, volume; the extremes include both ends also where exp rounds."""
     last, top, bottom = path
@@ -153,6 +161,7 @@ def play(world, stages, normals, uniforms, prices, regimes):
         log_price, top, bottom, total = _move(
             log_price, drift - 0.5 * scale * scale, scale, jump, jump_step, normals[t]
         )
+        log_price, top, bottom = _within(log_price), _within(top), _within(bottom)
         close = _write_bar(numbers, close, (log_price, top, bottom), normals[t, steps + 1], prices[:, t])
         h = min((1.0 - alpha - beta) + (alpha * total * total + beta) * h, VARIANCE_CAP)
     return jumps
