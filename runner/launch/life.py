@@ -263,9 +263,9 @@ def _created(provider: Provider, prepared: Prepared, book: Book, entry: Entry, o
     machine, offer = _create(provider, prepared, offers)
     price = machine.price_usd_per_hour or offer.price_usd_per_hour
     entry = book.write(entry.model_copy(update={"machine_id": machine.id, "price_usd_per_hour": price}))
-    machine = _only_one(provider, machine)
-    entry = book.write(entry.model_copy(update={"machine_id": machine.id}))
-    return Launched(Sight(provider, machine, is_listed=False), entry, True)
+    sight = _only_one(provider, machine)
+    entry = book.write(entry.model_copy(update={"machine_id": sight.machine.id}))
+    return Launched(sight, entry, True)
 
 
 def _create(provider: Provider, prepared: Prepared, offers: list[Offer]) -> tuple[Machine, Offer]:
@@ -328,7 +328,7 @@ def _look_after(provider: Provider, run_id: str, unclear: UnclearError) -> Machi
     return None
 
 
-def _only_one(provider: Provider, machine: Machine) -> Machine:
+def _only_one(provider: Provider, machine: Machine) -> Sight:
     """Of all machines of the name the first, where an unclear creation or another computer has made more; the others
     are ended, and whoever looks at the same time decides alike."""
     try:
@@ -339,8 +339,8 @@ def _only_one(provider: Provider, machine: Machine) -> Machine:
             provider.end(other.id)
     except LaunchError as error:
         say(f"whether there is only one machine named {machine.name} is not known: {error}")
-        return machine
-    return first
+        return Sight(provider, machine, is_listed=False)
+    return Sight(provider, first, is_listed=bool(found))
 
 
 def _tell(offer: Offer, prepared: Prepared) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.launch import http, life
+from runner.launch import http, life, survey
 from runner.launch.book import Book, Entry
 from runner.launch.provider import Machine
 from runner.launch.runpod.provider import RunPod
@@ -215,6 +215,21 @@ def test_a_pod_that_the_list_does_not_show_yet_is_waited_for(runpod: FakeRunPod,
     assert not hidden and not only_entry(tmp_path)["ended"] and "gone" not in capsys.readouterr().err
     hidden.append(Reply(200, {"pods": []}))
     assert launch("list") == 0 and not only_entry(tmp_path)["ended"]
+
+
+def test_a_pod_that_goes_before_it_was_seen_to_run_is_gone_at_once(runpod, launch, monkeypatch, capsys):
+    monkeypatch.setattr(survey, "PATIENCE_S", 0.1)  # the store of these tests does not answer
+    monkeypatch.setattr(life.wait_until_running, "__defaults__", (1.0,))
+    answer, shown = runpod.answer, []
+    runpod.looks_to_run = 10**9
+
+    def once(call):
+        shown.extend([call] if call.what == "GET /pods" and runpod.pods else [])
+        return Reply(200, {"pods": []}) if len(shown) > 1 and call.method == "GET" else answer(call)
+
+    runpod.answer = once
+    assert launch("runpod") != 0
+    assert "machine pod0000: gone" in capsys.readouterr().err and not runpod.made("DELETE")
 
 
 def test_a_machine_is_gone_once_a_list_that_has_shown_it_shows_it_no_more_or_none_ever_does(runpod, monkeypatch):
