@@ -51,7 +51,8 @@ FROM base
 RUN mkdir -m 1777 /data /runs
 COPY --from=compiled /opt/numba /opt/numba
 # Temporary files go to the first of TMPDIR and TEMP that can be written: with --read-only and no --tmpfs /tmp, to /runs.
-# /dev/shm is every container's own, and can be written by every user.
+# /dev/shm can be written by every user. With --ipc host all containers share it, so what is there has the container's
+# name in its own; with --network host too, that name is the machine's, and health and compiled functions are shared.
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     TMPDIR=/tmp \
@@ -64,7 +65,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 # ./data and ./runs are /data and /runs
 WORKDIR /
 HEALTHCHECK --interval=30s --timeout=5s --start-period=2m --retries=3 \
-    CMD test $(($(date +%s) - $(stat -c %Y "$SEQUENCE_HEARTBEAT" || echo 0))) -lt 300
+    CMD test $(($(date +%s) - $(stat -c %Y "$SEQUENCE_HEARTBEAT.$(uname -n)" || echo 0))) -lt 300
 ENTRYPOINT ["tini", "--", "sequence-runner"]
 CMD ["--help"]
 COPY --from=code /out /

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 VARIABLE = "SEQUENCE_HEARTBEAT"
-"""Path of the file; without it there is none."""
+"""Path of the file, to which the machine's name is added: containers may share a folder. Without it there is none."""
 EVERY_S = 1.0
 
 _beaten_s = -math.inf
@@ -27,4 +27,4 @@ def beat() -> None:
         return
     _beaten_s = time.monotonic()
     with contextlib.suppress(OSError):
-        Path(path).touch()
+        Path(f"{path}.{os.uname().nodename}").touch()

@@ -17,7 +17,9 @@ from typing import Any
 from numba.core.caching import UserProvidedCacheLocator
 
 MEMORY = Path("/dev/shm")
-"""Can be written in every container, whatever else is read-only, and is seen by no other."""
+"""Can be written in every container, whatever else is read-only; with `--ipc host` all of them see it."""
+ROOM_BYTES = 16 * 2**20
+"""For the copy and what joins it; where memory has less, the copy is among temporary files."""
 
 
 class PrivateCopyLocator(UserProvidedCacheLocator):
@@ -26,7 +28,7 @@ class PrivateCopyLocator(UserProvidedCacheLocator):
     def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
         """Choose the copy's directory of this source file."""
         super().__init__(py_func, py_file)
-        self._copy = MEMORY / f"numba-{os.getuid()}"
+        self._copy = _place() / f"numba-{os.getuid()}-{os.uname().nodename}"
         self._cache_path = str(self._copy / Path(self._cache_path).name)
 
     def ensure_cache_path(self) -> None:
@@ -40,6 +42,11 @@ class PrivateCopyLocator(UserProvidedCacheLocator):
         if self._copy.stat().st_uid != os.getuid():
             raise PermissionError(f"{self._copy} is another user's")
         super().ensure_cache_path()
+
+
+def _place() -> Path:
+    has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).total >= ROOM_BYTES
+    return MEMORY if has_room else Path(tempfile.gettempdir())
 
 
 def _copy_whole(source: Path, target: Path) -> None:

@@ -20,6 +20,7 @@ from configs.run_dir import RunDir, check_run_id
 from configs.secrets import redact
 from runner.commands.options import json_option, runs_dir_option, store_option
 from runner.guard import owner_of, signal_owner
+from runner.heartbeat import beat
 from runner.locate import Found, find_run
 from runner.say import is_read
 
@@ -140,6 +141,7 @@ def _print_logs(found: tuple[RunDir, str], lines: int, follow: bool = False) -> 
             click.echo(redact("\n".join(new)))
         if not follow or not owned or not is_read(sys.stdout):
             return ExitCode.DONE
+        beat()
         time.sleep(FOLLOW_EVERY_S)
 
 

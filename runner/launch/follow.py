@@ -21,6 +21,7 @@ from runner.console import clock, print_ending, short, watching
 from runner.exit_record import NO_RECORD, exit_code_of, recorded_ending
 from runner.graph import expand
 from runner.guard import owner_of
+from runner.heartbeat import beat
 from runner.launch.provider import Status
 from runner.remote import bring_light, fetched, light_files
 from runner.say import say
@@ -133,6 +134,7 @@ def follow_here(run: RunDir, runs_dir: Path) -> ExitCode:
             if not is_owned:
                 view.settle()
             observe(view)
+            beat()
             time.sleep(DRAW_S if is_owned else 0)
     ending = recorded_ending(run) if view.exit_code is not None else Ending(ExitCode.INTERRUPTED, NO_RECORD)
     summary = run_object(run, int(ending.exit_code))
@@ -320,6 +322,7 @@ class _Followed:
         until_s = time.monotonic() + wait_s
         while (left_s := until_s - time.monotonic()) > 0:
             self._show(observe)
+            beat()
             time.sleep(min(DRAW_S, left_s))
 
     def _show(self, observe: Observe | None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from configs.errors import ConfigError, ProjectError
+from runner.heartbeat import beat
 from runner.launch.book import Book, Entry
 from runner.launch.order import Prepared
 from runner.launch.provider import (
@@ -126,6 +127,7 @@ def wait_until_running(launched: Launched, book: Book, limit_s: float = START_LI
             told = machine.says
         if time.monotonic() > give_up_t:
             break
+        beat()
         time.sleep(POLL_S)
         machine = sight.look()
     if machine.status in ("running", "ended"):
@@ -154,6 +156,7 @@ def see_off(sight: Sight, book: Book) -> None:
     give_up_t = time.monotonic() + LEAVE_LIMIT_S
     try:
         while (found := sight.look()).status in ("starting", "running") and time.monotonic() < give_up_t:
+            beat()
             time.sleep(POLL_S)
         if found.costs:
             say(f"the run is over and {sight} is still {found.says}: ending it")

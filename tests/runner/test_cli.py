@@ -170,14 +170,18 @@ def test_a_second_runner_is_refused(runs, run):
     assert done.returncode == 76 and "owned by another runner" in done.stderr
 
 
-def test_a_run_of_another_container_is_shown_as_running_and_followed_to_its_end(runs, run):
+def test_a_run_of_another_container_is_shown_as_running_and_followed_to_its_end(runs, run, tmp_path):
     with Owner(run.root):
         lock = run.root / "lock"
         lock.write_text(json.dumps(json.loads(lock.read_text()) | {"place": "container 9205ac0ff736"}))
         assert "running (in container 9205ac0ff736)" in call("status", "--runs-dir", runs).stdout
         command = [sys.executable, "-m", "runner.cli", "logs", "prepare", "--follow", "--runs-dir", runs]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as logs:
+        beats = os.environ | {"SEQUENCE_HEARTBEAT": str(tmp_path / "heartbeat")}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=beats) as logs:
             assert logs.stdout and logs.stdout.readline()
+            (beat,) = tmp_path.glob("heartbeat.*")
+            os.utime(beat, (0, 0))
+            wait_for(lambda: beat.stat().st_mtime > 0, 20)
             with run.log_path("prepare").open("a") as log:
                 log.write("more\n")
             while logs.stdout.readline() != "more\n":

@@ -11,9 +11,9 @@ def long_ago(monkeypatch):
     monkeypatch.setattr(heartbeat, "_beaten_s", -1e9)
 
 
-def test_a_beat_renews_the_file_that_the_variable_names(tmp_path, monkeypatch):
-    file = tmp_path / "heartbeat"
-    monkeypatch.setenv("SEQUENCE_HEARTBEAT", str(file))
+def test_a_beat_renews_the_file_that_the_variable_and_the_machine_name(tmp_path, monkeypatch):
+    file = tmp_path / f"heartbeat.{os.uname().nodename}"
+    monkeypatch.setenv("SEQUENCE_HEARTBEAT", str(tmp_path / "heartbeat"))
     heartbeat.beat()
     os.utime(file, (0, 0))
     monkeypatch.setattr(heartbeat, "_beaten_s", time.monotonic() - 2)
@@ -22,8 +22,8 @@ def test_a_beat_renews_the_file_that_the_variable_names(tmp_path, monkeypatch):
 
 
 def test_a_second_beat_within_a_second_touches_nothing(tmp_path, monkeypatch):
-    file = tmp_path / "heartbeat"
-    monkeypatch.setenv("SEQUENCE_HEARTBEAT", str(file))
+    file = tmp_path / f"heartbeat.{os.uname().nodename}"
+    monkeypatch.setenv("SEQUENCE_HEARTBEAT", str(tmp_path / "heartbeat"))
     heartbeat.beat()
     os.utime(file, (0, 0))
     heartbeat.beat()

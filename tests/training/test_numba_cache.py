@@ -37,7 +37,7 @@ def test_a_cache_that_is_only_read_serves_a_private_copy_and_stays_as_it_is(tmp_
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
     said = called(tmp_path, private(tmp_path))
     assert "data loaded" in said and "saved" not in said
-    assert str(tmp_path / f"numba-{os.getuid()}") in said
+    assert str(tmp_path / f"numba-{os.getuid()}-{os.uname().nodename}") in said
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == before
 
 
@@ -47,3 +47,13 @@ def test_what_the_cache_lacks_is_compiled_into_the_private_copy(tmp_path):
     assert "data saved" in called(tmp_path, private(tmp_path))
     assert not list((tmp_path / "cache").iterdir())
     assert "saved" not in called(tmp_path, private(tmp_path))
+
+
+@pytest.mark.slow
+def test_where_memory_has_no_room_the_private_copy_is_among_temporary_files(tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "temporary").mkdir()
+    small = private(tmp_path / "memory").replace("from numba.core", "numba_cache.ROOM_BYTES = 2**80\nfrom numba.core")
+    said = called(tmp_path, small, TMPDIR=str(tmp_path / "temporary"))
+    assert f"{tmp_path / 'temporary'}/numba-" in said and not list((tmp_path / "memory").iterdir())

@@ -18,6 +18,7 @@ from configs.events import EventLog
 from configs.files import write_json
 from configs.load import resolve
 from configs.run_dir import RunDir
+from runner import heartbeat
 from runner.launch.follow import Pace, Rented, follow
 from runner.launch.provider import LaunchError
 from runner.remote import fetched, light_files
@@ -250,6 +251,16 @@ def test_a_silence_is_told_and_so_is_its_end(machine, capsys):
     wait_for(saying(capsys, "no word from the run"), 10)
     with at_work(machine, lease):
         wait_for(saying(capsys, "the run is at work"), 10)
+    machine.leave(lease)
+    assert follower.ended() == ExitCode.DONE
+
+
+def test_following_is_progress_by_which_a_container_is_called_healthy(machine, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQUENCE_HEARTBEAT", str(tmp_path / "heartbeat"))
+    monkeypatch.setattr(heartbeat, "_beaten_s", -1e9)
+    lease = machine.take()
+    follower = Follower(machine)
+    wait_for(lambda: list(tmp_path.glob("heartbeat.*")), 10)
     machine.leave(lease)
     assert follower.ended() == ExitCode.DONE
 
