@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -19,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.errors import ExitCode
+from runner.container import seen_from_outside
 from runner.preflight.check import human_bytes
 from runner.say import say
 from runner.summary import family_rows, rows_of
@@ -225,7 +227,7 @@ def render_final(summary: dict[str, Any], steps: Sequence[str]) -> RenderableTyp
 
 def print_final(summary: dict[str, Any], steps: Sequence[str]) -> None:
     """The final block on stdout."""
-    _stdout().print(render_final(summary, steps), soft_wrap=True)
+    _stdout().print(render_final(_for_outside(summary), steps), soft_wrap=True)
 
 
 def print_ending(ending: Ending, summary: dict[str, Any] | None, steps: Sequence[str]) -> None:
@@ -241,9 +243,14 @@ def print_status(view: RunView, title: str, summary: dict[str, Any]) -> None:
     console = _stdout()
     console.print(render_view(view, title, time.time()))
     if summary["verdict"]:
-        console.print(render_final(summary, ()))
+        console.print(render_final(_for_outside(summary), ()))
     elif summary["time"]:
         console.print(_pair("time", _time_text(summary["time"])))
+
+
+def _for_outside(summary: dict[str, Any]) -> dict[str, Any]:
+    report = summary["report"]
+    return summary | {"report": report and report + seen_from_outside(Path(report))}
 
 
 def print_comparison(found: dict[str, Any]) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.assets import DatasetName
-from configs.errors import ConfigError, ExitCode
+from configs.errors import ConfigError, DatasetNotFoundError, ExitCode
 from configs.schema import Config
+from runner.container import data_missing
 from runner.data_dirs import fetched_into
 from runner.process import ask, stage_environment
 
@@ -53,7 +54,10 @@ def check(
     arguments += ["--fetch-dir", str(fetched_into(data_dirs))]
     arguments += ["--train-frac", repr(config.splits.train_frac), "--folds", str(config.classifiers.folds)]
     arguments += ["--resample"] * dataset.resample + ["--offline"] * offline
-    facts: dict[str, Any] = ask([sys.executable, "-m", MODULE, *arguments], heard=lambda line: _relay(line, tell))
+    try:
+        facts: dict[str, Any] = ask([sys.executable, "-m", MODULE, *arguments], heard=lambda line: _relay(line, tell))
+    except DatasetNotFoundError as error:
+        raise DatasetNotFoundError(f"{error}{data_missing()}") from error
     return facts
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import CannotWriteError, ExitCode, ProjectError
+from runner.container import how_to_write
 from runner.host.where import CONTAINER, this_host
 
 _PRCTL = ctypes.CDLL(None).prctl
@@ -73,7 +74,7 @@ class Holder:
     def stopped_by(self) -> str:
         """What ends it; as a half-sentence."""
         if not self.is_here and self.place.startswith(CONTAINER):
-            return f"`docker stop {self.place.removeprefix(CONTAINER)}`"
+            return f"`docker stop --time 60 {self.place.removeprefix(CONTAINER)}`"
         return "`sequence-runner stop`" if self.is_here else f"`sequence-runner stop` on {self.host or 'its machine'}"
 
 
@@ -101,9 +102,7 @@ class Owner:
             os.truncate(self._descriptor, 0)
             os.pwrite(self._descriptor, json.dumps(facts).encode(), 0)
         except OSError as error:
-            raise CannotWriteError(
-                f"cannot write {self._path}: {error.strerror}; choose a writable directory with --runs-dir"
-            ) from error
+            raise CannotWriteError(f"cannot write {self._path}: {error.strerror}; {how_to_write(error)}") from error
         self.reaper = Reaper(keep_open=self._descriptor)
         return self
 

@@ -82,7 +82,8 @@ def _own(job: Job, ask: Ask, choice: Choice, signals: StopSignals) -> Ending:
                 budget.refuse_spent()
         with contextlib.closing(EventLog(run.events, "supervisor")) as events:
             opened = opening(job.plan.config.budget.price_usd_per_hour, ledger, known)
-            events.emit("run_started", RUN, command=" ".join(sys.argv)[:MAX_NOTE], **opened)
+            stages = list(dict.fromkeys(unit.stage for unit in job.units if states[unit.id] != "left out"))
+            events.emit("run_started", RUN, command=" ".join(sys.argv)[:MAX_NOTE], stages=stages, **opened)
             return _Start(job, ask, choice, owner, events, signals, budget, hold).carry_out(states)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from configs.run_dir import RunDir
 from configs.verdicts import FAMILIES, baseline_name
 from runner.budget import spent
+from runner.container import commands_outside
 from runner.forecast import predicted_and_actual
 from runner.reuse import current_result
 
@@ -76,6 +77,8 @@ def rows_of(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def next_steps(summary: dict[str, Any], runs_dir: Path) -> list[str]:
     """Commands a reader may want next."""
+    if (outside := commands_outside(summary["run_id"], runs_dir)) is not None:
+        return outside
     where = "" if runs_dir == Path("runs") else f" --runs-dir {runs_dir}"
     run_id = summary["run_id"]
     return [f"sequence-runner status {run_id}{where}", f"sequence-runner logs {run_id}{where}"]

@@ -83,11 +83,19 @@ class RunView:
     """The newest trouble with the store; empty once a snapshot has come through."""
     store_said_t: float = 0.0
     """When it was told; the trouble may have lasted longer since."""
+    expected: list[str] = field(default_factory=list)
+    """Units shown from the start, where their stage is chosen."""
 
     def expect(self, unit_ids: Iterable[str]) -> None:
         """Show these units from the start, in this order."""
         for unit_id in unit_ids:
+            self.expected.append(unit_id)
             self.units.setdefault(unit_id, UnitView(unit_id))
+
+    def _choose(self, stages: Sequence[str]) -> None:
+        """Of the units that no start has come to, only those of these stages are expected."""
+        known = {name: self.units.get(name) or UnitView(name) for name in (*self.expected, *self.units)}
+        self.units = {name: unit for name, unit in known.items() if unit.last_t or name.partition("/")[0] in stages}
 
     def apply(self, event: dict[str, Any]) -> None:
         """Take one event in."""
@@ -103,6 +111,8 @@ class RunView:
                 self.started_t, self.ended_t, self.exit_code = event["t"], 0.0, None
                 self.checks, self.gates, self.plan = [], [], {}
                 self.sent_bytes, self.store_says = 0, ""
+                if "stages" in event:
+                    self._choose(event["stages"])
             case "run_finished":
                 self.ended_t, self.exit_code = event["t"], event.get("exit_code")
             case "check":

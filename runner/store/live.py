@@ -91,7 +91,9 @@ class Broadcast:
             for event in self._tail.poll():
                 self._view.apply(event)
             notable = [check for check in self._view.checks if check.get("verdict") in NOTABLE]
-            view = _VIEWS.dump_python(replace(self._view, checks=notable), mode="json", exclude_defaults=True)
+            view = _VIEWS.dump_python(
+                replace(self._view, checks=notable, expected=[]), mode="json", exclude_defaults=True
+            )
             live = Live(run_id=self._run.run_id, epoch=self._epoch, updated_t=time.time(), view=view)
             self._store.put(live_key(self._run.run_id, self._epoch), encode(live))
 

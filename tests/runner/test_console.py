@@ -44,6 +44,17 @@ def test_a_view_follows_the_events():
     assert unit.eta_s(110) == 15, "75 left at 5 per second"
 
 
+def test_units_of_stages_that_no_start_chose_are_not_waited_for():
+    done = (
+        event(100, RUN, "run_started", stages=["prepare"]),
+        event(101, "prepare", "unit_started", attempt=1),
+        event(104, "prepare", "unit_finished", state="done"),
+    )
+    assert list(view_after(*done).units) == ["prepare"]
+    again = view_after(*done, event(110, RUN, "run_started", stages=["ppo"]))
+    assert [(unit.id, unit.state) for unit in again.units.values()] == [("prepare", "done"), ("ppo/seed-0", "waiting")]
+
+
 def test_without_a_rate_the_time_left_follows_from_the_share_done():
     unit = UnitView("x", state="running", started_t=100, done=25, total=100)
     assert unit.eta_s(110) == 30

@@ -69,7 +69,7 @@ def test_an_owner_is_known_by_its_start_even_after_the_clock_was_set(tmp_path, m
 @pytest.mark.parametrize(
     ("place", "words", "end"),
     [
-        ("container 9205ac0ff736", "in container 9205ac0ff736", "`docker stop 9205ac0ff736`"),
+        ("container 9205ac0ff736", "in container 9205ac0ff736", "`docker stop --time 60 9205ac0ff736`"),
         ("machine box 0123456789ab pid:[1]", f"pid {os.getpid()} on box", "`sequence-runner stop` on box"),
     ],
     ids=["container", "machine"],
