@@ -11,6 +11,7 @@ from runner.graph import Unit
 from runner.reuse import standing
 from tests.runner.fixture_stages.world import World
 
+pytestmark = pytest.mark.slow
 SHARPE = "{stage: ppo, metric: validation_sharpe, at_least: 1.0, on_fail: %s}"
 
 

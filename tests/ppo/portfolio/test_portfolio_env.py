@@ -57,6 +57,7 @@ def test_assets_that_do_not_overlap_are_refused():
         align({"A-USD": series(range(5), np.ones(5)), "B-USD": series(range(9, 12), np.ones(3))}, MAX_GAP_S)
 
 
+@pytest.mark.slow
 def test_with_one_asset_the_game_is_the_single_asset_game():
     """Same episodes, rewards, ends and columns where all in and all out are the only moves, over gaps and costs."""
     config = config_of("env.episode_bars=50", "multi_asset.rebalance_threshold=0.001")

@@ -34,6 +34,7 @@ from runner.view import RUN as OF_THE_RUN
 from tests.runner.fixture_stages.world import wait_for
 from tests.runner.store.runs import RUN, commit, make_run
 
+pytestmark = pytest.mark.slow
 FAST = Pace(poll_s=0.02, last_poll_s=0.1, silent_s=0.2, ask_s=0.02, gone_s=0.2)
 GONE = Rented(lambda: "ended", "pod-1")
 RUNNING = Rented(lambda: "running", "pod-1")

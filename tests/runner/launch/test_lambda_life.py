@@ -26,6 +26,7 @@ from tests.providers.lambda_cloud import KEY, LAUNCH, NO_CAPACITY, UNAVAILABLE, 
 from tests.providers.lambda_machine import Machine
 from tests.runner.launch.conftest import ORDER, SECRETS
 
+pytestmark = pytest.mark.slow
 RUN = "a-run"
 Launch = Callable[..., int]
 

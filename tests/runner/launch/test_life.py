@@ -19,6 +19,7 @@ from tests.providers.runpod import FakeRunPod, Fault, gpu_type, no_capacity, pro
 from tests.runner.fixture_stages.world import wait_for
 from tests.runner.launch.conftest import A40, ORDER, SECRETS, Launch
 
+pytestmark = pytest.mark.slow
 CREATE = "POST /pods"
 
 

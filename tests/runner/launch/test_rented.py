@@ -13,6 +13,7 @@ from runner.store.open import open_store
 from tests.providers.runpod import FakeRunPod, Fault, problem
 from tests.runner.launch.conftest import Launch
 
+pytestmark = pytest.mark.slow
 RUN = "ADA-EUR_1H-quick-0123abcd"
 OTHER = "BTC-USDT_1H-full-89abcdef"
 

@@ -17,6 +17,7 @@ from runner.launch.sky.task import RECOVERED, RUNNER, task
 from tests.cli import cli
 from tests.providers.sky import FakeSky, install
 
+pytestmark = pytest.mark.slow
 SECRET = "s3cr3t-of-the-test"
 RUN = "ADA-EUR_1H-quick-0123abcd"
 
@@ -235,7 +236,6 @@ def test_one_command_launches_a_job_with_the_price_as_its_ceiling(sky, tmp_path)
     assert "--max-cost 6" in made["run"] and "timeout --kill-after=120 12600 " in made["run"]  # 3 h, and half an hour
 
 
-@pytest.mark.slow
 def test_a_launched_run_is_listed_heard_and_stopped_by_its_name(sky, tmp_path):
     asked = ("launch", "sky", "--dataset", "DEMO-USD_1H", "--gpu", "A100:1", "--image", "registry.example/i:1")
     first, again = (cli(*asked, "--run-id", RUN, cwd=tmp_path) for _ in range(2))
