@@ -129,7 +129,7 @@ def test_a_second_way_is_enough_and_who_holds_looks_alive(data, tmp_path):
         environment = api.accepts("graphql").environment(SEQUENCE_HEARTBEAT=str(tmp_path / "beat"))
         with pod(tmp_path, *job(tmp_path, data, BAD), **environment) as runner:
             runner.until(*HOLDS)
-            wait_for((tmp_path / "beat").exists)
+            wait_for((tmp_path / f"beat.{os.uname().nodename}").exists)
             said = runner.held()
     assert "GraphQL podTerminate: accepted" in said and "runpodctl" not in said
 
