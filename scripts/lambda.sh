@@ -121,9 +121,7 @@ with_curl() {
   positive "$max_hours" # 0 would be no limit
   max_s=$(awk -v hours="$max_hours" 'BEGIN { print int(hours * 3600 + 1800) }') # as the launcher: to fetch and publish
   set -- --dataset "$dataset" --profile "$profile" --store "$store" --max-hours "$max_hours" --require-gpu "$@"
-  name=${dataset##*/}
-  [ -n "$run_id" ] || run_id=${name%%.*}-$profile-$(printf '%s\n' "$@" | cksum | awk '{ printf "%08x", $1 }')
-  case $run_id in *[!A-Za-z0-9._-]*) fail 2 "--run-id $run_id: expected letters, digits and ._-" ;; esac
+  name_run "$@"
   [ ${#run_id} -le 64 ] || fail 2 "the run id $run_id is longer than the 64 characters of an instance's name"
   machine=$run_id-$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n') # of all that have had this run's name, this one
   get instances

@@ -72,6 +72,12 @@ positive() { # hours
   fail 2 "--max-hours $1 is no number of hours above 0"
 }
 
+name_run() { # arguments of the runner: the same ones have the same run id, where none was given
+  name=${dataset##*/}
+  [ -n "$run_id" ] || run_id=${name%%.*}-$profile-$(printf '%s\n' "$@" | cksum | awk '{ printf "%08x", $1 }')
+  case $run_id in *[!A-Za-z0-9._-]*) fail 2 "--run-id $run_id: expected letters, digits and ._-" ;; esac
+}
+
 call() { # method, path, file of the body; the answer is in $tmp/raw, on one line in $tmp/answer, its status in $status
   [ -z "${pause_s:-}" ] || sleep "$pause_s"
   [ -z "${3:-}" ] || set -- "$1" "$2" "$3" --data-binary "@$3" --header 'Content-Type: application/json'

@@ -97,9 +97,7 @@ with_curl() {
   positive "$max_hours" # 0 would be no limit
   case $disk_gb in *[!0-9]* | '') fail 2 "--disk-gb $disk_gb is no number of gigabytes" ;; esac
   set -- --dataset "$dataset" --profile "$profile" --store "$store" --max-hours "$max_hours" "$@"
-  name=${dataset##*/}
-  [ -n "$run_id" ] || run_id=${name%%.*}-$profile-$(printf '%s\n' "$@" | cksum | awk '{ printf "%08x", $1 }')
-  case $run_id in *[!A-Za-z0-9._-]*) fail 2 "--run-id $run_id: expected letters, digits and ._-" ;; esac
+  name_run "$@"
   ! is_listed || found
   {
     printf '{"name": %s, "image": %s, "disk": %s,\n' "$(json "$run_id")" "$(json "$image")" "$disk_gb"

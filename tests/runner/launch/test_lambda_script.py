@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import yaml
 from runner.launch.lambda_cloud.user_data import user_data
 from runner.launch.provider import Order
 from tests.providers.base import Fault
+from tests.providers.computer import Computer, Secrets
 from tests.providers.lambda_cloud import KEY, LAUNCH, NO_CAPACITY, QUOTA, UNAVAILABLE, FakeLambda, error
 from tests.runner.fixture_stages.world import wait_for
 
@@ -31,42 +31,10 @@ RUN = "some-run"
 ARGUMENTS = ["--gpu", "gpu_1x_a10", "--dataset", "DEMO-USD_1H", "--store", "s3://b/p", "--run-id", RUN]
 
 
-class Computer:
-    """One with a shell and curl alone."""
-
-    def __init__(self, root: Path, fake: FakeLambda) -> None:
-        self.root, self.fake = root, fake
-        self.environment = {
-            "PATH": f"{root}:/usr/bin:/bin",
-            "TMPDIR": str(root),
-            "LAMBDA_API_KEY": KEY,
-            "SEQUENCE_LAMBDA_URL": fake.url,
-            "SEQUENCE_IMAGE": "registry/image:1",
-            "AWS_ACCESS_KEY_ID": "an-access-key",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-        }
-        self.program("sleep", "exit 0")
-        self.program("docker", "exit 1")
-        self.program("curl", f'printf "%s\\n" "$@" >> {root}/argv; exec {shutil.which("curl")} "$@"')
-
-    def program(self, name: str, text: str) -> None:
-        (self.root / name).write_text(f"#!/bin/sh\n{text}\n")
-        (self.root / name).chmod(0o755)
-
-    def run(self, *arguments: str, exit_code: int = 0) -> str:
-        command = [str(SCRIPT), *arguments]
-        done = subprocess.run(command, env=self.environment, cwd=self.root, capture_output=True, text=True, timeout=60)
-        said = done.stdout + done.stderr
-        assert done.returncode == exit_code, said
-        assert KEY not in said and SECRET not in said
-        assert not list(self.root.glob("tmp.*")), "the temporary directory holds secrets"
-        return said
-
-
 @pytest.fixture
-def computer(tmp_path: Path) -> Iterator[Computer]:
+def computer(tmp_path: Path) -> Iterator[Computer[FakeLambda]]:
     with FakeLambda() as fake:
-        yield Computer(tmp_path, fake)
+        yield Computer(tmp_path, fake, [str(SCRIPT)], "LAMBDA", Secrets(KEY, SECRET))
 
 
 def read(text: str) -> dict:
@@ -77,7 +45,7 @@ def read(text: str) -> dict:
     return {"runcmd": told["runcmd"], "files": files, "settings": (mode, json.loads(settings))}
 
 
-def test_an_instance_is_told_the_same_by_the_script_as_by_the_launcher(computer: Computer):
+def test_an_instance_is_told_the_same_by_the_script_as_by_the_launcher(computer: Computer[FakeLambda]):
     odd = 'a.b="it\'s odd" $(x) \\'
     said = computer.run(*ARGUMENTS, "--max-hours", "1.5", "--", "--set", odd, "--until", "base_ppo")
     ((machine_id, text),) = computer.fake.user_data.items()
@@ -97,20 +65,20 @@ def test_an_instance_is_told_the_same_by_the_script_as_by_the_launcher(computer:
     assert by_script == by_launcher
 
 
-def test_no_secret_stands_in_a_list_of_processes(computer: Computer):
+def test_no_secret_stands_in_a_list_of_processes(computer: Computer[FakeLambda]):
     computer.run(*ARGUMENTS)
     argv = (computer.root / "argv").read_text()
     assert "--config" in argv and KEY not in argv and SECRET not in argv
 
 
-def test_a_run_that_has_an_instance_gets_no_second_one(computer: Computer):
+def test_a_run_that_has_an_instance_gets_no_second_one(computer: Computer[FakeLambda]):
     computer.run(*ARGUMENTS)
     assert "already" in computer.run(*ARGUMENTS)
     assert len(computer.fake.made(LAUNCH)) == 1
 
 
 @pytest.mark.parametrize("status", ["unhealthy", "preempted"])
-def test_an_instance_that_does_nothing_is_no_success_and_must_go_first(computer: Computer, status: str):
+def test_an_instance_that_does_nothing_is_no_success_and_must_go_first(computer: Computer[FakeLambda], status: str):
     machine_id = computer.fake.add(RUN, status)
     assert f"{machine_id} of run {RUN} is {status}" in computer.run(*ARGUMENTS, exit_code=69)
     assert not computer.fake.made(LAUNCH)
@@ -119,27 +87,27 @@ def test_an_instance_that_does_nothing_is_no_success_and_must_go_first(computer:
     assert len(computer.fake.made(LAUNCH)) == 1
 
 
-def test_an_instance_that_is_going_is_no_machine_of_the_run(computer: Computer):
+def test_an_instance_that_is_going_is_no_machine_of_the_run(computer: Computer[FakeLambda]):
     computer.fake.add(RUN, "terminating")
     computer.run(*ARGUMENTS)
     assert len(computer.fake.made(LAUNCH)) == 1
 
 
 @pytest.mark.parametrize("fault", [Fault(LAUNCH, lost=True), Fault(LAUNCH, reply=UNAVAILABLE)])
-def test_an_unclear_launch_is_looked_for_and_never_repeated(computer: Computer, fault: Fault):
+def test_an_unclear_launch_is_looked_for_and_never_repeated(computer: Computer[FakeLambda], fault: Fault):
     computer.fake.faults = [replace(fault)]
     said = computer.run(*ARGUMENTS, exit_code=0 if fault.lost else 69)
     assert len(computer.fake.made(LAUNCH)) == 1
     assert ("an instance of that name" if fault.lost else "is unknown (503 ") in said
 
 
-def test_regions_are_asked_one_after_the_other(computer: Computer):
+def test_regions_are_asked_one_after_the_other(computer: Computer[FakeLambda]):
     computer.fake.faults = [Fault(LAUNCH, reply=NO_CAPACITY)]
     computer.run(*ARGUMENTS)
     assert [call.body["region_name"] for call in computer.fake.made(LAUNCH)] == ["us-west-1", "us-east-1"]
 
 
-def test_what_lambda_refuses_is_said_in_its_words(computer: Computer):
+def test_what_lambda_refuses_is_said_in_its_words(computer: Computer[FakeLambda]):
     computer.fake.faults = [Fault(LAUNCH, reply=QUOTA)]
     assert "Quota exceeded" in computer.run(*ARGUMENTS, exit_code=78)
     computer.fake.ssh_keys = ["laptop", "my desk"]
@@ -147,7 +115,7 @@ def test_what_lambda_refuses_is_said_in_its_words(computer: Computer):
     computer.run(*ARGUMENTS, "--ssh-key", "my desk")
 
 
-def test_an_instance_is_stopped_once_or_twice(computer: Computer):
+def test_an_instance_is_stopped_once_or_twice(computer: Computer[FakeLambda]):
     machine_id = computer.fake.add(RUN)
     computer.run("stop", machine_id)
     computer.run("stop", machine_id)
@@ -167,13 +135,13 @@ def test_an_instance_is_stopped_once_or_twice(computer: Computer):
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_launched(
-    computer: Computer, arguments: list[str], exit_code: int, says: str
+    computer: Computer[FakeLambda], arguments: list[str], exit_code: int, says: str
 ):
     assert says in computer.run(*arguments, exit_code=exit_code)
     assert not computer.fake.made(LAUNCH)
 
 
-def test_with_the_image_at_hand_the_launcher_in_it_does_all(computer: Computer):
+def test_with_the_image_at_hand_the_launcher_in_it_does_all(computer: Computer[FakeLambda]):
     computer.program("docker", '[ "$1" = image ] || printf "%s\\n" "$@"')
     (computer.root / "data").mkdir()
     said = computer.run(*ARGUMENTS, "--wait").splitlines()
@@ -182,7 +150,7 @@ def test_with_the_image_at_hand_the_launcher_in_it_does_all(computer: Computer):
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
-def test_who_is_stopped_while_asking_leaves_no_secret_behind(computer: Computer, number: signal.Signals):
+def test_who_is_stopped_while_asking_leaves_no_secret_behind(computer: Computer[FakeLambda], number: signal.Signals):
     computer.fake.faults = [Fault(LAUNCH, hang_s=30)]
     command = ["sh", str(SCRIPT), *ARGUMENTS]
     process = subprocess.Popen(command, env=computer.environment, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -192,7 +160,7 @@ def test_who_is_stopped_while_asking_leaves_no_secret_behind(computer: Computer,
     assert process.wait(20) in (129, 130) and not list(computer.root.glob("tmp.*"))
 
 
-def test_a_refusal_that_repeats_what_was_handed_over_is_shown_without_it(computer: Computer):
+def test_a_refusal_that_repeats_what_was_handed_over_is_shown_without_it(computer: Computer[FakeLambda]):
     computer.environment |= {"AWS_REGION": "eu-1", "SEQUENCE_GIT_TOKEN": "the eu-1 token/with & <odd>"}
     values = [SECRET, KEY, "an-access-key", "the eu-1 token/with & <odd>"]
     said = f"wrong: {', '.join(values)}, and {json.dumps(values)}"
@@ -212,14 +180,14 @@ def test_a_refusal_that_repeats_what_was_handed_over_is_shown_without_it(compute
         "x",
     ],
 )
-def test_a_key_goes_nowhere_in_the_clear(computer: Computer, url: str):
+def test_a_key_goes_nowhere_in_the_clear(computer: Computer[FakeLambda], url: str):
     computer.environment["SEQUENCE_LAMBDA_URL"] = url
     assert "SEQUENCE_LAMBDA_URL must begin with https://" in computer.run("stop", "abc", exit_code=78)
     assert not (computer.root / "argv").exists()
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_both_halves_of_the_stores_credentials_are_needed(computer: Computer, name: str):
+def test_both_halves_of_the_stores_credentials_are_needed(computer: Computer[FakeLambda], name: str):
     del computer.environment[name]
     assert f"{name} is not set" in computer.run(*ARGUMENTS, exit_code=78)
     assert not computer.fake.calls

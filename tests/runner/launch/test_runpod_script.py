@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.providers.computer import Computer, Secrets
 from tests.providers.runpod import KEY, SCHEMAS, FakeRunPod, Fault, no_capacity, problem
 from tests.providers.schema import faults
 from tests.runner.fixture_stages.world import wait_for
@@ -25,46 +25,13 @@ ARGUMENTS = ("--gpu", "NVIDIA A40", "--dataset", "DEMO-USD_1H", "--store", "s3:/
 CREATE = "POST /pods"
 
 
-class Computer:
-    """One with a shell and curl alone."""
-
-    def __init__(self, root: Path, fake: FakeRunPod) -> None:
-        self.root, self.fake = root, fake
-        self.environment = {
-            "PATH": f"{root}:/usr/bin:/bin",
-            "TMPDIR": str(root),
-            "RUNPOD_API_KEY": KEY,
-            "SEQUENCE_RUNPOD_URL": fake.url,
-            "SEQUENCE_IMAGE": "registry/image:1",
-            "AWS_ACCESS_KEY_ID": "an-access-key",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-        }
-        self.program("docker", "exit 1")
-        self.program("sleep", "exit 0")
-        self.program("curl", f'printf "%s\\n" "$@" >> {root}/argv; exec {shutil.which("curl")} "$@"')
-
-    def program(self, name: str, text: str) -> None:
-        (self.root / name).write_text(f"#!/bin/sh\n{text}\n")
-        (self.root / name).chmod(0o755)
-
-    def run(self, *arguments: str, exit_code: int = 0) -> str:
-        done = subprocess.run(
-            ["sh", SCRIPT, *arguments], env=self.environment, cwd=self.root, capture_output=True, text=True, timeout=60
-        )
-        said = done.stdout + done.stderr
-        assert done.returncode == exit_code, said
-        assert KEY not in said and SECRET not in said
-        assert not list(self.root.glob("tmp.*")), "the temporary directory holds secrets"
-        return said
-
-
 @pytest.fixture
-def computer(tmp_path: Path) -> Iterator[Computer]:
+def computer(tmp_path: Path) -> Iterator[Computer[FakeRunPod]]:
     with FakeRunPod() as fake:
-        yield Computer(tmp_path, fake)
+        yield Computer(tmp_path, fake, ["sh", str(SCRIPT)], "RUNPOD", Secrets(KEY, SECRET))
 
 
-def test_a_pod_is_asked_for_as_the_schema_has_it_word_by_word(computer: Computer):
+def test_a_pod_is_asked_for_as_the_schema_has_it_word_by_word(computer: Computer[FakeRunPod]):
     odd = 'a.b="it\'s odd" $(x) \\'
     said = computer.run(*ARGUMENTS, "--max-hours", "1.5", "--region", "EU-SE-1", "--", "--set", odd, "--until", "ppo")
     (pod,) = computer.fake.pods.values()
@@ -82,20 +49,20 @@ def test_a_pod_is_asked_for_as_the_schema_has_it_word_by_word(computer: Computer
     assert (body["name"], body["image"], body["disk"]) == (RUN, "registry/image:1", 40)
 
 
-def test_no_secret_stands_in_a_list_of_processes(computer: Computer):
+def test_no_secret_stands_in_a_list_of_processes(computer: Computer[FakeRunPod]):
     computer.run(*ARGUMENTS)
     argv = (computer.root / "argv").read_text()
     assert "--config" in argv and KEY not in argv and SECRET not in argv
 
 
-def test_a_run_that_has_a_pod_gets_no_second_one(computer: Computer):
+def test_a_run_that_has_a_pod_gets_no_second_one(computer: Computer[FakeRunPod]):
     computer.run(*ARGUMENTS)
     assert "of that name" in computer.run(*ARGUMENTS)
     assert len(computer.fake.made(CREATE)) == 1
 
 
 @pytest.mark.parametrize("status", ["EXITED", "ERROR"])
-def test_a_pod_that_does_nothing_is_no_success_and_must_go_first(computer: Computer, status: str):
+def test_a_pod_that_does_nothing_is_no_success_and_must_go_first(computer: Computer[FakeRunPod], status: str):
     pod = computer.fake.add(RUN, status)
     computer.fake.add("another-run")
     assert f"{pod.id} of run {RUN} is {status}" in computer.run(*ARGUMENTS, exit_code=69)
@@ -105,7 +72,7 @@ def test_a_pod_that_does_nothing_is_no_success_and_must_go_first(computer: Compu
     assert len(computer.fake.made(CREATE)) == 1
 
 
-def test_what_the_environment_of_a_pod_says_is_no_name_and_no_status(computer: Computer):
+def test_what_the_environment_of_a_pod_says_is_no_name_and_no_status(computer: Computer[FakeRunPod]):
     pod = computer.fake.add("another-run")
     pod.body["env"] = {"name": RUN, "status": "RUNNING", "x": f'"}}, {{"name": "{RUN}"}}'}
     computer.run(*ARGUMENTS)
@@ -115,7 +82,7 @@ def test_what_the_environment_of_a_pod_says_is_no_name_and_no_status(computer: C
 @pytest.mark.parametrize(
     ("fault", "code"), [(Fault(CREATE, lost=True), 0), (Fault(CREATE, problem(502, "Bad Gateway", "x")), 69)]
 )
-def test_an_unclear_create_is_looked_for_and_never_repeated(computer: Computer, fault: Fault, code: int):
+def test_an_unclear_create_is_looked_for_and_never_repeated(computer: Computer[FakeRunPod], fault: Fault, code: int):
     computer.fake.faults = [Fault(fault.on, fault.reply, fault.lost)]
     computer.run(*ARGUMENTS, exit_code=code)
     assert len(computer.fake.made(CREATE)) == 1 and len(computer.fake.pods) == (code == 0)
@@ -130,7 +97,7 @@ def test_an_unclear_create_is_looked_for_and_never_repeated(computer: Computer, 
         (problem(401, "Unauthorized", "missing bearer token"), 78, "bearer"),
     ],
 )
-def test_what_runpod_refuses_is_said_in_its_words(computer: Computer, reply, code, words):
+def test_what_runpod_refuses_is_said_in_its_words(computer: Computer[FakeRunPod], reply, code, words):
     computer.fake.faults = [Fault(CREATE, reply)]
     assert words in computer.run(*ARGUMENTS, exit_code=code)
 
@@ -147,12 +114,12 @@ def test_what_runpod_refuses_is_said_in_its_words(computer: Computer, reply, cod
         (("stop", "../x"), 2, "no id"),
     ],
 )
-def test_what_is_wrong_is_found_before_anything_is_sent(computer: Computer, arguments, code, words):
+def test_what_is_wrong_is_found_before_anything_is_sent(computer: Computer[FakeRunPod], arguments, code, words):
     assert words in computer.run(*arguments, exit_code=code)
     assert not computer.fake.calls
 
 
-def test_stop_ends_the_pod_and_may_be_said_twice(computer: Computer):
+def test_stop_ends_the_pod_and_may_be_said_twice(computer: Computer[FakeRunPod]):
     computer.run(*ARGUMENTS)
     (pod_id,) = computer.fake.pods
     computer.run("stop", pod_id)
@@ -160,7 +127,7 @@ def test_stop_ends_the_pod_and_may_be_said_twice(computer: Computer):
     assert not computer.fake.pods
 
 
-def test_with_docker_the_launcher_of_the_image_is_started_and_gets_secrets_by_name(computer: Computer):
+def test_with_docker_the_launcher_of_the_image_is_started_and_gets_secrets_by_name(computer: Computer[FakeRunPod]):
     computer.program("docker", f'[ "$1" = image ] || printf "%s\\n" "$@" > {computer.root}/docker-argv')
     computer.run("--gpu", "NVIDIA A40", "--dataset", "X", "--spot")
     argv = (computer.root / "docker-argv").read_text().splitlines()
@@ -171,7 +138,7 @@ def test_with_docker_the_launcher_of_the_image_is_started_and_gets_secrets_by_na
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
-def test_who_is_stopped_while_asking_leaves_no_secret_behind(computer: Computer, number: signal.Signals):
+def test_who_is_stopped_while_asking_leaves_no_secret_behind(computer: Computer[FakeRunPod], number: signal.Signals):
     computer.fake.faults = [Fault(CREATE, hang_s=30)]
     command = ["sh", str(SCRIPT), *ARGUMENTS]
     process = subprocess.Popen(command, env=computer.environment, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -181,7 +148,7 @@ def test_who_is_stopped_while_asking_leaves_no_secret_behind(computer: Computer,
     assert process.wait(20) in (129, 130) and not list(computer.root.glob("tmp.*"))
 
 
-def test_a_refusal_that_repeats_what_was_handed_over_is_shown_without_it(computer: Computer):
+def test_a_refusal_that_repeats_what_was_handed_over_is_shown_without_it(computer: Computer[FakeRunPod]):
     computer.environment |= {"AWS_REGION": "eu-1", "SEQUENCE_GIT_TOKEN": "the eu-1 token/with & <odd>"}
     values = [SECRET, KEY, "an-access-key", "the eu-1 token/with & <odd>"]
     said = f"wrong: {', '.join(values)}, and {json.dumps(values)}"
@@ -201,14 +168,14 @@ def test_a_refusal_that_repeats_what_was_handed_over_is_shown_without_it(compute
         "x",
     ],
 )
-def test_a_key_goes_nowhere_in_the_clear(computer: Computer, url: str):
+def test_a_key_goes_nowhere_in_the_clear(computer: Computer[FakeRunPod], url: str):
     computer.environment["SEQUENCE_RUNPOD_URL"] = url
     assert "SEQUENCE_RUNPOD_URL must begin with https://" in computer.run("stop", "abc", exit_code=78)
     assert not (computer.root / "argv").exists()
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_both_halves_of_the_stores_credentials_are_needed(computer: Computer, name: str):
+def test_both_halves_of_the_stores_credentials_are_needed(computer: Computer[FakeRunPod], name: str):
     del computer.environment[name]
     assert f"{name} is not set" in computer.run(*ARGUMENTS, exit_code=78)
     assert not computer.fake.calls
