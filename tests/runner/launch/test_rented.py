@@ -24,8 +24,8 @@ def kept(tmp_path: Path) -> str:
     return f"file://{tmp_path}/store"
 
 
-def noted(runs_dir: Path, machine_id: str, **more) -> Entry:
-    values = {"run_id": RUN, "asked_t": time.time() - 60, "max_hours": 12.5} | more
+def noted(runs_dir: Path, machine_id: str, asked_s_ago: float = 60, **more) -> Entry:
+    values = {"run_id": RUN, "asked_t": time.time() - asked_s_ago, "max_hours": 12.5} | more
     return Book(runs_dir).write(Entry(provider="runpod", machine_id=machine_id, **values))
 
 
@@ -83,7 +83,7 @@ def test_the_end_of_an_earlier_machine_of_the_run_makes_no_orphan_of_this_one(ru
     ("entry", "status", "words"),
     [
         ({"ended": True}, "RUNNING", "told to end"),
-        ({"asked_t": time.time() - 13 * 3600}, "RUNNING", "ceiling of 12.5 h passed 3"),
+        ({"asked_s_ago": 13 * 3600}, "RUNNING", "ceiling of 12.5 h passed 30 min ago"),
         ({}, "EXITED", "EXITED"),
         ({}, "ERROR", "ERROR"),
     ],
@@ -127,7 +127,7 @@ def test_a_store_that_is_named_tells_of_runs_that_were_launched_elsewhere(runpod
 
 
 def test_a_machine_that_is_gone_is_noted_as_ended(runpod: FakeRunPod, launch: Launch, tmp_path, capsys):
-    noted(tmp_path, "pod-gone", asked_t=time.time() - 3600)
+    noted(tmp_path, "pod-gone", asked_s_ago=3600)
     assert listed(launch, capsys)["machines"] == []
     assert Book(tmp_path).find("runpod", RUN).ended
 
