@@ -24,6 +24,17 @@ DATASET_PREFIX = "dataset/"
 """Of an input that is no unit."""
 VECTOR_FLAGS = ("avx", "amx", "fma")
 """Instruction sets that numeric libraries choose their code by."""
+KERNEL_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NPY_DISABLE_CPU_FEATURES",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+)
+"""Environment variables that make a library sum in another order than it would on this processor. Numba's are none:
+without fast-math its code sums in the order that is written."""
 
 
 def run_id_of(config: Config, datasets: dict[str, str]) -> str:
@@ -118,6 +129,7 @@ def machine_facts() -> dict[str, Any]:
         "cpu_vendor": processor.get("vendor_id", ""),
         "cpu_model": processor.get("model name") or platform.processor() or platform.machine(),
         "cpu_flags": [flag for flag in sorted(processor.get("flags", "").split()) if flag.startswith(VECTOR_FLAGS)],
+        "kernels": [f"{name}={os.environ[name]}" for name in KERNEL_VARIABLES if os.environ.get(name)],
         "cpu_cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "gpus": gpu_names(),

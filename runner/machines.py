@@ -21,6 +21,7 @@ KIND = {
     "cpu_vendor": "processor vendor",
     "cpu_model": "processor",
     "cpu_flags": "vector instructions",
+    "kernels": "libraries told to compute as on another processor",
     "gpus": "GPUs",
     "threads": "threads per unit",
     "device": "device",

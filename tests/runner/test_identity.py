@@ -5,7 +5,16 @@ import pytest
 from configs.load import resolve
 from configs.run_dir import Output, Result
 from runner.graph import expand, settings_of
-from runner.identity import PROJECT_ROOT, Keys, code_digest, lock_digest, machine_facts, next_free_id, run_id_of
+from runner.identity import (
+    KERNEL_VARIABLES,
+    PROJECT_ROOT,
+    Keys,
+    code_digest,
+    lock_digest,
+    machine_facts,
+    next_free_id,
+    run_id_of,
+)
 
 DIGEST = "d" * 64
 
@@ -115,6 +124,14 @@ def test_the_lock_digest_is_the_lock_files_or_that_of_what_is_installed(tmp_path
     (tmp_path / "requirements.lock").write_text("numpy==1\n")
     assert len({installed, lock_digest(tmp_path)}) == 2
     assert installed == lock_digest(tmp_path / "elsewhere")
+
+
+def test_a_library_that_is_told_of_another_processor_is_a_fact_of_the_machine(monkeypatch):
+    for name in KERNEL_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert machine_facts()["kernels"] == []
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    assert machine_facts()["kernels"] == ["OPENBLAS_CORETYPE=Haswell"]
 
 
 def test_machine_facts_are_plain_and_positive():

@@ -18,6 +18,7 @@ def machine(since_t: float = 1, place: str = "here", **facts) -> dict:
         "cpu_vendor": "AuthenticAMD",
         "cpu_model": "AMD EPYC 9655",
         "cpu_flags": ["avx2", "avx512f", "fma"],
+        "kernels": [],
         "gpus": [],
         "threads": 1,
         "device": "cpu",
@@ -39,6 +40,10 @@ def halved(**times: int):
         ({"cpu_model": "Intel Xeon"}, "processor: AMD EPYC 9655 -> Intel Xeon"),
         ({"cpu_vendor": "GenuineIntel"}, "processor vendor: AuthenticAMD -> GenuineIntel"),
         ({"cpu_flags": ["avx2", "fma"]}, "vector instructions: avx2 avx512f fma -> avx2 fma"),
+        (
+            {"kernels": ["OPENBLAS_CORETYPE=Haswell"]},
+            "libraries told to compute as on another processor: none -> OPENBLAS_CORETYPE=Haswell",
+        ),
         ({"gpus": ["H200"]}, "GPUs: none -> H200"),
         ({"threads": 4}, "threads per unit: 1 -> 4"),
         ({"device": "cuda"}, "device: cpu -> cuda"),
