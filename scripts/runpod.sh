@@ -99,12 +99,13 @@ with_curl() {
   set -- --dataset "$dataset" --profile "$profile" --store "$store" --max-hours "$max_hours" "$@"
   name_run "$@"
   ! is_listed || found
+  environment >"$tmp/environment" # not within the body: what is refused in a substitution ends nothing
   {
     printf '{"name": %s, "image": %s, "disk": %s,\n' "$(json "$run_id")" "$(json "$image")" "$disk_gb"
     printf ' "gpu": {"id": %s, "count": 1}, "cloud": "SECURE",\n' "$(json "$gpu")"
     [ -z "$region" ] || printf ' "dataCenterIds": [%s],\n' "$(json "$region")"
     args=$(quoted "$@" --run-id "$run_id")
-    printf ' "args": %s,\n "env": {%s}}\n' "$(json "${args% }")" "$(environment)"
+    printf ' "args": %s,\n "env": {%s}}\n' "$(json "${args% }")" "$(cat "$tmp/environment")"
   } >"$tmp/body"
   create
 }

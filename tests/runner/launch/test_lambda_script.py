@@ -191,3 +191,9 @@ def test_both_halves_of_the_stores_credentials_are_needed(computer: Computer[Fak
     del computer.environment[name]
     assert f"{name} is not set" in computer.run(*ARGUMENTS, exit_code=78)
     assert not computer.fake.calls
+
+
+def test_a_secret_that_cannot_be_handed_over_is_refused_before_anything_is_rented(computer: Computer[FakeLambda]):
+    computer.environment["AWS_SECRET_ACCESS_KEY"] = "s3cr\u00e9t"
+    assert "AWS_SECRET_ACCESS_KEY has line breaks or letters" in computer.run(*ARGUMENTS, exit_code=78)
+    assert not computer.fake.made(LAUNCH)
