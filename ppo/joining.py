@@ -31,8 +31,8 @@ from ppo.tracks import join_tracks, read_tracks
 from ppo.trials import Trial
 from ppo.walk_forward import AGENTS, OWN_COSTS, level_name, load_monthly_vote, window_months
 from training.features import FEATURE_NAMES
-from training.rolling import month_rows
 from training.scaling import Scaler
+from training.splits import month_rows
 from training.stages.prepare import Prepared
 
 STAGE = "walk_forward"

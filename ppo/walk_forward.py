@@ -10,7 +10,6 @@ N = bars.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,8 +26,9 @@ from ppo.learner.train import Job, single_asset_job
 from ppo.tape import Tape, build_tape, spans
 from training.crossfit import soft_vote
 from training.market import Bars
-from training.rolling import month_rows, predicted_months
+from training.rolling import predicted_months
 from training.scaling import Scaler
+from training.splits import month_rows, tail_start
 from training.stages.prepare import load_prepared
 from training.streams import integer
 
@@ -108,7 +108,7 @@ def window_of(t: np.ndarray, month: str, config: Config) -> Window:
     rolling = settings.scheme == "rolling"
     first = shifted(month, -settings.train_months) if rolling else predicted_months(config)[0]
     start, stop = month_rows(t, first, shifted(month, -1))
-    selecting = stop - math.ceil((stop - start) * settings.early_stop_frac)
+    selecting = tail_start((start, stop), config)
     trained = max(start, selecting - config.labels.horizon_bars)
     window = Window(month, (start, stop), (start, trained), (selecting, stop), month_rows(t, month, month))
     _check_enough(window, config)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import save
 
-from configs.calendar import month_start, shifted
+from configs.calendar import shifted
 from configs.errors import BadDataError
 from configs.needs import first_rows
 from configs.schema import MIN_WINDOW_EPOCHS, Config
@@ -28,7 +28,7 @@ from training.checkpoint import Arrays, Checkpoints
 from training.crossfit import join_predictions
 from training.market import Bars
 from training.meter import Report
-from training.splits import Fold
+from training.splits import Fold, month_rows
 
 STREAMS = "walk_forward"
 
@@ -38,12 +38,6 @@ def predicted_months(config: Config) -> list[str]:
     settings = config.walk_forward
     first = shifted(settings.first_test_month, -settings.train_months)
     return [shifted(first, number) for number in range(settings.train_months + settings.windows)]
-
-
-def month_rows(t: np.ndarray, first: str, last: str) -> tuple[int, int]:
-    """Half-open range of the bars of months `first` to `last`, both included."""
-    start, stop = np.searchsorted(t, [month_start(first), month_start(shifted(last, 1))])
-    return int(start), int(stop)
 
 
 def month_epochs(config: Config) -> list[int]:

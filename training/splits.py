@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs.calendar import month_start, shifted
 from configs.needs import MIN_PART_HORIZONS, bars_before_window, first_rows, test_bars
 from configs.schema import Config, SplitsConfig
 
@@ -75,6 +76,18 @@ def training_rows(
     stop = max(0, first_predicted - horizon)
     rows = np.arange(stop) if usable is None else np.flatnonzero(usable[:stop])
     return rows[rows >= first_fitted]
+
+
+def month_rows(t: np.ndarray, first: str, last: str) -> tuple[int, int]:
+    """Half-open range of the bars of months `first` to `last`, both included."""
+    start, stop = np.searchsorted(t, [month_start(first), month_start(shifted(last, 1))])
+    return int(start), int(stop)
+
+
+def tail_start(rows: tuple[int, int], config: Config) -> int:
+    """First of the last bars of a window's training months; they select its agents, and measure the ablation's."""
+    start, stop = rows
+    return stop - math.ceil((stop - start) * config.walk_forward.early_stop_frac)
 
 
 def early_stop_split(

@@ -9,6 +9,7 @@ from skfolio.model_selection import WalkForward
 
 from configs.calendar import full_months, month_of, shifted
 from configs.errors import BadDataError
+from ppo.ablation import ablation_windows
 from ppo.tape import spans
 from ppo.walk_forward import window_data, window_months, window_of, within_tail
 from tests.training.feature_samples import HOUR, config_of, random_walk
@@ -16,6 +17,7 @@ from training.chain import Inputs
 from training.crossfit import soft_vote
 from training.features import compute
 from training.rolling import fit_months, month_predictions, monthly_chain, predicted_months, weights_digest
+from training.synthetic import fit_parameters, fit_stop_row
 
 SMALL = (
     "classifiers.lookback_bars=8", "classifiers.units=3", "classifiers.batch_size=256", "classifiers.members=[lstm]",
@@ -79,6 +81,23 @@ def test_within_the_tail_one_half_selects_the_other_measures_and_no_test_month_i
     assert abs((halved.test[0] - first) - (stop - halved.test[0])) <= 1
     with pytest.raises(BadDataError, match="window 2024-03 has 0 bars in its validation part"):
         within_tail(replace(window, validation=(first, first + 30)), config)
+
+
+@pytest.mark.parametrize("scheme", ["rolling", "expanding"])
+def test_worlds_are_fitted_to_no_bar_that_selects_or_measures_an_agent_of_the_ablation(scheme):
+    """Only one arm has seen the worlds: other prices in the tail of any window leave their parameters as they were."""
+    months = ["walk_forward.first_test_month=1970-08", "walk_forward.windows=5", f"walk_forward.scheme={scheme}"]
+    config, bars = config_of("BTC-USDT_1H", *months, "splits.train_frac=0.7"), random_walk(365 * 24, seed=2)
+    fitted = fit_parameters(bars, fit_stop_row(bars, config), config)
+    assert fitted.source["garch"] == "fitted"
+    for month in ablation_windows(config):
+        halved = within_tail(window_of(bars.t, month, config), config)
+        used = np.zeros(len(bars), bool)
+        used[halved.validation[0] : halved.test[1]] = True
+        factor = np.where(used, np.linspace(1, 3, len(bars)), 1.0)
+        prices = {name: getattr(bars, name) * factor for name in ("open", "high", "low", "close")}
+        changed = replace(bars, **prices)
+        assert fit_parameters(changed, fit_stop_row(changed, config), config) == fitted, month
 
 
 def test_a_month_without_bars_is_named():

@@ -164,14 +164,14 @@ def test_odd_bars_give_usable_parameters():
     assert fit_parameters(silent, 6_000, LONG).volume == 0
 
 
-def test_the_fit_ends_before_the_test_part_of_every_stage():
+def test_the_fit_ends_before_the_test_part_of_every_stage_and_the_tail_of_the_first_window():
     bars = random_walk(6_000)
     config = config_of("BTC-USDT_1H")
     none = config.walk_forward.model_copy(update={"windows": 0, "first_test_month": "1970-03"})
     early = none.model_copy(update={"windows": 2})
     late = early.model_copy(update={"first_test_month": "1970-08"})
     stops = [fit_stop_row(bars, config.model_copy(update={"walk_forward": part})) for part in (none, early, late)]
-    assert stops == [3_600, 59 * 24, 3_600]
+    assert stops == [3_600, 59 * 24 - 213, 3_600], "15 % of the 1,416 bars before March, rounded up, are its tail"
 
 
 def labels_of(returns, segment):

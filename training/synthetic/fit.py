@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from configs.calendar import month_start
+from configs.calendar import shifted
 from configs.schema import Config
 from training.market import Bars
-from training.splits import split
+from training.splits import month_rows, split, tail_start
 from training.synthetic.kernel import filtered_regimes, local_deviation
 from training.synthetic.parameters import RANGE, REGIMES, Parameters, Regime, preset_parameters
 
@@ -70,11 +70,14 @@ class Sample:
 
 
 def fit_stop_row(bars: Bars, config: Config) -> int:
-    """The row before which every stage may look: the end of the training part, or the first bar of the first test month
-    of walk-forward where that comes earlier."""
-    stop = split(len(bars), config.splits).train[1]
-    if config.walk_forward.windows and config.walk_forward.first_test_month:
-        stop = min(stop, int(np.searchsorted(bars.t, month_start(config.walk_forward.first_test_month))))
+    """The row before which every stage may look: the end of the training part, or where that comes earlier the tail of
+    the first walk-forward window's training months, on which pre-trained agents are selected and the ablation measures
+    them against others."""
+    stop, settings = split(len(bars), config.splits).train[1], config.walk_forward
+    if settings.windows and settings.first_test_month:
+        month = settings.first_test_month
+        window = month_rows(bars.t, shifted(month, -settings.train_months), shifted(month, -1))
+        stop = min(stop, tail_start(window, config))
     return stop
 
 
