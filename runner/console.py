@@ -212,7 +212,8 @@ def render_final(summary: dict[str, Any], steps: Sequence[str]) -> RenderableTyp
         lines.append(_families_table(families))
     rows = rows_of(summary)
     if rows:
-        lines += [_metrics_table(rows), Text(_foot_note(summary), style="dim")]
+        titles = [Text(f"{families[0][0]}, each seed, beside what needs no skill")] if families else []
+        lines += [*titles, _metrics_table(rows), Text(_foot_note(summary), style="dim")]
     if summary.get("time"):
         lines.append(_pair("time", _time_text(summary["time"])))
     if summary.get("cost_usd"):
@@ -388,9 +389,9 @@ def _foot_note(summary: dict[str, Any]) -> str:
         scored = "" if "scope" in summary else "test part only; "
         parts.append(f"{scored}ratios annualised with {summary['bars_per_year']:,.0f} bars a year")
     detectable = summary["detectable_sharpe"]
-    if isinstance(detectable, dict):
-        found = f"these bars could have detected a Sharpe of {detectable['sharpe']:.2f} or more"
-        parts.append(f"{found} against 0, b more against a baseline of b")
+    if isinstance(detectable, dict) and detectable["sharpe"] is not None:
+        told = f"on these bars a Sharpe ratio of {detectable['sharpe']:.2f} is told from 0 in {detectable['power']:.0%}"
+        parts.append(f"{told} of cases, a smaller one in fewer; to beat a baseline of Sharpe b takes about b more")
     return "; ".join(parts)
 
 

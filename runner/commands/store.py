@@ -207,6 +207,7 @@ def _require_snapshot(objects: ObjectStore, run_id: str, snapshot_id: str) -> No
 
 def _runs(objects: ObjectStore) -> list[dict[str, Any]]:
     """Every run of the store: its size, snapshots, owner, and when it was last written to."""
+    from runner.dataset_url import FOLDER
     from runner.store.snapshots import read_head
 
     sizes: dict[str, int] = defaultdict(int)
@@ -214,6 +215,8 @@ def _runs(objects: ObjectStore) -> list[dict[str, Any]]:
     snapshots: dict[str, int] = defaultdict(int)
     for stat in objects.list():
         run_id, _, below = stat.key.partition("/")
+        if run_id == FOLDER:  # what `launch` sent, of no run's own
+            continue
         sizes[run_id] += stat.size_bytes
         snapshots[run_id] += below.startswith("snapshots/")
         changed_t[run_id] = max(changed_t[run_id], stat.modified_t)

@@ -125,7 +125,7 @@ def test_the_final_block_begins_with_the_verdict_and_says_synthetic():
         "mean": {"sharpe": 0.5, "total_return": 0.1, "max_drawdown": 0.2, "trades": 12},
         "baselines": {"buy_and_hold": {"sharpe": 0.7, "total_return": 0.3, "max_drawdown": 0.4, "trades": 1}},
         "bars_per_year": 8760,
-        "detectable_sharpe": {"sharpe": 3.9},
+        "detectable_sharpe": {"sharpe": 3.9, "power": 0.8},
         "cost_usd": 1.2345,
         "report": "/runs/x/report/index.html",
     }
@@ -135,7 +135,7 @@ def test_the_final_block_begins_with_the_verdict_and_says_synthetic():
     shown = " ".join(shown.split())
     for part in ("agent, seed 0", "buy & hold", "+30.0%", "8,760", "1.23 USD", "/runs/x/report/index.html", "status x"):
         assert part in shown
-    assert "detected a Sharpe of 3.90 or more against 0" in shown
+    assert "a Sharpe ratio of 3.90 is told from 0 in 80% of cases" in shown
 
 
 def long_plan() -> RunView:
@@ -210,6 +210,8 @@ def test_each_kind_of_agents_has_one_line_in_the_final_block():
     line = next(line for line in lines if line.startswith("Walk-forward PPO"))
     assert "2.25" in line and line.rstrip().endswith("edge")
     assert [line.split()[0] for line in lines if "PPO" in line] == ["Base", "LSTM-PPO", "Walk-forward"]
+    whole = text_of(render_final(summary | {"baselines": {"flat": mean}}, ()), 80)
+    assert "Base PPO, each seed, beside what needs no skill" in whole
 
 
 def test_numbers_are_short():

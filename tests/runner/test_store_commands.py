@@ -10,6 +10,7 @@ import pytest
 from configs.load import resolve
 from configs.run_dir import RunDir
 from runner.cli import main
+from runner.dataset_url import send
 from runner.store.file import FileStore
 from runner.store.layout import Snapshot, Spent, head_key
 from runner.store.lease import Lease, acquire, read_head
@@ -71,6 +72,12 @@ def test_ls_lists_the_runs_with_their_owners(store, snapshots, objects):
     assert code == 0 and RUN in said and "owned by pid 1 on host-one" in said and "released" in said
     facts = json.loads(store("ls", "--json")[1])
     assert [(run["run_id"], run["snapshots"]) for run in facts["runs"]] == [(RUN, 4), ("another", 0)]
+
+
+def test_datasets_that_were_sent_are_no_run(store, snapshots, objects, tmp_path):
+    (tmp_path / "ADA-EUR_1H.csv").write_text("a")
+    send(objects.url, {"ADA-EUR_1H": tmp_path / "ADA-EUR_1H.csv"})
+    assert [run["run_id"] for run in json.loads(store("ls", "--json")[1])["runs"]] == [RUN]
 
 
 def test_ls_of_a_run_lists_its_snapshots_newest_first(store, snapshots):
