@@ -85,15 +85,7 @@ launch() { # regions; each is asked once, and never again after an unclear answe
         ;;
       *:*insufficient-capacity*) echo "no $gpu in $region any more"; sleep 11 ;;
       4*:*) fail 78 "Lambda refuses ($status): $(words)" ;;
-      *)
-        why="$status $(words)"
-        for pause in 2 5 10 20; do
-          sleep "$pause"
-          get instances
-          ! is_there || { echo "run $run_id is on an instance of that name, which ends itself"; exit 0; }
-        done
-        fail 69 "whether an instance was launched is unknown ($why); look in Lambda's dashboard for $run_id"
-        ;;
+      *) look_after instances; echo "run $run_id is on an instance of that name, which ends itself"; exit 0 ;;
     esac
   done
   fail 69 "no capacity for $gpu; try another --gpu or --region"

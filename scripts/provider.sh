@@ -1,6 +1,6 @@
 # What runpod.sh and lambda.sh share; they read it, and say first: provider, key_name, api and api_name, handed_over,
 # and of the statuses of a machine those in which it is at_work, and those in which it is gone.
-# shellcheck shell=sh disable=SC2154
+# shellcheck shell=sh disable=SC2034,SC2154
 
 fail() { # exit code, message
   code=$1; shift
@@ -170,4 +170,16 @@ is_there() { # by the list in $tmp/raw: whether a machine of the run's name is a
   [ -z "$idle" ] || fail 69 "machine $idle of run $run_id is $idle_status, does nothing and may cost;" \
     "end it with $0 stop $idle, then launch again"
   return 1
+}
+
+look_after() { # path of the list of machines: after an unclear answer; comes back where one of the run's name is there
+  why="$status $(words)"
+  for pause in 2 5 10 20; do
+    sleep "$pause"
+    call GET "$1"
+    [ "$status" = 200 ] || continue # a look that fails tells nothing of the machine
+    ! is_there || return 0
+  done
+  fail 69 "whether a machine was rented is unknown ($why): one named $run_id may exist and cost;" \
+    "look in the provider's console before you launch again"
 }

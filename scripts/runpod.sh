@@ -64,14 +64,7 @@ create() { # asked once, and never again after an unclear answer
     402) fail 69 "the balance of the account is too low: $(words)" ;;
     429) fail 69 "too many requests; wait a minute: $(words)" ;;
     4*) fail 78 "RunPod refuses ($status): $(words)" ;;
-    *)
-      why="$status $(words)"
-      for pause in 2 5 10 20; do
-        sleep "$pause"
-        ! is_listed || found
-      done
-      fail 69 "no pod of that name is listed after an unclear answer ($why); look again before you launch again"
-      ;;
+    *) look_after pods; found ;;
   esac
 }
 

@@ -19,7 +19,7 @@ import yaml
 
 from runner.launch.lambda_cloud.user_data import user_data
 from runner.launch.provider import Order
-from tests.providers.base import Fault
+from tests.providers.base import Call, Fault, Reply
 from tests.providers.computer import Computer, Secrets
 from tests.providers.lambda_cloud import KEY, LAUNCH, NO_CAPACITY, QUOTA, UNAVAILABLE, FakeLambda, error
 from tests.runner.fixture_stages.world import wait_for
@@ -99,6 +99,22 @@ def test_an_unclear_launch_is_looked_for_and_never_repeated(computer: Computer[F
     said = computer.run(*ARGUMENTS, exit_code=0 if fault.lost else 69)
     assert len(computer.fake.made(LAUNCH)) == 1
     assert ("an instance of that name" if fault.lost else "is unknown (503 ") in said
+
+
+@pytest.mark.parametrize(("failing_looks", "code"), [(2, 0), (4, 69)])
+def test_a_look_that_cannot_be_made_after_an_unclear_launch_ends_no_search(computer, failing_looks, code):
+    answer = computer.fake.answer
+
+    def goes_down(call: Call) -> Reply:
+        if call.what == LAUNCH:
+            computer.fake.faults.append(Fault("GET /instances", reply=UNAVAILABLE, times=failing_looks))
+        return answer(call)
+
+    computer.fake.answer = goes_down
+    computer.fake.faults = [Fault(LAUNCH, lost=True)]
+    said = computer.run(*ARGUMENTS, exit_code=code)
+    assert ("is on an instance of that name" if code == 0 else f"one named {RUN} may exist and cost") in said
+    assert len(computer.fake.made(LAUNCH)) == len(computer.fake.named(RUN)) == 1
 
 
 def test_regions_are_asked_one_after_the_other(computer: Computer[FakeLambda]):

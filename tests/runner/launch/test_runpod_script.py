@@ -84,8 +84,19 @@ def test_what_the_environment_of_a_pod_says_is_no_name_and_no_status(computer: C
 )
 def test_an_unclear_create_is_looked_for_and_never_repeated(computer: Computer[FakeRunPod], fault: Fault, code: int):
     computer.fake.faults = [Fault(fault.on, fault.reply, fault.lost)]
-    computer.run(*ARGUMENTS, exit_code=code)
+    said = computer.run(*ARGUMENTS, exit_code=code)
     assert len(computer.fake.made(CREATE)) == 1 and len(computer.fake.pods) == (code == 0)
+    assert ("of that name" if code == 0 else f"one named {RUN} may exist and cost") in said
+
+
+@pytest.mark.parametrize(("failing_looks", "code"), [(2, 0), (4, 69)])
+def test_a_look_that_cannot_be_made_after_an_unclear_create_ends_no_search(computer, failing_looks, code):
+    down = problem(503, "Unavailable", "down")
+    computer.fake.on_create = lambda pod: computer.fake.faults.append(Fault("GET /pods", down, times=failing_looks))
+    computer.fake.faults = [Fault(CREATE, lost=True)]
+    said = computer.run(*ARGUMENTS, exit_code=code)
+    assert ("is on a pod of that name" if code == 0 else f"one named {RUN} may exist and cost") in said
+    assert len(computer.fake.made(CREATE)) == len(computer.fake.pods) == 1
 
 
 @pytest.mark.parametrize(
