@@ -18,6 +18,9 @@ from configs.errors import ConfigError
 
 TIMEFRAME_S = {"1m": 60, "5m": 300, "15m": 900, "30m": 1_800, "1H": 3_600, "4H": 14_400, "1D": 86_400}
 """Seconds per bar of each timeframe."""
+DEFAULT_DATA_DIRS = (Path("data"), Path("/data"))
+"""Where a dataset is looked for by its name."""
+FILE_ENDINGS = tuple(".csv .csv.gz .csv.zip .tsv .tsv.gz .txt .txt.gz .json .json.gz .zip .parquet .feather".split())
 
 NAME_PATTERN = re.compile(
     r"(?P<base>[A-Z0-9]{2,10})-(?P<quote>[A-Z0-9]{2,10})_(?P<timeframe>[0-9]+[A-Za-z])"
@@ -95,6 +98,11 @@ def asset_class_of(base: str, quote: str) -> str:
         f"symbol {base}-{quote} is in no asset class; declare it with "
         f"--set dataset.asset_class=<{'|'.join(table['classes'])}>, or correct the name"
     )
+
+
+def is_path(dataset: str) -> bool:
+    """Whether a dataset was given by the path of its file, there or not; a bare name never is one."""
+    return "/" in dataset or dataset.startswith(".") or dataset.lower().endswith(FILE_ENDINGS)
 
 
 def can_be_fetched(dataset: str) -> bool:

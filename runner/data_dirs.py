@@ -6,11 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from configs.assets import DEFAULT_DATA_DIRS
 from runner.dataset_url import KEPT
 from runner.preflight.check import existing_ancestor
 from runner.preflight.mounts import goes_with_container
-
-DEFAULT_DATA_DIRS = (Path("data"), Path("/data"))
 
 
 def searched(given: Sequence[Path], runs_dir: Path, *more: Path) -> tuple[Path, ...]:

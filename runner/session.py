@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from configs.assets import DatasetName
+from configs.assets import DEFAULT_DATA_DIRS, DatasetName, is_path
 from configs.errors import BadDataError, ConfigError, DatasetNotFoundError
 from configs.files import digest, write_json
 from configs.load import Resolved, differing_keys, flatten, is_operational, lay_over, operational_values, resolve
 from configs.run_dir import RunDir, check_run_id
 from configs.schema import Config
 from runner import data, windows
-from runner.data_dirs import DEFAULT_DATA_DIRS, searched
+from runner.data_dirs import searched
 from runner.dataset_url import DatasetUrl, bring, is_url
 from runner.identity import Keys, gpu_names, next_free_id, run_id_of
 from runner.machines import inexact_reasons, machines_of, this_machine
@@ -396,14 +396,14 @@ def dataset_name(dataset: str, symbol: str = "", timeframe: str = "") -> str:
         if symbol not in ("", parsed.symbol) or timeframe not in ("", parsed.timeframe):
             raise ConfigError(f"--dataset {dataset!r} is {name}; leave out --symbol and --timeframe")
         return name
-    return data.name_of_file(dataset, symbol, timeframe) if _is_path(dataset) else dataset
+    return data.name_of_file(dataset, symbol, timeframe) if is_path(dataset) else dataset
 
 
 def _place(ask: Ask) -> str:
     """Where the dataset was said to be, good on any machine where it is a URL; empty for a name."""
     if is_url(ask.dataset):
         return ask.dataset
-    return str(Path(ask.dataset).resolve()) if _is_path(ask.dataset) else ""
+    return str(Path(ask.dataset).resolve()) if is_path(ask.dataset) else ""
 
 
 def _place_here(place: str, ask: Ask) -> str:
@@ -414,10 +414,6 @@ def _place_here(place: str, ask: Ask) -> str:
 def _brought(place: str, ask: Ask) -> str:
     """The path of a place, fetched before where it is a URL."""
     return str(bring(place, ask.runs_dir, offline=ask.offline)) if is_url(place) else place
-
-
-def _is_path(dataset: str) -> bool:
-    return "/" in dataset or Path(dataset).is_file()
 
 
 def _repeated(option: str, values: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
 import pytest
 
-from configs.assets import DatasetName, asset_class_of, can_be_fetched, class_layer
+from configs.assets import DatasetName, asset_class_of, can_be_fetched, class_layer, is_path
 from configs.errors import ConfigError
 
 
@@ -62,3 +62,21 @@ def test_a_weekend_is_no_gap_in_fx_but_is_one_in_crypto():
 )
 def test_a_pair_of_the_table_may_be_fetched_and_nothing_else(dataset, is_known):
     assert can_be_fetched(dataset) is is_known
+
+
+@pytest.mark.parametrize(
+    ("dataset", "by_path"),
+    [
+        ("prices.csv", True),
+        ("./ADA-EUR_1H", True),
+        ("a/b", True),
+        ("ADA-EUR_1H", False),
+        ("ADA-EUR_1H_20240101", False),
+    ],
+)
+def test_what_is_a_path_does_not_depend_on_the_files_at_hand(dataset, by_path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_path(dataset) is by_path
+    (tmp_path / "a").mkdir()
+    (tmp_path / dataset).write_text("")
+    assert is_path(dataset) is by_path

@@ -208,6 +208,7 @@ def assert_one_message(done) -> None:
         (["--dataset", "DEMO-USD_9H"], 78, "unknown timeframe"),
         (["--dataset", "FOO-BAR_1H"], 78, "asset class"),
         (["--dataset", "../x/y.csv"], 66, "no file"),
+        (["--dataset", "prices.csv"], 66, "no file"),
         (["--dataset", "ADA-EUR_1H", "--data-dir", "nowhere", "--offline"], 66, "ADA-EUR_1H"),
         ([*DEMO, "--profile", "quik"], 78, "full, quick, standard"),
         ([*DEMO, "--set", "ppo.epoch=1", "--set", "seed=-1"], 78, "2 invalid settings"),

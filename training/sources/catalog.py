@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.assets import TIMEFRAME_S, DatasetName, asset_class_of, asset_table
+from configs.assets import FILE_ENDINGS, TIMEFRAME_S, DatasetName, asset_class_of, asset_table, is_path
 from configs.errors import BadDataError, ConfigError, DatasetNotFoundError
 from training import demo
 
 ENDINGS = (".csv", ".csv.gz", ".csv.zip", ".parquet", ".feather", ".json", ".zip")
-PATH_ENDINGS = (*ENDINGS, ".txt", ".tsv", ".txt.gz", ".tsv.gz", ".json.gz")
 TIMEFRAME_WORDS = {
     word: timeframe
     for timeframe, words in {
@@ -54,7 +53,7 @@ def locate(dataset: str, data_dirs: Sequence[Path], *, symbol: str = "", timefra
         DatasetNotFoundError: there is none; the message lists near names and where it looked.
         BadDataError: two files of one directory stand for the name.
     """
-    if _is_path(dataset):
+    if is_path(dataset):
         path = Path(dataset)
         if not path.is_file():
             raise DatasetNotFoundError(f"no file {dataset}{_near(path.name, _names_in(path.parent))}")
@@ -84,7 +83,7 @@ def available(data_dirs: Sequence[Path]) -> dict[str, Path]:
 
 def strip_ending(file_name: str) -> str:
     """The file name without the ending of a known kind."""
-    endings = [ending for ending in PATH_ENDINGS if file_name.lower().endswith(ending)]
+    endings = [ending for ending in FILE_ENDINGS if file_name.lower().endswith(ending)]
     return file_name[: -len(max(endings, key=len))] if endings else file_name
 
 
@@ -106,10 +105,6 @@ def name_of_path(path: Path, symbol: str = "", timeframe: str = "") -> str:
     name = f"{chosen}_{frame}"
     DatasetName.parse(name)
     return name
-
-
-def _is_path(dataset: str) -> bool:
-    return "/" in dataset or dataset.startswith(".") or dataset.lower().endswith(PATH_ENDINGS)
 
 
 def _parses(name: str) -> bool:

@@ -15,11 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from configs.assets import TIMEFRAME_S, can_be_fetched
+from configs.assets import DEFAULT_DATA_DIRS, TIMEFRAME_S, can_be_fetched
 from configs.errors import CannotWriteError, DatasetNotFoundError, ExitCode, MachineUnfitError, ProjectError
 from training.sources.catalog import Located, available, locate
-
-DEFAULT_DATA_DIRS = (Path("data"), Path("/data"))
 
 
 def main(argv: list[str] | None = None) -> int:
