@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from configs.errors import ExitCode
+from runner.identity import PROJECT_ROOT
 
 Verdict = Literal["ok", "warn", "fail", "skipped"]
 
-PROJECT_ROOT = Path(__file__).parents[2]
 MAX_TEXT = 600
 """Longest text of a result in JSON; an event line stays below its limit."""
 
@@ -47,8 +46,6 @@ class Context:
     """What the checks need to know beyond the configuration."""
 
     runs_dir: Path
-    output_dirs: tuple[Path, ...] = ()
-    """Directories to be written besides `runs_dir`."""
     offline: bool = False
     require_gpu: bool = False
     """`--require-gpu`; `preflight.require_gpu` and `compute.device: cuda` require one too."""
@@ -59,7 +56,6 @@ class Context:
     filesystem_root: Path = Path("/")
     """Where proc, sys and dev are read; another tree in tests."""
     lock_file: Path = PROJECT_ROOT / "requirements.lock"
-    python: str = sys.executable
 
 
 def existing_ancestor(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Checks of the installation and of the output directories."""
+"""Checks of the installation and of the runs directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from configs.errors import ExitCode
 from configs.schema import Config
-from runner.preflight.check import PROJECT_ROOT, CheckResult, Context
+from runner.identity import PROJECT_ROOT
+from runner.preflight.check import CheckResult, Context
 
 REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?(?:==(?P<version>[^\s;,\\]+))?")
 PROBE_BYTES = b"sequence-runner write probe\n" * 64
@@ -65,17 +66,15 @@ def compare_versions(wanted: dict[str, str]) -> tuple[list[str], list[str]]:
 
 
 def check_writing(config: Config, context: Context) -> CheckResult:
-    """Write, fsync, rename, read back and delete a file in every output directory."""
+    """Write, fsync, rename, read back and delete a file in the runs directory."""
     needed = "write, fsync, rename, read, delete"
-    directories = list(dict.fromkeys((context.runs_dir, *context.output_dirs)))
-    for directory in directories:
-        try:
-            probe_directory(directory)
-        except OSError as error:
-            found = f"{directory}: {error.strerror or error}"
-            remedy = "free space or choose a writable directory with --runs-dir"
-            return CheckResult("writing", found, needed, "fail", remedy, ExitCode.CANNOT_WRITE)
-    return CheckResult("writing", ", ".join(str(directory) for directory in directories), needed, "ok")
+    try:
+        probe_directory(context.runs_dir)
+    except OSError as error:
+        found = f"{context.runs_dir}: {error.strerror or error}"
+        remedy = "free space or choose a writable directory with --runs-dir"
+        return CheckResult("writing", found, needed, "fail", remedy, ExitCode.CANNOT_WRITE)
+    return CheckResult("writing", str(context.runs_dir), needed, "ok")
 
 
 def probe_directory(directory: Path) -> None:

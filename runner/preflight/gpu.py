@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from typing import Any
 
 from configs.schema import Config
 from runner.guard import die_with_parent
-from runner.preflight.check import PROJECT_ROOT, CheckResult, Context, Verdict, human_bytes
+from runner.identity import PROJECT_ROOT
+from runner.preflight.check import CheckResult, Context, Verdict, human_bytes
 from runner.process import last_words
 
 MAX_RELATIVE_ERROR = 1e-3
@@ -19,7 +21,7 @@ MAX_RELATIVE_ERROR = 1e-3
 def check_gpu(config: Config, context: Context) -> CheckResult:
     """Driver, name, memory and arithmetic of the GPU."""
     required = gpu_required(config, context)
-    command = [context.python, "-m", "runner.preflight.gpu_probe", *(["--torch"] if required else [])]
+    command = [sys.executable, "-m", "runner.preflight.gpu_probe", *(["--torch"] if required else [])]
     parent_pid = os.getpid()
     # not `process.ask`: a probe of a sick driver can hang, and must be ended
     done = subprocess.run(

@@ -64,12 +64,8 @@ def multiply() -> dict[str, Any]:
 
 
 def _device(pynvml: Any, handle: Any) -> dict[str, Any]:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return {
-        "name": _plain(pynvml.nvmlDeviceGetName(handle)),
-        "memory_bytes": int(memory.total),
-        "free_bytes": int(memory.free),
-    }
+    memory_bytes = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    return {"name": _plain(pynvml.nvmlDeviceGetName(handle)), "memory_bytes": memory_bytes}
 
 
 def _plain(text: str | bytes) -> str:

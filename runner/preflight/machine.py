@@ -57,7 +57,7 @@ def check_memory(config: Config, context: Context) -> CheckResult:
 
 def check_cpu(config: Config, context: Context) -> CheckResult:
     """Cores this process may use: its affinity, or the container's quota where that is lower."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = len(os.sched_getaffinity(0))
     quota = cpu_quota_cores(context.filesystem_root)
     cores = min(affinity, quota) if quota else affinity
     needed = config.preflight.min_cpu_cores

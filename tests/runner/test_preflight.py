@@ -243,7 +243,7 @@ def test_a_dataset_shorter_than_the_plan_says_how_many_bars_are_needed(tmp_path)
 
 
 def probe(**changes):
-    device = {"name": "NVIDIA H200", "memory_bytes": 150_000_000_000, "free_bytes": 149_000_000_000}
+    device = {"name": "NVIDIA H200", "memory_bytes": 150_000_000_000}
     matmul = {"torch": "2.13.0", "cuda": "13.0", "available": True, "relative_error": 3e-7}
     return {"driver": "580.1", "devices": [device], "nvml_error": "", "matmul": matmul} | changes
 
@@ -306,15 +306,16 @@ def test_dependencies_are_judged_by_the_lock(tmp_path, line, verdict):
 
 def test_a_directory_that_cannot_be_made_is_a_write_failure(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    result = check_writing(config(), context(tmp_path, output_dirs=(tmp_path / "file" / "report",)))
+    result = check_writing(config(), context(tmp_path, runs_dir=tmp_path / "file" / "runs"))
     assert (result.verdict, result.exit_code) == ("fail", ExitCode.CANNOT_WRITE)
-    assert str(tmp_path / "file" / "report") in result.found
+    assert str(tmp_path / "file" / "runs") in result.found
 
 
 def test_the_write_probe_leaves_existing_directories_as_they_were(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "kept").write_text("x")
-    assert check_writing(config(), context(tmp_path, output_dirs=(tmp_path / "a" / "b",))).verdict == "ok"
+    assert check_writing(config(), context(tmp_path)).verdict == "ok"
+    assert check_writing(config(), context(tmp_path, runs_dir=tmp_path / "a" / "b")).verdict == "ok"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "runs"]
 
 
