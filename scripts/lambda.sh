@@ -15,16 +15,10 @@ provider=lambda key_name=LAMBDA_API_KEY api_name=SEQUENCE_LAMBDA_URL
 api=${SEQUENCE_LAMBDA_URL:-https://cloud.lambda.ai/api/v1}
 pause_s=1 # one request a second is allowed
 at_work="booting active" gone="terminating terminated"
-handed_over="AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_REGION
-  AWS_DEFAULT_REGION GOOGLE_CREDENTIALS_JSON GOOGLE_CLOUD_PROJECT SEQUENCE_WEBHOOK_URL SEQUENCE_GIT_TOKEN"
+a_gpu=gpu_1x_a10 own_option=--ssh-key
 # shellcheck source=scripts/provider.sh
 . "$(dirname "$0")/provider.sh"
 files=$(dirname "$0")/../runner/launch/lambda_cloud
-
-get() { # path
-  call GET "$1"
-  [ "$status" = 200 ] || fail 69 "Lambda answers GET $1 with $status: $(words)"
-}
 
 words() { cleaned <"$tmp/raw" | head -c 500; } # of a refusal
 
@@ -84,6 +78,7 @@ launch() { # regions; each is asked once, and never again after an unclear answe
         exit 0
         ;;
       *:*insufficient-capacity*) echo "no $gpu in $region any more"; sleep 11 ;;
+      429:*) fail 69 "too many requests; wait a minute: $(words)" ;;
       4*:*) fail 78 "Lambda refuses ($status): $(words)" ;;
       *) look_after instances; echo "run $run_id is on an instance of that name, which ends itself"; exit 0 ;;
     esac
@@ -91,29 +86,9 @@ launch() { # regions; each is asked once, and never again after an unclear answe
   fail 69 "no capacity for $gpu; try another --gpu or --region"
 }
 
-with_curl() {
-  gpu='' dataset='' profile=quick store='' max_hours=12 region='' ssh_key='' run_id='' image=${SEQUENCE_IMAGE:-}
-  while [ $# -gt 0 ]; do
-    [ "$1" != -- ] || { shift; break; }
-    [ $# -gt 1 ] || fail 2 "$1 needs a value"
-    plain "$1" "$2"
-    case $1 in
-      --gpu) gpu=$2 ;; --dataset) dataset=$2 ;; --profile) profile=$2 ;; --store) store=$2 ;;
-      --max-hours) max_hours=$2 ;; --region) region=$2 ;; --ssh-key) ssh_key=$2 ;; --run-id) run_id=$2 ;;
-      --image) image=$2 ;;
-      *) fail 2 "$1 is no option without docker; arguments of the runner go after --" ;;
-    esac
-    shift 2
-  done
-  for text in "$@"; do plain "an argument" "$text"; done
-  [ -n "$gpu" ] || fail 2 "needs --gpu, for example gpu_1x_a10"
-  [ -n "$dataset" ] || fail 2 "needs --dataset, for example ADA-EUR_1H"
-  [ -n "$image" ] || fail 78 "needs --image or SEQUENCE_IMAGE: an image that the instance can pull"
-  credentials "$store"
-  positive "$max_hours" # 0 would be no limit
+rent() { # arguments of the runner
+  ssh_key=$own_value
   max_s=$(awk -v hours="$max_hours" 'BEGIN { print int(hours * 3600 + 1800) }') # as the launcher: to fetch and publish
-  set -- --dataset "$dataset" --profile "$profile" --store "$store" --max-hours "$max_hours" --require-gpu "$@"
-  name_run "$@"
   [ ${#run_id} -le 64 ] || fail 2 "the run id $run_id is longer than the 64 characters of an instance's name"
   machine=$run_id-$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n') # of all that have had this run's name, this one
   get instances
@@ -132,7 +107,7 @@ with_curl() {
     [ "$(printf '%s\n' "$ssh_key" | wc -l)" -eq 1 ] || fail 78 "choose with --ssh-key NAME:" "$ssh_key"
   fi
   environment >"$tmp/environment"
-  user_data "$@" --run-id "$run_id" >"$tmp/user_data"
+  user_data "$@" >"$tmp/user_data"
   # shellcheck disable=SC2086 # one word is one region
   launch $regions
 }

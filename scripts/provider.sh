@@ -1,6 +1,10 @@
-# What runpod.sh and lambda.sh share; they read it, and say first: provider, key_name, api and api_name, handed_over,
-# and of the statuses of a machine those in which it is at_work, and those in which it is gone.
+# What runpod.sh and lambda.sh share; they read it, and say first: provider, key_name, api and api_name, of the statuses
+# of a machine those in which it is at_work, and those in which it is gone, a_gpu that it has, and an own_option. Theirs
+# are `words` of a refusal, and `rent`, which gets the arguments of the runner.
 # shellcheck shell=sh disable=SC2034,SC2154
+handed_over="AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_REGION
+  AWS_DEFAULT_REGION GOOGLE_CREDENTIALS_JSON GOOGLE_CLOUD_PROJECT SEQUENCE_WEBHOOK_URL SEQUENCE_GIT_TOKEN
+  SEQUENCE_GIT_USER"
 
 fail() { # exit code, message
   code=$1; shift
@@ -41,6 +45,30 @@ with_docker() {
   mkdir -p runs
   [ ! -t 1 ] || set -- --tty "$@"
   exec docker run --rm --user "$(id -u):$(id -g)" "$@"
+}
+
+with_curl() { # the command line
+  gpu='' dataset='' profile=quick store='' max_hours=12 region='' run_id='' own_value='' image=${SEQUENCE_IMAGE:-}
+  while [ $# -gt 0 ]; do
+    [ "$1" != -- ] || { shift; break; }
+    [ $# -gt 1 ] || fail 2 "$1 needs a value"
+    plain "$1" "$2"
+    case $1 in
+      --gpu) gpu=$2 ;; --dataset) dataset=$2 ;; --profile) profile=$2 ;; --store) store=$2 ;; --image) image=$2 ;;
+      --max-hours) max_hours=$2 ;; --region) region=$2 ;; --run-id) run_id=$2 ;; "$own_option") own_value=$2 ;;
+      *) fail 2 "$1 is no option without docker; arguments of the runner go after --" ;;
+    esac
+    shift 2
+  done
+  for text in "$@"; do plain "an argument" "$text"; done
+  [ -n "$gpu" ] || fail 2 "needs --gpu, for example $a_gpu"
+  [ -n "$dataset" ] || fail 2 "needs --dataset, for example ADA-EUR_1H"
+  [ -n "$image" ] || fail 78 "needs --image or SEQUENCE_IMAGE: an image that the provider can pull"
+  credentials "$store"
+  positive "$max_hours" # 0 would be no limit
+  set -- --dataset "$dataset" --profile "$profile" --store "$store" --max-hours "$max_hours" --require-gpu "$@"
+  name_run "$@"
+  rent "$@" --run-id "$run_id"
 }
 
 only_https() { # the key travels to $api
@@ -89,6 +117,15 @@ call() { # method, path, file of the body; the answer is in $tmp/raw, on one lin
       --output "$tmp/raw" --request "$method" "$@" "$api/$path") || status=000
   touch "$tmp/raw"
   tr -d '\n\r\t' <"$tmp/raw" | sed 's/": */":/g' >"$tmp/answer"
+}
+
+get() { # path; without an answer to it nothing can be done
+  call GET "$1"
+  case $status in
+    200) ;;
+    401) fail 78 "$key_name is not accepted: $(words)" ;;
+    *) fail 69 "GET $1 is answered with $status: $(words)" ;;
+  esac
 }
 
 cleaned() { # an answer, without any value that was handed over, as it stands or as JSON writes it, the longest first

@@ -14,17 +14,9 @@ export LC_ALL
 provider=runpod key_name=RUNPOD_API_KEY api_name=SEQUENCE_RUNPOD_URL
 api=${SEQUENCE_RUNPOD_URL:-https://api.runpod.io/v2}
 at_work="PROVISIONING STARTING RUNNING" gone=TERMINATED
-handed_over="AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_REGION
-  AWS_DEFAULT_REGION GOOGLE_CREDENTIALS_JSON GOOGLE_CLOUD_PROJECT SEQUENCE_WEBHOOK_URL SEQUENCE_GIT_TOKEN
-  SEQUENCE_GIT_USER"
+a_gpu='"NVIDIA A40"' own_option=--disk-gb
 # shellcheck source=scripts/provider.sh
 . "$(dirname "$0")/provider.sh"
-
-is_listed() {
-  call GET pods
-  [ "$status" = 200 ] || fail 69 "RunPod answers GET pods with $status: $(words)"
-  is_there
-}
 
 words() { # of a refusal; a pod is never shown, for it has the secrets of its environment
   cleaned <"$tmp/raw" | sed 's/": */":/g' | grep -o '"\(title\|detail\)":"[^"]*"\|"errors":\[[^]]*\]' | head -c 500 || true
@@ -68,36 +60,17 @@ create() { # asked once, and never again after an unclear answer
   esac
 }
 
-with_curl() {
-  gpu='' dataset='' profile=quick store='' max_hours=12 region='' disk_gb=40 run_id='' image=${SEQUENCE_IMAGE:-}
-  while [ $# -gt 0 ]; do
-    [ "$1" != -- ] || { shift; break; }
-    [ $# -gt 1 ] || fail 2 "$1 needs a value"
-    plain "$1" "$2"
-    case $1 in
-      --gpu) gpu=$2 ;; --dataset) dataset=$2 ;; --profile) profile=$2 ;; --store) store=$2 ;;
-      --max-hours) max_hours=$2 ;; --region) region=$2 ;; --disk-gb) disk_gb=$2 ;; --run-id) run_id=$2 ;;
-      --image) image=$2 ;;
-      *) fail 2 "$1 is no option without docker; arguments of the runner go after --" ;;
-    esac
-    shift 2
-  done
-  for text in "$@"; do plain "an argument" "$text"; done
-  [ -n "$gpu" ] || fail 2 'needs --gpu, for example "NVIDIA A40"'
-  [ -n "$dataset" ] || fail 2 "needs --dataset, for example ADA-EUR_1H"
-  [ -n "$image" ] || fail 78 "needs --image or SEQUENCE_IMAGE: an image that RunPod can pull"
-  credentials "$store"
-  positive "$max_hours" # 0 would be no limit
-  case $disk_gb in *[!0-9]* | '') fail 2 "--disk-gb $disk_gb is no number of gigabytes" ;; esac
-  set -- --dataset "$dataset" --profile "$profile" --store "$store" --max-hours "$max_hours" "$@"
-  name_run "$@"
-  ! is_listed || found
+rent() { # arguments of the runner
+  disk_gb=${own_value:-40}
+  case $disk_gb in *[!0-9]*) fail 2 "--disk-gb $disk_gb is no number of gigabytes" ;; esac
+  get pods
+  ! is_there || found
   environment >"$tmp/environment" # not within the body: what is refused in a substitution ends nothing
   {
     printf '{"name": %s, "image": %s, "disk": %s,\n' "$(json "$run_id")" "$(json "$image")" "$disk_gb"
     printf ' "gpu": {"id": %s, "count": 1}, "cloud": "SECURE",\n' "$(json "$gpu")"
     [ -z "$region" ] || printf ' "dataCenterIds": [%s],\n' "$(json "$region")"
-    args=$(quoted "$@" --run-id "$run_id")
+    args=$(quoted "$@")
     printf ' "args": %s,\n "env": {%s}}\n' "$(json "${args% }")" "$(cat "$tmp/environment")"
   } >"$tmp/body"
   create

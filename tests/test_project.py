@@ -43,3 +43,10 @@ def test_no_tracked_file_names_a_package_index_or_a_machine_path():
         path: (ROOT / path).read_text(errors="ignore") for path in tracked if path != me and (ROOT / path).is_file()
     }
     assert not [path for path, text in texts.items() if forbidden.search(text)]
+
+
+def test_env_example_has_every_variable_of_the_compose_file_with_its_default():
+    compose, example = (ROOT / "compose.yaml").read_text(), (ROOT / ".env.example").read_text()
+    used = dict(re.findall(r"\$\{(\w+):-(.*?)\}", compose))
+    assert used == dict(re.findall(r"^# (\w+)=(.*)$", example, re.M))
+    assert set(re.findall(r"\$\{(\w+):\?", compose)) == set(re.findall(r"^(\w+)=.", example, re.M))

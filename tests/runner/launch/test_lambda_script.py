@@ -21,7 +21,7 @@ from runner.launch.lambda_cloud.user_data import user_data
 from runner.launch.provider import Order
 from tests.providers.base import Call, Fault, Reply
 from tests.providers.computer import Computer, Secrets
-from tests.providers.lambda_cloud import KEY, LAUNCH, NO_CAPACITY, QUOTA, UNAVAILABLE, FakeLambda, error
+from tests.providers.lambda_cloud import KEY, LAUNCH, NO_CAPACITY, QUOTA, TOO_EARLY, UNAVAILABLE, FakeLambda, error
 from tests.runner.fixture_stages.world import wait_for
 
 pytestmark = pytest.mark.slow
@@ -47,6 +47,7 @@ def read(text: str) -> dict:
 
 def test_an_instance_is_told_the_same_by_the_script_as_by_the_launcher(computer: Computer[FakeLambda]):
     odd = 'a.b="it\'s odd" $(x) \\'
+    computer.environment["SEQUENCE_GIT_USER"] = "me"
     said = computer.run(*ARGUMENTS, "--max-hours", "1.5", "--", "--set", odd, "--until", "base_ppo")
     ((machine_id, text),) = computer.fake.user_data.items()
     assert machine_id in said and "0.75 USD per hour" in said
@@ -54,6 +55,7 @@ def test_an_instance_is_told_the_same_by_the_script_as_by_the_launcher(computer:
     arguments += ("--require-gpu", "--set", odd, "--until", "base_ppo", "--run-id", RUN)
     order = Order(run_id=RUN, image="registry/image:1", arguments=arguments, gpu="gpu_1x_a10", max_hours=2.0)
     environment = {"AWS_ACCESS_KEY_ID": "an-access-key", "AWS_SECRET_ACCESS_KEY": SECRET, "SEQUENCE_HOST": "lambda"}
+    environment |= {"SEQUENCE_GIT_USER": "me"}
     (tag,) = computer.fake.instances[machine_id]["tags"]
     assert tag["key"] == "sequence-runner" and re.fullmatch(f"{RUN}-[0-9a-f]{{8}}", tag["value"])
     environment |= {"SEQUENCE_MACHINE": tag["value"], "SEQUENCE_BUDGET__PRICE_USD_PER_HOUR": "0.75"}
@@ -126,6 +128,8 @@ def test_regions_are_asked_one_after_the_other(computer: Computer[FakeLambda]):
 def test_what_lambda_refuses_is_said_in_its_words(computer: Computer[FakeLambda]):
     computer.fake.faults = [Fault(LAUNCH, reply=QUOTA)]
     assert "Quota exceeded" in computer.run(*ARGUMENTS, exit_code=78)
+    computer.fake.faults = [Fault(LAUNCH, reply=TOO_EARLY)]
+    assert "too many requests; wait a minute" in computer.run(*ARGUMENTS, exit_code=69)
     computer.fake.ssh_keys = ["laptop", "my desk"]
     assert "my desk" in computer.run(*ARGUMENTS, exit_code=78)
     computer.run(*ARGUMENTS, "--ssh-key", "my desk")
@@ -200,6 +204,12 @@ def test_a_key_goes_nowhere_in_the_clear(computer: Computer[FakeLambda], url: st
     computer.environment["SEQUENCE_LAMBDA_URL"] = url
     assert "SEQUENCE_LAMBDA_URL must begin with https://" in computer.run("stop", "abc", exit_code=78)
     assert not (computer.root / "argv").exists()
+
+
+def test_a_key_that_is_not_accepted_is_named(computer: Computer[FakeLambda]):
+    computer.environment["LAMBDA_API_KEY"] = "another-key-987654321"
+    said = computer.run(*ARGUMENTS, exit_code=78)
+    assert "LAMBDA_API_KEY is not accepted" in said and "987654321" not in said
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])

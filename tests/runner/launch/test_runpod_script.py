@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.providers.computer import Computer, Secrets
-from tests.providers.runpod import KEY, SCHEMAS, FakeRunPod, Fault, no_capacity, problem
+from tests.providers.runpod import KEY, SCHEMAS, FakeRunPod, Fault, no_capacity, problem, too_many
 from tests.providers.schema import faults
 from tests.runner.fixture_stages.world import wait_for
 
@@ -39,7 +39,7 @@ def test_a_pod_is_asked_for_as_the_schema_has_it_word_by_word(computer: Computer
     body = computer.fake.made(CREATE)[0].body
     assert not faults(SCHEMAS, "CreatePodRequest", body)
     words = ["--dataset", "DEMO-USD_1H", "--profile", "quick", "--store", "s3://b/p", "--max-hours", "1.5"]
-    assert shlex.split(body["args"]) == [*words, "--set", odd, "--until", "ppo", "--run-id", RUN]
+    assert shlex.split(body["args"]) == [*words, "--require-gpu", "--set", odd, "--until", "ppo", "--run-id", RUN]
     assert body["env"] == {
         "SEQUENCE_HOST": "runpod",
         "SEQUENCE_END_AFTER_H": "2",
@@ -106,6 +106,7 @@ def test_a_look_that_cannot_be_made_after_an_unclear_create_ends_no_search(compu
         (problem(402, "Payment Required", "add funds"), 69, "add funds"),
         (problem(422, "Unprocessable Entity", "no", ["$.disk: too small"]), 78, "too small"),
         (problem(401, "Unauthorized", "missing bearer token"), 78, "bearer"),
+        (too_many(86_400), 69, "rate limit exceeded"),
     ],
 )
 def test_what_runpod_refuses_is_said_in_its_words(computer: Computer[FakeRunPod], reply, code, words):
@@ -121,6 +122,7 @@ def test_what_runpod_refuses_is_said_in_its_words(computer: Computer[FakeRunPod]
         ((*ARGUMENTS, "--max-hours", "a lot"), 2, "a lot"),
         ((*ARGUMENTS, "--max-hours", "0.0"), 2, "above 0"),
         ((*ARGUMENTS, "--spot", "1"), 2, "--spot"),
+        ((*ARGUMENTS, "--disk-gb", "40G"), 2, "--disk-gb 40G is no number"),
         ((*ARGUMENTS, "--image", "a\nb"), 78, "line breaks"),
         (("stop", "../x"), 2, "no id"),
     ],
