@@ -34,7 +34,9 @@ from runner.host.ending import Command, carried_out
 from runner.say import Heedless, Tail
 
 PROGRAM = "sequence-runner"
-EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {text}" for code, text in EXIT_CODE_MEANING.items())
+EXIT_CODES = "Options of a run: `sequence-runner run --help`\n\n\b\nExit codes:\n" + "\n".join(
+    f"  {code.value:>3}  {text}" for code, text in EXIT_CODE_MEANING.items()
+)
 
 
 class DefaultToRun(click.Group):

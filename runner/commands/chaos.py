@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--keep-going", is_flag=True, help="Go on after a trial that failed.")
 @json_option
 def chaos(**options: Any) -> ExitCode:
-    """Kill a small run at many moments, resume it each time, and compare every byte with an undisturbed run."""
+    """Kill a small run at many moments and compare every byte. The other side is an undisturbed run."""
     import tempfile
 
     from runner.chaos import DATASET, Setup

@@ -38,7 +38,7 @@ SHOWN_TAIL_LINES = 5
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends, and end with its exit code.")
 @json_option
 def status(run: str, runs_dir: Path, store: str, follow: bool, as_json: bool) -> ExitCode:
-    """Show how a run stands (the one started last, unless RUN names another)."""
+    """Show how a run stands. Without RUN: the one started last."""
     if follow and as_json:
         raise click.UsageError("--follow shows a live table; leave out --json")
     if follow:
@@ -117,12 +117,12 @@ def _record_lines(record: dict[str, Any]) -> list[str]:
 @click.command()
 @click.argument("run", default="")
 @click.argument("unit", default="")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends. Not with --store.")
 @click.option("-n", "--lines", default=20, show_default=True, help="Last lines of each log to begin with.")
 @runs_dir_option
 @store_option
 def logs(run: str, unit: str, follow: bool, lines: int, runs_dir: Path, store: str) -> ExitCode:
-    """Print the logs of a run's units (of one unit, if named)."""
+    """Print the logs of a run's units, or of one UNIT."""
     if store:
         from runner.remote import fetched, log_files
 
@@ -185,7 +185,7 @@ def report(run: str, runs_dir: Path, store: str, to: Path | None) -> ExitCode:
 @runs_dir_option
 @json_option
 def compare(a: str, b: str, runs_dir: Path, as_json: bool) -> ExitCode:
-    """Show what differs between two runs, and their figures side by side."""
+    """Show how two runs differ, and their figures."""
     from runner.compare import comparison
 
     found = comparison(find_run(a, runs_dir).run, find_run(b, runs_dir).run)

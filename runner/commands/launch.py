@@ -37,7 +37,8 @@ def launch_options(command: Command) -> Command:
                 "secrets",
                 multiple=True,
                 metavar="NAME",
-                help="Hand this variable over too; repeatable. Those of the store, git and webhook are without asking.",
+                help="Environment variable here that the machine gets too; repeatable. Those of the store, git and the "
+                "webhook go along unasked.",
             ),
             click.option("--stages", default="", metavar="A,B", help="Only these stages."),
             click.option("--until", default="", metavar="STAGE", help="Stages up to and including this one."),
@@ -66,9 +67,12 @@ def _cuda(_context: click.Context, _option: click.Parameter, version: str) -> st
     return version
 
 
-region_option = click.option("--region", "regions", multiple=True, metavar="NAME", help="Only there; repeatable.")
+region_option = click.option(
+    "--region", "regions", multiple=True, metavar="NAME", help="Only in this region; repeatable."
+)
 spot_help = "Cheaper, and may be taken away at any time"
-disk_option = click.option("--disk-gb", type=click.IntRange(min=10), default=40, show_default=True, help="Of its disk.")
+DISK = "Size of the machine's disk."
+disk_option = click.option("--disk-gb", type=click.IntRange(min=10), default=40, show_default=True, help=DISK)
 
 
 @click.group()
@@ -88,7 +92,13 @@ for each in (list_, logs, stop, reap):
 @ask_options
 @launch_options
 @click.option("--gpu-count", type=click.IntRange(min=1), default=1, show_default=True, help="GPUs of the machine.")
-@click.option("--cloud", type=click.Choice(["SECURE", "COMMUNITY"]), default="SECURE", show_default=True, help="Whose.")
+@click.option(
+    "--cloud",
+    type=click.Choice(["SECURE", "COMMUNITY"]),
+    default="SECURE",
+    show_default=True,
+    help="SECURE: data centres; COMMUNITY: other people's machines, cheaper.",
+)
 @click.option(
     "--min-cuda", default="", callback=_cuda, metavar="X.Y", help="Only hosts whose driver knows this CUDA version."
 )
@@ -111,7 +121,7 @@ def runpod(**options: Any) -> ExitCode:
 @ask_options
 @launch_options
 @region_option
-@click.option("--ssh-key", default="", metavar="NAME", help="Of the account.  [default: its only one]")
+@click.option("--ssh-key", default="", metavar="NAME", help="One of the account's SSH keys.  [default: its only one]")
 @click.option(
     "--no-self-terminate",
     is_flag=True,
@@ -132,8 +142,8 @@ def lambda_(ssh_key: str, no_self_terminate: bool, **options: Any) -> ExitCode:
 @ask_options
 @launch_options
 @click.option("--spot", is_flag=True, help=f"{spot_help}; SkyPilot starts it again.")
-@click.option("--region", "regions", multiple=True, metavar="CLOUD[/REGION]", help="Only there; repeatable.")
-@click.option("--disk-gb", type=click.IntRange(min=50), default=256, show_default=True, help="Of its disk.")
+@click.option("--region", "regions", multiple=True, metavar="CLOUD[/REGION]", help="Only in this one; repeatable.")
+@click.option("--disk-gb", type=click.IntRange(min=50), default=256, show_default=True, help=DISK)
 def sky(gpu: str, **options: Any) -> ExitCode:
     """Run on any cloud that SkyPilot knows, as a managed job.
 

@@ -74,6 +74,7 @@ def _amount_option(name: str, metavar: str, remedy: str, help: str) -> Callable[
     return click.option(name, type=float, callback=check, metavar=metavar, help=help)
 
 
+PRICED = "Needs --price, unless a provider tells it (launch runpod, launch lambda)."
 NO_PRICE = "no price; give what an hour costs in USD, or leave the option out"
 NO_LIMIT = (
     "not a finite number of {unit} above 0; leave the option out to have no limit "
@@ -106,11 +107,14 @@ def ask_options(command: Command) -> Command:
             click.option(
                 "--store", metavar="URL", help="Keep the run at s3://bucket/prefix, gs://... or file:///path."
             ),
-            _amount_option("--max-cost", "USD", NO_COST_LIMIT, "Stop before the run has cost this much."),
+            _amount_option("--max-cost", "USD", NO_COST_LIMIT, f"Stop before the run has cost this much. {PRICED}"),
             _amount_option("--max-hours", "H", NO_TIME_LIMIT, "Stop before it has run this long, in all."),
             _amount_option("--price", "USD_PER_HOUR", NO_PRICE, "What this machine costs."),
             click.option(
-                "--workers", type=int, metavar="N", help="Units side by side.  [default: one per GPU, else 2]"
+                "--workers",
+                type=int,
+                metavar="N",
+                help="Units side by side.  [default: quick 2; others one per GPU, without one 2]",
             ),
             click.option(
                 "--parallel-models",

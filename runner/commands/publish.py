@@ -23,7 +23,7 @@ from runner.commands.options import json_option, runs_dir_option, store_option
 @store_option
 @json_option
 def publish(run: str, git: str | None, branch: str | None, runs_dir: Path, store: str, as_json: bool) -> ExitCode:
-    """Publish a run to a git branch: report, metrics, configuration and small weights, in one commit.
+    """Publish a run to a git branch. One commit has report, metrics, configuration and small weights.
 
     \b
     URL is one of

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from runner.launch.provider import Machine, Provider
     from runner.launch.survey import Seen, Survey
 
-provider_option = click.option("--provider", "name", type=click.Choice(list(PROVIDERS)), help="Only this one.")
-store_option = click.option("--store", default="", metavar="URL", help="Of runs that were not launched from here.")
+provider_option = click.option("--provider", "name", type=click.Choice(list(PROVIDERS)), help="Only this provider.")
+store_option = click.option("--store", default="", metavar="URL", help="Store of runs that another computer launched.")
 
 
 @click.command("list")
@@ -29,7 +29,7 @@ store_option = click.option("--store", default="", metavar="URL", help="Of runs 
 @runs_dir_option
 @json_option
 def list_(name: str | None, store: str, runs_dir: Path, as_json: bool) -> ExitCode:
-    """List the machines that are rented for runs, and mark those that nobody needs."""
+    """List rented machines and mark those that nobody needs."""
     found = _survey(name, store, runs_dir)
     if as_json:
         click.echo(json.dumps(_object(found)))
@@ -40,13 +40,15 @@ def list_(name: str | None, store: str, runs_dir: Path, as_json: bool) -> ExitCo
 
 @click.command()
 @click.argument("run")
-@click.option("-n", "--lines", type=click.IntRange(1, 5000), default=100, show_default=True, help="So many at most.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(1, 5000), default=100, show_default=True, help="Last lines, at most."
+)
 @click.option("-f", "--follow", is_flag=True, help="Show what comes, until the machine is gone.")
 @provider_option
 @store_option
 @runs_dir_option
 def logs(run: str, lines: int, follow: bool, name: str | None, store: str, runs_dir: Path) -> ExitCode:
-    """Show what RUN prints on its machine; once that is gone, its last lines."""
+    """Show what RUN prints on its machine. Once that is gone: its last lines."""
     from runner.launch.survey import end_in
 
     book = _book(runs_dir)
@@ -71,7 +73,10 @@ def logs(run: str, lines: int, follow: bool, name: str | None, store: str, runs_
 @provider_option
 @runs_dir_option
 def stop(run: str, name: str | None, runs_dir: Path) -> ExitCode:
-    """End the machine of RUN now; what is in the store stays, and the same launch command goes on from there."""
+    """End the machine of RUN now.
+
+    What its last snapshot does not have (`store ls RUN` shows it) is lost; the same launch command goes on from there.
+    """
     from runner.launch import life
 
     book = _book(runs_dir)

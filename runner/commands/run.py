@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @ask_options
-@click.option("--stages", default="", metavar="A,B", help=f"Only these of {STAGES}; what they need must be done.")
+@click.option(
+    "--stages",
+    default="",
+    metavar="A,B",
+    help=f"Only these of {STAGES}; what they cannot do without must be done already.",
+)
 @click.option("--until", default="", metavar="STAGE", help="Stages up to and including this one.")
 @start_options
 def run(stages: str, until: str, **options: Any) -> ExitCode:
@@ -44,7 +49,7 @@ def run(stages: str, until: str, **options: Any) -> ExitCode:
 @click.option("--seeds", type=int, metavar="N", help="Pairs of agents per window.  [default: 5]")
 @start_options
 def ablate(seeds: int | None, **options: Any) -> ExitCode:
-    """Measure agents with against without pre-training, and what that needs; the run stays the one of `run`."""
+    """Compare agents with and without pre-training. What that needs is done first; the run stays the one of `run`."""
     if seeds is not None:
         options["settings"] = (*options["settings"], f"ablation.seeds={seeds}")
     return _start(options, {"stages": ("ablation",), "with_needs": True})
@@ -134,11 +139,11 @@ def preflight(**options: Any) -> ExitCode:
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0),
-    help="Of measuring, per piece of work, anew.  [default: what is known, else 1]",
+    help="Measure again, so many seconds for each kind of work.  [default: what is known, else 1]",
 )
 @json_option
 def plan(**options: Any) -> ExitCode:
-    """Predict time, cost, memory and disk of a run, from what this machine is measured to do."""
+    """Predict a run's time, cost, memory and disk. This machine is measured for it."""
     from runner.budget import spent
     from runner.calibration import FILE_NAME
     from runner.preflight.budget import check_budget

@@ -29,7 +29,7 @@ PATIENCE_S = 10.0
 
 @click.group()
 def store() -> None:
-    """Look at, check, fetch, thin out and turn back the runs of an object store."""
+    """List, check, fetch and thin out what an object store has."""
 
 
 def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,7 +55,7 @@ def take_over_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @store_option
 @json_option
 def list_runs(run: str, url: str, as_json: bool) -> ExitCode:
-    """List the runs of a store, or the snapshots of RUN, newest first."""
+    """List the runs of a store, or RUN's snapshots, newest first."""
     objects = _open(url)
     if not run:
         runs = _runs(objects)
@@ -71,7 +71,7 @@ def list_runs(run: str, url: str, as_json: bool) -> ExitCode:
 @store_option
 @json_option
 def verify(run: str, url: str, as_json: bool) -> ExitCode:
-    """Fetch every content of RUN once and compare it with its digest; exit code 74 where anything is damaged."""
+    """Compare every content of RUN with its digest. Each is fetched once; exit code 74 where anything is damaged."""
     from runner.store.verify import verify as verify_run
 
     found = verify_run(_open(url), check_run_id(run))
@@ -127,7 +127,7 @@ def pull(run: str, url: str, snapshot_id: str, to: Path | None, runs_dir: Path) 
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @take_over_option
 def gc(run: str, url: str, keep_last: int | None, keep_every: int | None, dry_run: bool, take_over: bool) -> ExitCode:
-    """Remove snapshots of RUN that need not be kept, and contents that no snapshot names."""
+    """Remove snapshots of RUN that need not be kept. Contents that no snapshot names go with them."""
     from runner.preflight.check import human_bytes
     from runner.remote import identity
     from runner.store.retention import Retention
@@ -152,7 +152,7 @@ def gc(run: str, url: str, keep_last: int | None, keep_every: int | None, dry_ru
 @click.option("--to", "snapshot_id", required=True, metavar="SNAPSHOT", help="Id of an earlier snapshot.")
 @take_over_option
 def rollback(run: str, url: str, snapshot_id: str, take_over: bool) -> ExitCode:
-    """Make an earlier snapshot of RUN the newest; the next start of the run with this store goes on from there."""
+    """Make an earlier snapshot of RUN the newest. The next start with this store goes on from there."""
     from runner.store.retention import roll_back
 
     with _owned(url, run, take_over) as lease:

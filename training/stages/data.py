@@ -19,6 +19,8 @@ from configs.assets import DEFAULT_DATA_DIRS, TIMEFRAME_S, can_be_fetched
 from configs.errors import CannotWriteError, DatasetNotFoundError, ExitCode, MachineUnfitError, ProjectError
 from training.sources.catalog import Located, available, locate
 
+DATA_DIR_HELP = "repeatable, searched in order, written to the first; default: ./data, then /data"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -110,9 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="{check,list,import,fetch,locate}")
 
     def add(name: str, command: Callable, *groups: Callable[[argparse.ArgumentParser], None]) -> None:
-        sub = commands.add_parser(name, help=(command.__doc__ or "").strip())
+        does = (command.__doc__ or "").strip()
+        sub = commands.add_parser(name, help=does, description=does)
         sub.set_defaults(command=command)
-        sub.add_argument("--data-dir", type=Path, action="append", help="repeatable, searched in order")
+        sub.add_argument("--data-dir", type=Path, action="append", help=DATA_DIR_HELP)
         sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
         for group in groups:
             group(sub)
@@ -126,11 +129,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _file_argument(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("file")
+    sub.add_argument("file", help="of any kind that is read")
 
 
 def _name_argument(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("name")
+    sub.add_argument("name", help="BASE-QUOTE_TIMEFRAME, with _YYYYMMDD-YYYYMMDD behind it for a range")
 
 
 def _dataset_option(sub: argparse.ArgumentParser) -> None:
@@ -149,18 +152,15 @@ def _file_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _read_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--repair", choices=["none", "drop"], default="none", help="drop: leave faulty rows out, list them"
-    )
-    sub.add_argument("--timezone", default="auto", help="zone of stamps that carry none")
+    _repair_option(sub)
+    sub.add_argument("--timezone", default="auto", help="zone of stamps that carry none; default: %(default)s")
     sub.add_argument("--resample", action="store_true", help="build the timeframe from a finer one")
     _class_option(sub)
 
 
 def _repair_option(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--repair", choices=["none", "drop"], default="none", help="drop: leave faulty rows out, list them"
-    )
+    says = "drop: leave faulty rows out, list them; default: %(default)s"
+    sub.add_argument("--repair", choices=["none", "drop"], default="none", help=says)
 
 
 def _class_option(sub: argparse.ArgumentParser) -> None:
@@ -174,18 +174,26 @@ def _class_option(sub: argparse.ArgumentParser) -> None:
 
 
 def _fetch_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--source", default="auto", choices=["auto", "ccxt", "histdata", "yahoo"])
-    sub.add_argument("--exchange", default="binance", help="ccxt exchanges, comma separated, tried in order")
+    sub.add_argument(
+        "--source",
+        default="auto",
+        choices=["auto", "ccxt", "histdata", "yahoo"],
+        help="of the data; default: %(default)s, by asset class",
+    )
+    says = "of ccxt, comma separated, tried in order; default: %(default)s"
+    sub.add_argument("--exchange", default="binance", help=says)
 
 
 def _offline_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--offline", action="store_true", help="never fetch")
-    sub.add_argument("--fetch-dir", type=Path, help="where to keep what is fetched, instead of the first --data-dir")
+    # for the runner: where to keep what is fetched, instead of the first --data-dir
+    sub.add_argument("--fetch-dir", type=Path, help=argparse.SUPPRESS)
 
 
 def _train_option(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--train-frac", type=float, default=1.0, help="share of the bars that is trained on")
-    sub.add_argument("--folds", type=int, default=0, help="pieces of that share, after its first, that are predicted")
+    # for the runner: the share of the bars that is trained on, and its pieces, after the first, that are predicted
+    sub.add_argument("--train-frac", type=float, default=1.0, help=argparse.SUPPRESS)
+    sub.add_argument("--folds", type=int, default=0, help=argparse.SUPPRESS)
 
 
 def _locate_or_fetch(arguments: argparse.Namespace) -> Located:
