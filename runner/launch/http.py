@@ -93,7 +93,15 @@ class Api:
         """
         return self._call("DELETE", path)
 
-    def post(self, path: str, body: Any, *, secrets: Mapping[str, str] | None = None, repeat: bool = False) -> Any:
+    def post(
+        self,
+        path: str,
+        body: Any,
+        *,
+        secrets: Mapping[str, str] | None = None,
+        repeat: bool = False,
+        pause_s: float = 0.0,
+    ) -> Any:
         """Ask for something to be done.
 
         Args:
@@ -101,13 +109,14 @@ class Api:
             body: JSON values.
             secrets: name -> value of those in the body, so that no message repeats one.
             repeat: asking twice does no more than asking once.
+            pause_s: shortest wait before it is asked again, whatever the provider says.
 
         Raises:
             AnswerError: it refuses, so nothing was done.
             UnclearError: it may have been done; never where `repeat` is set.
             LaunchError: it cannot be reached, so nothing was done.
         """
-        return self._call("POST", path, body=body, secrets=secrets or {}, repeat=repeat)
+        return self._call("POST", path, body=body, secrets=secrets or {}, repeat=repeat, least_s=pause_s)
 
     def lines(self, path: str, query: Mapping[str, Any], headers: Mapping[str, str], idle_s: float) -> Iterator[str]:
         """Lines of a stream as they come, to its end or until it is silent for `idle_s`.
@@ -143,9 +152,10 @@ class Api:
         body: Any = None,
         secrets: Mapping[str, str] | None = None,
         repeat: bool = True,
+        least_s: float = 0.0,
     ) -> Any:
         give_up_t = time.monotonic() + PATIENCE_S
-        wait_s = FIRST_WAIT_S
+        wait_s = max(FIRST_WAIT_S, least_s)
         while True:
             pause_s = wait_s
             try:
@@ -154,7 +164,7 @@ class Api:
                     return self._read(answer, repeat)
                 failure: LaunchError = self._refusal(answer, secrets or {})
                 if answer.status_code == 429:
-                    pause_s = _retry_after_s(answer) or wait_s
+                    pause_s = max(_retry_after_s(answer) or wait_s, least_s)
                 elif answer.status_code < 500:
                     raise failure
                 elif not repeat:

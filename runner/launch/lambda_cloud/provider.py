@@ -114,7 +114,7 @@ class LambdaCloud:
         body = self._body(order, offer.region, ssh_key, environment, key, _tag(order, token_hex(4)))
         time.sleep(max(0.0, self._next_launch_t - time.monotonic()))
         try:
-            ids = self._api.post(LAUNCH, body, secrets=secrets)["data"]["instance_ids"]
+            ids = self._api.post(LAUNCH, body, secrets=secrets, pause_s=LAUNCH_INTERVAL_S)["data"]["instance_ids"]
         except AnswerError as error:
             raise _refusal(error, offer) from error
         except (KeyError, TypeError) as error:

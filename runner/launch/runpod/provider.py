@@ -256,7 +256,7 @@ def _meaning(error: AnswerError) -> LaunchError:
         return CandidateRefusedError(str(error))
     if error.status == 402:
         return LaunchError(f"{error}; the account's balance is too low, no other offer will do")
-    return BadRequestError(str(error))
+    return error if error.status == 429 else BadRequestError(str(error))
 
 
 def _unknown(gpu: str, gpus: Mapping[str, Mapping[str, Any]]) -> str:

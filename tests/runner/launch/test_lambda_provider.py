@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from runner.launch import http
 from runner.launch.lambda_cloud import provider
 from runner.launch.lambda_cloud.provider import LambdaCloud
 from runner.launch.provider import BadRequestError, CandidateRefusedError, LaunchError, Offer, Order, UnclearError
@@ -23,6 +24,7 @@ from tests.providers.lambda_cloud import (
     TERMINATE,
     UNAVAILABLE,
     FakeLambda,
+    error,
 )
 
 SECRET = "s3cret-of-the-store"
@@ -171,6 +173,16 @@ def test_requests_keep_their_distance_and_launches_theirs(fake: FakeLambda, monk
         lambda_cloud.create(order(run_id=f"run-{number}"), offer)
         lambda_cloud.machines()
     assert fake.too_early == 0 and len(fake.made(LAUNCH)) == 3
+
+
+def test_a_launch_that_came_too_early_is_asked_again_no_sooner_than_lambda_allows(fake, monkeypatch):
+    monkeypatch.setattr(http, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(provider, "LAUNCH_INTERVAL_S", 0.2)
+    offer = first(order())
+    fake.faults = [Fault(LAUNCH, reply=error(429, "global/too-many-requests"))]
+    cloud().create(order(), offer)
+    refused, launched = fake.made(LAUNCH)
+    assert launched.t - refused.t >= 0.2 and len(fake.instances) == 1
 
 
 def test_what_is_shown_before_has_no_secret_and_asks_for_nothing(fake: FakeLambda):

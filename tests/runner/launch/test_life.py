@@ -151,8 +151,9 @@ def test_where_no_candidate_can_be_had_all_refusals_are_shown_and_nothing_is_lef
         (problem(403, "Forbidden", "access denied"), 0, 2, "access denied"),
         (problem(409, "Conflict", "busy"), 0, 2, "busy"),
         (too_many(0), 0, 2, "rate limit"),
+        (too_many(86_400), 69, 1, "rate limit"),
     ],
-    ids=["402", "422", "404", "403", "409", "429"],
+    ids=["402", "422", "404", "403", "409", "429", "429 for a day"],
 )
 def test_each_refusal_is_taken_as_the_published_table_says(runpod, launch, capsys, reply, code, creates, words):
     runpod.faults.append(Fault(CREATE, reply))
