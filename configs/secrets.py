@@ -21,6 +21,7 @@ REDACTED = "[redacted]"
 MIN_SECRET_CHARACTERS = 6
 LONG_SECRET_CHARACTERS = 12
 """A shorter value counts only where it stands alone, so that it never tears a hash or a number apart."""
+MAX_LINE_CHARACTERS = 300
 
 _SECRET_WORDS = frozenset("KEY KEYS AUTH PAT PASSPHRASE SIGNATURE".split())
 _SECRET_ENDINGS = tuple(
@@ -92,6 +93,11 @@ def redact(text: str) -> str:
     while (found := _redact_once(text)) != text:
         text = found  # one secret may have hidden where the next begins
     return text
+
+
+def one_line(text: object, limit: int | None = MAX_LINE_CHARACTERS) -> str:
+    """What somebody else says (an error, a service) in one line, without secrets and cut to `limit` characters."""
+    return redact(" ".join(str(text).split()))[:limit]
 
 
 def redact_values(value: Any) -> Any:

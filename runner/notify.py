@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from configs.errors import ExitCode
-from configs.secrets import redact_values
+from configs.secrets import one_line, redact_values
 from runner.say import say
 
 VARIABLE = "SEQUENCE_WEBHOOK_URL"
@@ -49,7 +49,7 @@ class Notice:
             f"run {self.run_id}: {self.event}",
             *([f"verdict {self.verdict}"] if self.verdict else []),
             *([f"exit code {self.exit_code}"] if self.exit_code else []),
-            *([" ".join(self.says.split())] if self.says else []),
+            *([one_line(self.says, limit=None)] if self.says else []),
             f"{self.wall_s / 3600:.2f} h",
             *([f"{self.cost_usd:.2f} USD"] if self.cost_usd else []),
         ]

@@ -15,12 +15,11 @@ from typing import Any
 
 from configs.errors import ExitCode, ProjectError
 from configs.events import parse_events
+from configs.secrets import one_line
 from runner.store.layout import Head, Snapshot
 from runner.view import RUN
 
 SHOWN = 3
-MAX_REASON = 300
-"""Characters of a reason that are shown."""
 CUT_OFF = "cut off: killed, or its machine is gone"
 NO_FAILURE = {ExitCode.DONE, ExitCode.CTRL_C, ExitCode.BUDGET, ExitCode.OWNED_BY_ANOTHER}
 _KINDS = (b'"run_started"', b'"run_finished"', b'"unit_finished"', b'"checkpoint"')
@@ -111,17 +110,13 @@ def _apply(start: Start, event: dict[str, Any]) -> None:
     match event["kind"]:
         case "run_finished":
             start.exit_code, start.signal = event.get("exit_code"), str(event.get("signal") or "")
-            start.says = _one_line(event.get("says") or start.says)
+            start.says = one_line(event.get("says") or start.says)
         case "unit_finished":
             start.progress |= event.get("state") in ("done", "reused")
             if event.get("state") == "failed":
-                start.says = _one_line(f"unit {event['unit']!r} {event.get('says', 'failed')}")
+                start.says = one_line(f"unit {event['unit']!r} {event.get('says', 'failed')}")
         case "checkpoint":
             start.progress |= event["unit"] != RUN
-
-
-def _one_line(says: Any) -> str:
-    return " ".join(str(says).split())[:MAX_REASON]
 
 
 def _events(events_dir: Path) -> Iterator[dict[str, Any]]:

@@ -30,6 +30,7 @@ with warnings.catch_warnings():
     from google.oauth2.service_account import Credentials
 
 from configs.errors import ConfigError, StoreError
+from configs.secrets import one_line
 from runner.store.objects import (
     KeyMissingError,
     PreconditionFailedError,
@@ -38,7 +39,6 @@ from runner.store.objects import (
     StoreUnreachableError,
     check_key,
     check_prefix,
-    said,
 )
 
 CONNECT_S = 10.0
@@ -90,7 +90,7 @@ class GoogleStore:
                 except sdk.ClientError as error:
                     if error.code not in LOST_PLACE:
                         raise
-                    raise StoreUnreachableError(f"{self.url}/{key}: the upload broke: {said(error)}") from error
+                    raise StoreUnreachableError(f"{self.url}/{key}: the upload broke: {one_line(error)}") from error
             return str(blob.generation)
 
     def put_if_absent(self, key: str, body: bytes) -> str:
@@ -164,7 +164,7 @@ class GoogleStore:
             raise ours from error
 
     def _translated(self, key: str, error: Exception, missing: type[StoreError]) -> StoreError:
-        says = f"{self.url}/{key}: {said(error)}"
+        says = f"{self.url}/{key}: {one_line(error)}"
         if isinstance(error, BROKEN):
             return StoreUnreachableError(says)
         if isinstance(error, GoogleAuthError):

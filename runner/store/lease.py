@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from configs.errors import FencedError, StoreError
+from configs.secrets import one_line
 from runner.guard import OwnedByAnotherError, started_s
 from runner.host.where import this_host
 from runner.store.layout import (
@@ -326,7 +327,7 @@ def _parse_head(store: ObjectStore, run_id: str, body: bytes) -> Head:
         if head.snapshot:
             split_id(head.snapshot)
     except (ValueError, ValidationError) as error:
-        raise DamagedHeadError(f"{where} is damaged: {_one_line(error)}") from error
+        raise DamagedHeadError(f"{where} is damaged: {_fault(error)}") from error
     return head
 
 
@@ -339,9 +340,9 @@ def _who(owner: OwnerFacts) -> str:
     return f"pid {owner.pid} on {owner.host} ({owner.place})"
 
 
-def _one_line(error: Exception) -> str:
+def _fault(error: Exception) -> str:
     """What is wrong, without the addresses of documentation that pydantic adds."""
-    if isinstance(error, ValidationError):
-        faults = error.errors(include_url=False, include_input=False)
-        error = ValueError("; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults))
-    return " ".join(str(error).split())[:200]
+    if not isinstance(error, ValidationError):
+        return one_line(error)
+    faults = error.errors(include_url=False, include_input=False)
+    return one_line("; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults))

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 from configs.errors import ExitCode, StoreError
-from configs.secrets import redact
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]*(/[A-Za-z0-9_][A-Za-z0-9._+=-]*)*")
 MAX_KEY_CHARACTERS = 512
-MAX_SAID_CHARACTERS = 300
 
 
 class KeyMissingError(StoreError):
@@ -126,8 +124,3 @@ def check_prefix(prefix: str) -> str:
     """
     check_key(f"{prefix}0")
     return prefix
-
-
-def said(error: object) -> str:
-    """What an SDK says about an error, in one line and without secrets."""
-    return redact(" ".join(str(error).split()))[:MAX_SAID_CHARACTERS]

@@ -22,6 +22,7 @@ from botocore.parsers import ResponseParserError
 from s3transfer.exceptions import RetriesExceededError
 
 from configs.errors import ConfigError, StoreError
+from configs.secrets import one_line
 from runner.store.objects import (
     KeyMissingError,
     PreconditionFailedError,
@@ -30,7 +31,6 @@ from runner.store.objects import (
     StoreUnreachableError,
     check_key,
     check_prefix,
-    said,
 )
 
 CONNECT_S = 10.0
@@ -163,7 +163,7 @@ class S3Store:
                         ),
                     )
                 except ValueError as error:
-                    raise ConfigError(f"{self.url}: {said(error)}; correct AWS_ENDPOINT_URL") from error
+                    raise ConfigError(f"{self.url}: {one_line(error)}; correct AWS_ENDPOINT_URL") from error
             return self._client
 
     @contextlib.contextmanager
@@ -172,7 +172,7 @@ class S3Store:
         try:
             yield self._connected()
         except sdk.ParamValidationError as error:
-            raise ConfigError(f"{self.url}: {said(error)}; correct --store") from error
+            raise ConfigError(f"{self.url}: {one_line(error)}; correct --store") from error
         except (sdk.BotoCoreError, sdk.ClientError, ResponseParserError, RetriesExceededError) as error:
             ours = self._translated(key, error)
             if isinstance(ours, StoreDeniedError):
@@ -186,10 +186,10 @@ class S3Store:
             return _of_answer(where, error.response)
         if isinstance(error, NO_CREDENTIALS):
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source boto3 knows"
-            return StoreDeniedError(f"{where}: {said(error)}; {remedy}")
+            return StoreDeniedError(f"{where}: {one_line(error)}; {remedy}")
         if isinstance(error, BROKEN):
-            return StoreUnreachableError(f"{where}: {said(error)}; check the connection and AWS_ENDPOINT_URL")
-        return StoreError(f"{where}: {said(error)}")
+            return StoreUnreachableError(f"{where}: {one_line(error)}; check the connection and AWS_ENDPOINT_URL")
+        return StoreError(f"{where}: {one_line(error)}")
 
 
 def _tag(answer: Any) -> str:
@@ -205,7 +205,7 @@ def _of_answer(where: str, response: Any) -> StoreError:
     """The error for an answer that is not 2xx."""
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    says = f"{where}: {code or status}: {said(response.get('Error', {}).get('Message', 'no message'))}"
+    says = f"{where}: {code or status}: {one_line(response.get('Error', {}).get('Message', 'no message'))}"
     if code in REFUSED or status == 412:
         return PreconditionFailedError(says)
     if code in MISSING:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.secrets import REDACTED, is_secret_name, redact, redact_values, secret_values
+from configs.secrets import REDACTED, is_secret_name, one_line, redact, redact_values, secret_values
 
 PASSWORD = "c0rrect-h0rse+battery/staple="
 AWS_ID = "AKIA" + "Q3EGIKXZ7WLM2BVD"
@@ -167,3 +167,9 @@ def test_long_text_with_many_beginnings_of_secrets_is_no_trap():
     """A pattern that backtracks would be busy for hours here."""
     beginnings = "://a:" * 100_000 + "authorization: " * 20_000 + "aws_secret_access_key" * 20_000 + "eyJ" * 100_000
     assert redact(beginnings) == beginnings
+
+
+def test_one_line_hides_a_secret_that_stands_where_the_line_is_cut():
+    assert one_line(ValueError("cannot  read\n\tit"), limit=11) == "cannot read"
+    assert one_line(f"{'x' * 290} {AWS_ID}") == f"{'x' * 290} {REDACTED}"[:300]
+    assert len(one_line("x" * 400, limit=None)) == 400

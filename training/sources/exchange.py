@@ -11,6 +11,7 @@ import numpy as np
 
 from configs.assets import TIMEFRAME_S, DatasetName
 from configs.errors import BadDataError, ConfigError, DatasetNotFoundError
+from configs.secrets import one_line
 from training.sources.service import Piece, PieceRows, Unreachable
 
 PIECE_BARS = 1_000
@@ -106,16 +107,12 @@ class ExchangeSource:
         except ccxt.BadSymbol as error:
             raise DatasetNotFoundError(f"{self.exchange} does not list {self.symbol}") from error
         except ccxt.OperationFailed as error:  # network, timeout, rate limit, maintenance
-            raise Unreachable(f"{self.exchange} is unreachable: {_one_line(error)}") from error
+            raise Unreachable(f"{self.exchange} is unreachable: {one_line(error)}") from error
         except ccxt.BaseError as error:
-            raise BadDataError(f"{self.label}: the exchange refuses: {_one_line(error)}") from error
+            raise BadDataError(f"{self.label}: the exchange refuses: {one_line(error)}") from error
 
 
 def _rebased(urls: Any, base_url: str) -> Any:
     if isinstance(urls, dict):
         return {key: _rebased(value, base_url) for key, value in urls.items()}
     return base_url + urlsplit(urls).path
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

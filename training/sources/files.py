@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.errors import BadDataError
+from configs.secrets import one_line
 from training.market import VALUE_COLUMNS
 from training.sources.table import Table, shown
 from training.sources.text import read_text
@@ -112,7 +113,7 @@ def _read_arrow(path: Path) -> Table:
         plain = [_plain(column) for column in table.columns]
         columns = {name: column for name, column in zip(names, plain, strict=True) if column is not None}
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadDataError(f"{path} is not a readable {path.suffix[1:]} file: {_one_line(error)}") from error
+        raise BadDataError(f"{path} is not a readable {path.suffix[1:]} file: {one_line(error)}") from error
     if not len(table):
         raise BadDataError(f"{path} has columns but no rows")
     return Table(columns, np.arange(1, len(table) + 1), path.suffix[1:].lower())
@@ -134,7 +135,7 @@ def _read_json(data: bytes, where: str) -> Table:
     try:
         rows = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise BadDataError(f"{where} is not JSON: {_one_line(error)}") from error
+        raise BadDataError(f"{where} is not JSON: {one_line(error)}") from error
     if not isinstance(rows, list) or not rows:
         raise BadDataError(f"{where}: expected a JSON array of bars, got {shown(rows)}")
     if all(isinstance(row, dict) for row in rows):
@@ -165,7 +166,3 @@ def _array_names(rows: list, where: str) -> list[str]:
 def _cell(value: Any) -> str:
     """A JSON value as text: numbers keep every digit, anything else cannot pass for a number."""
     return value if isinstance(value, str) else repr(value)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

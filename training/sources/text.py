@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from configs.errors import BadDataError
+from configs.secrets import one_line
 from training.sources.columns import column_key, is_header
 from training.sources.stamps import looks_like_stamp
 from training.sources.table import Fault, Table, as_numpy, shown
@@ -135,7 +136,7 @@ def _read_rows(data: bytes, names: list[str], delimiter: str, *, first_line: int
             ),
         )
     except pa.ArrowInvalid as error:
-        raise BadDataError(f"{where}: {_one_line(error)}") from error
+        raise BadDataError(f"{where}: {one_line(error)}") from error
     faults = [
         Fault(
             first_line + row.number,
@@ -159,7 +160,3 @@ def _without_blank_lines(table: Table) -> Table:
             return table
         blank &= as_numpy(pc.binary_length(column)) == 0
     return table.take(~blank) if blank.any() else table
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

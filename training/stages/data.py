@@ -17,6 +17,7 @@ from typing import Any
 
 from configs.assets import DEFAULT_DATA_DIRS, TIMEFRAME_S, can_be_fetched
 from configs.errors import CannotWriteError, DatasetNotFoundError, ExitCode, MachineUnfitError, ProjectError
+from configs.secrets import one_line
 from training.sources.catalog import Located, available, locate
 
 DATA_DIR_HELP = "repeatable, searched in order, written to the first; default: ./data, then /data"
@@ -251,7 +252,7 @@ def _interrupt(_signal: int, _frame: Any) -> None:
 
 
 def _fail(arguments: argparse.Namespace, message: str, code: ExitCode) -> int:
-    line = " ".join(message.split())
+    line = one_line(message, limit=None)
     print(line, file=sys.stderr)  # noqa: T201 -- one line for a person or the runner
     if arguments.json:
         _print(json.dumps({"exit_code": int(code), "error": line}))
