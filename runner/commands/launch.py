@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runner.launch.life import Launched
     from runner.launch.order import Prepared
     from runner.launch.provider import Provider
+    from runner.watch import Ending
 
 
 def launch_options(command: Command) -> Command:
@@ -219,6 +220,7 @@ def _carry_out(provider: Provider, prepared: Prepared, runs_dir: Path, wait: boo
     from runner.launch import life
     from runner.launch.book import Book
     from runner.launch.providers import name_inside
+    from runner.launch.results import conclude
     from runner.say import say
 
     if wait and not prepared.store:
@@ -233,13 +235,15 @@ def _carry_out(provider: Provider, prepared: Prepared, runs_dir: Path, wait: boo
     inside = name_inside(provider.name, sight.machine, entry)
     try:
         machine = life.wait_until_running(launched, book)
-        if wait:
-            return _see_through(prepared, launched, book, inside, runs_dir)
+        ending = _followed(prepared, launched, inside) if wait else None
     except life.NotStartedError:
         raise
     except BaseException as error:
         _leave(prepared, launched, book, error)
         raise
+    if ending:
+        _see_off(prepared, launched, book)  # before anything is fetched: that may take long, and the machine bills
+        return conclude(prepared.store, run_id, ending, runs_dir)
     if machine.status == "ended":
         return _gone(prepared.store, launched, inside)
     say(f"run {run_id} is on {sight}; the same command with --wait follows it,")
@@ -254,49 +258,46 @@ def _send(prepared: Prepared) -> None:
         send(prepared.store, prepared.files)
 
 
-def _see_through(prepared: Prepared, launched: Launched, book: Book, inside: str, runs_dir: Path) -> ExitCode:
-    """Follow the run to its end, then see to it that its machine is gone; the run's exit code."""
+def _followed(prepared: Prepared, launched: Launched, inside: str) -> Ending:
+    """How the run ended."""
     from runner.budget import HOUR_S
-    from runner.host.ending import KEEP_ALIVE
-    from runner.launch import life
-    from runner.launch.follow import Rented, follow
+    from runner.launch.follow import Rented, until_end
     from runner.say import say
 
-    sight, entry, run_id = launched.sight, launched.entry, prepared.order.run_id
+    sight, entry = launched.sight, launched.entry
     if not inside:
         say(f"{sight} was launched elsewhere: any end that is told from its beginning on is taken for its own")
     end_by_t = entry.asked_t + entry.max_hours * HOUR_S
     rented = Rented(lambda: sight.look().status, inside, entry.asked_t, end_by_t)
-    code = follow(prepared.store, run_id, machine=rented, to=runs_dir)
+    return until_end(prepared.store, entry.run_id, rented)
+
+
+def _see_off(prepared: Prepared, launched: Launched, book: Book) -> None:
+    """See to it that the machine of a run that is over is gone.
+
+    Raises:
+        LaunchError: only this command ends it, and cannot.
+    """
+    from runner.host.ending import KEEP_ALIVE
+    from runner.launch import life
+    from runner.say import say
+
+    sight, run_id = launched.sight, prepared.order.run_id
     if KEEP_ALIVE in prepared.order.environment:
         say(f"{sight} is kept alive and COSTS MONEY until `sequence-runner launch stop {run_id}` ends it")
     elif _only_we_end_it(prepared):
-        _end_run(sight.provider, book, run_id)
+        life.end_surely(sight.provider, book, run_id)
     else:
         life.see_off(sight, book)
-    return code
 
 
 def _only_we_end_it(prepared: Prepared) -> bool:
     return not prepared.order.options.get("self_terminate", True)
 
 
-def _end_run(provider: Provider, book: Book, run_id: str) -> None:
-    """End the machine of a run.
-
-    Raises:
-        LaunchError: it may still be there.
-    """
-    from runner.launch import life
-    from runner.launch.provider import LaunchError
-
-    _, troubles = life.end_run(provider, book, run_id)
-    if troubles:
-        raise LaunchError("; ".join(troubles))
-
-
 def _leave(prepared: Prepared, launched: Launched, book: Book, error: BaseException) -> None:
     """Say what becomes of a machine nobody looks at any more; after an error, end one that does not end itself."""
+    from runner.launch import life
     from runner.say import say
 
     run_id, sight = prepared.order.run_id, launched.sight
@@ -306,10 +307,11 @@ def _leave(prepared: Prepared, launched: Launched, book: Book, error: BaseExcept
     elif isinstance(error, KeyboardInterrupt):
         say(f"{sight} goes on, COSTS MONEY, and does not end itself: {how}")
     else:
+        say(f"{error}; {sight} does not end itself: ending it")
         try:
-            _end_run(sight.provider, book, run_id)
+            life.end_surely(sight.provider, book, run_id)
         except ProjectError as trouble:
-            say(f"{sight} COSTS MONEY and does not end itself, and could not be ended ({trouble}): {how}")
+            say(str(trouble))
         else:
             say(f"{sight} has been ended, for it does not end itself")
 

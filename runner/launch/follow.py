@@ -1,7 +1,7 @@
 """Following a run from its store: the live table of a machine that is elsewhere, then its report here.
 
-It only reads. A connection that is lost is waited for, however long: only the run's end, the loss of its machine or
-Ctrl-C ends it.
+It only reads. A connection that is lost is waited for: only the run's end, the loss of its machine, the end of that
+machine's time or Ctrl-C ends it, and the machine is asked for while the store cannot be.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from configs.errors import EXIT_CODE_MEANING, ExitCode, ProjectError, StoreError
-from configs.files import write_atomic
 from configs.run_dir import RunDir
 from runner.console import clock, print_ending, short, watching
 from runner.exit_record import NO_RECORD, exit_code_of, recorded_ending
@@ -23,7 +22,8 @@ from runner.graph import expand
 from runner.guard import owner_of
 from runner.heartbeat import beat
 from runner.launch.provider import Status
-from runner.remote import bring_light, fetched, light_files
+from runner.launch.results import conclude
+from runner.remote import fetched
 from runner.say import say
 from runner.store.ends import ends, newest_end
 from runner.store.hold import Trouble
@@ -41,6 +41,7 @@ DRAW_S = 0.25
 GONE: frozenset[Status] = frozenset({"stopped", "ended", "failed"})
 TAIL_LINES = 12
 LOST = "machine lost ({status}); the same launch command goes on from the last snapshot"
+NOT_KNOWN = "; how the run ended there is not known, for its store cannot be used: {trouble}"
 OVERDUE = "the machine should have been gone by now, is {status}, and nothing is heard of the run: its time is over"
 UNHEARD = (
     "the machine has been running for {minutes:.0f} min without a word of the run: `sequence-runner launch logs "
@@ -54,7 +55,6 @@ MACHINE_SAYS: dict[Status | None, str] = {
     "ended": "ended",
     "failed": "failed",
 }
-Answer = TypeVar("Answer")
 Observe = Callable[[RunView], None]
 AskMachine = Callable[[], Status]
 
@@ -71,6 +71,8 @@ class Pace:
     ask_s: float = 15.0
     gone_s: float = 60.0
     """The last word of a machine that is gone may still be on its way."""
+    store_s: float = 600.0
+    """The machine is gone, and the store, which has its last word, cannot be used: it is given up after this."""
     word_s: float = 1800.0
     """A machine that runs for so long without a word of its run has no runner: bringing the image takes minutes."""
 
@@ -98,27 +100,40 @@ def follow(
     to: Path | None = None,
     pace: Pace = Pace(),
 ) -> ExitCode:
-    """Show a run until it ends; returns its exit code: 75 where its machine was lost, 79 where it is there too long.
+    """Show a run until it ends, and what has come of it; returns its exit code.
+
+    Args:
+        store_url: where it is kept.
+        run_id: which run.
+        machine: see `until_end`.
+        to: the runs directory that gets the report and all that `status` and `compare` read; None fetches nothing.
+        pace: of it all.
+
+    Raises:
+        StoreError: of `until_end` and `conclude`.
+        KeyboardInterrupt: Ctrl-C; the run goes on.
+    """
+    return conclude(store_url, run_id, until_end(store_url, run_id, machine, pace), to)
+
+
+def until_end(store_url: str, run_id: str, machine: Rented | None = None, pace: Pace = Pace()) -> Ending:
+    """Show a run until it ends; how it did: 75 where its machine was lost, 79 where it is there too long.
 
     Args:
         store_url: where it is kept.
         run_id: which run.
         machine: that carries it out. Without one, the run has ended when its owner lets it go.
-        to: the runs directory that gets the report and all that `status` and `compare` read; None fetches nothing.
         pace: of it all.
 
     Raises:
         StoreError: access is denied at the first look, or what is there cannot be understood.
         KeyboardInterrupt: Ctrl-C; the run goes on.
     """
-    followed = _Followed(store_url, run_id, machine, pace)
     try:
-        ending = followed.until_end()
-        followed.patiently(lambda: _conclude(store_url, run_id, ending, to))
+        return _Followed(store_url, run_id, machine, pace).until_end()
     except KeyboardInterrupt:
         say(f"the run goes on: `sequence-runner status {run_id} --store {store_url} --follow` follows it again")
         raise
-    return ending.exit_code
 
 
 def follow_here(run: RunDir, runs_dir: Path) -> ExitCode:
@@ -169,10 +184,11 @@ class _Followed:
 
     def until_end(self) -> Ending:
         """Show the run until it has ended."""
+        wait_s = self._pace.poll_s
         with contextlib.ExitStack() as stack:
             observe = None
             while True:
-                ending = self.patiently(self._look, observe)
+                ending = self._look()
                 if observe is None and any(unit.state != "waiting" for unit in self._view.units.values()):
                     self._introduce()
                     observe = stack.enter_context(watching(f"run {self._run_id}"))
@@ -180,27 +196,30 @@ class _Followed:
                     self._show(observe)
                     return ending
                 self._tell_phase(observe is not None)
-                self._pause(self._pace.poll_s, observe)
-
-    def patiently(self, step: Callable[[], Answer], observe: Observe | None = None) -> Answer:
-        """Take a step that needs the store, again and again while the store cannot be used."""
-        wait_s = self._pace.poll_s
-        while True:
-            try:
-                answer = step()
-            except StoreError as error:
-                if not error.retryable or (isinstance(error, StoreDeniedError) and not self._has_looked):
-                    raise
-                self._trouble.note(error)
-            else:
-                self._has_looked = True
-                self._trouble.over()
-                return answer
-            self._pause(wait_s, observe)
-            wait_s = min(2 * wait_s, self._pace.last_poll_s)
+                self._pause(wait_s, observe)
+                wait_s = min(2 * wait_s, self._pace.last_poll_s) if self._trouble.last else self._pace.poll_s
 
     def _look(self) -> Ending | None:
-        """Learn what is new; how the run ended, once it has."""
+        """Learn what is new; how the run ended, once it has. The machine is asked for whatever the store does."""
+        if ending := self._in_store(self._read):
+            return ending
+        self._ask()
+        return self._ending_without_word()
+
+    def _in_store(self, read: Callable[[], Ending | None]) -> Ending | None:
+        """What the store tells of the end; None where it tells none, or cannot be used now."""
+        try:
+            ending = read()
+        except StoreError as error:
+            if not error.retryable or (isinstance(error, StoreDeniedError) and not self._has_looked):
+                raise
+            self._trouble.note(error)
+            return None
+        self._has_looked = True
+        self._trouble.over()
+        return ending
+
+    def _read(self) -> Ending | None:
         head = self._newest_head()
         end = self._end_of_machine() if self._machine else self._end_of_any(head)
         if head:
@@ -208,10 +227,7 @@ class _Followed:
                 say(f"the runner was lost or stopped; another goes on from the store ({head.owner.place})")
             self._head = head
             self._hear(read_live(self._store, self._run_id, head.epoch))
-        if end:
-            return Ending(exit_code_of(end.exit_code), _said(end))
-        self._ask()
-        return self._ending_without_word()
+        return Ending(exit_code_of(end.exit_code), _said(end)) if end else None
 
     def _newest_head(self) -> Head | None:
         """HEAD; None where its owner cannot be on the machine, which was not there when HEAD was last renewed."""
@@ -272,9 +288,16 @@ class _Followed:
             self._over_since_s = None
             return None
         self._over_since_s = self._over_since_s or time.monotonic()
-        if self._machine and time.monotonic() - self._over_since_s < self._pace.gone_s:
+        over_s = time.monotonic() - self._over_since_s
+        if self._machine and over_s < self._pace.gone_s:
             return None
-        return self._last_record() if is_released else Ending(ExitCode.INTERRUPTED, LOST.format(status=self._status))
+        if is_released and (recorded := self._in_store(self._last_record)):
+            return recorded
+        trouble = self._trouble.last
+        if trouble and not (self._machine and over_s > self._pace.store_s):
+            return None
+        not_known = NOT_KNOWN.format(trouble=trouble) if trouble else ""
+        return Ending(ExitCode.INTERRUPTED, LOST.format(status=self._status) + not_known)
 
     @property
     def _is_overdue(self) -> bool:
@@ -328,34 +351,6 @@ class _Followed:
     def _show(self, observe: Observe | None) -> None:
         if observe:
             observe(self._view)
-
-
-def _conclude(url: str, run_id: str, ending: Ending, to: Path | None) -> None:
-    """Fetch what is to be had here, and print what a local run prints at its end."""
-    summary: dict[str, Any] = {}
-    steps = [f"sequence-runner status {run_id} --store {url}"]
-    try:
-        if to and (run := bring_light(url, run_id, to)):
-            summary = run_object(run, int(ending.exit_code))
-            steps = next_steps(summary, to)
-        else:
-            with fetched(url, run_id, light_files) as remote:
-                report = _copy_report(remote.run, to) if to else None
-                summary = run_object(remote.run, int(ending.exit_code)) | {"report": report}
-    except ProjectError as error:
-        if error.retryable or ending.exit_code == ExitCode.DONE:
-            raise
-        say(f"nothing is fetched: {error}")
-    print_ending(ending, summary, steps)
-
-
-def _copy_report(run: RunDir, runs_dir: Path) -> str | None:
-    """The report beside a run directory that holds another state of the run; its path, None where there is none."""
-    if not run.report.exists():
-        return None
-    path = runs_dir / f"{run.run_id}-report.html"
-    write_atomic(path, run.report.read_bytes())
-    return str(path.resolve())
 
 
 def _said(end: End) -> str:

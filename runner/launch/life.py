@@ -31,6 +31,8 @@ LOOKS_S = (2.0, 5.0, 10.0, 20.0)
 """Pauses before each look for a machine that may have been created."""
 LEAVE_LIMIT_S = 180.0
 """A machine that is there so long after its run has ended does not end itself."""
+ENDING_LIMIT_S, LONGEST_WAIT_S = 3600.0, 60.0
+"""So long is tried to end a machine that nothing else ends, with pauses that grow up to the second."""
 UNLISTED_S = 60.0
 """A listing may lag: a machine that it has never shown is taken for gone after this."""
 MOST_UNCLEAR = 3
@@ -192,6 +194,28 @@ def end_run(provider: Provider, book: Book, run_id: str) -> tuple[list[str], lis
     if entry and not entry.ended and not troubles:
         book.end(entry)
     return ended, troubles
+
+
+def end_surely(provider: Provider, book: Book, run_id: str) -> None:
+    """End every machine of a run, which nothing else ends: asked for again and again while it cannot be done.
+
+    Raises:
+        LaunchError: not within `ENDING_LIMIT_S`; it may still cost.
+    """
+    give_up_t, wait_s = time.monotonic() + ENDING_LIMIT_S, POLL_S
+    how = f"`sequence-runner launch stop {run_id}` ends it"
+    while True:
+        _, troubles = end_run(provider, book, run_id)
+        if not troubles:
+            return
+        trouble = f"the machine of run {run_id} COSTS MONEY, does not end itself and could not be ended: {how}: "
+        trouble += "; ".join(troubles)
+        if time.monotonic() + wait_s > give_up_t:
+            raise LaunchError(trouble)
+        say(f"{trouble}; asking again in {wait_s:.0f} s")
+        beat()
+        time.sleep(wait_s)
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
 def _note_end(provider: Provider, book: Book, machine: Machine) -> None:

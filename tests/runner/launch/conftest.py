@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,45 @@ def launch(runpod: FakeRunPod, tmp_path: Path) -> Launch:
         return main(["launch", command, *order, "--runs-dir", str(tmp_path), *arguments])
 
     return run
+
+
+EMPTY = b"<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
+EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
+
+
+class ExpiringStore:
+    """A bucket in which nothing is found, and which refuses every request from the moment its token expires."""
+
+    url = "s3://bucket/runs"
+
+    def __init__(self) -> None:
+        self.answers_before = 10**9
+        store = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                store.answers_before -= 1
+                is_known = store.answers_before >= 0
+                body = EMPTY if is_known else EXPIRED
+                self.send_response(200 if is_known else 400)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+
+@pytest.fixture
+def expiring(monkeypatch: pytest.MonkeyPatch) -> Iterator[ExpiringStore]:
+    store = ExpiringStore()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, SECRETS[name])
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{store.server.server_port}")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    yield store
+    store.server.shutdown()
+    store.server.server_close()

@@ -19,8 +19,10 @@ from configs.files import write_json
 from configs.load import resolve
 from configs.run_dir import RunDir
 from runner import heartbeat
-from runner.launch.follow import Pace, Rented, follow
+from runner.launch import results
+from runner.launch.follow import Pace, Rented, follow, until_end
 from runner.launch.provider import LaunchError
+from runner.launch.results import conclude
 from runner.remote import fetched, light_files
 from runner.store.ends import write_end
 from runner.store.file import FileStore
@@ -31,6 +33,7 @@ from runner.store.place import read_place
 from runner.store.snapshots import read_head
 from runner.store.upload import Uploader
 from runner.view import RUN as OF_THE_RUN
+from runner.watch import Ending
 from tests.runner.fixture_stages.world import wait_for
 from tests.runner.store.runs import RUN, commit, make_run
 
@@ -150,6 +153,42 @@ def test_a_machine_that_is_there_too_long_without_a_word_is_79(machine, capsys):
     orphan = Rented(lambda: "running", "pod-1", end_by_t=time.time() + 0.2)
     assert follow(machine.url, RUN, machine=orphan, pace=FAST) == ExitCode.BUDGET
     assert "should have been gone by now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        ("ended", ExitCode.INTERRUPTED, "how the run ended there is not known"),
+        ("running", ExitCode.BUDGET, "should have"),
+    ],
+)
+def test_while_the_store_refuses_the_machine_and_its_time_are_looked_at(expiring, status, code, words):
+    expiring.answers_before = 4
+    looks = []
+    ask = lambda: looks.append(1) or (status if len(looks) > 3 else "running")  # noqa: E731
+    machine = Rented(ask, "pod-1", end_by_t=time.time() + (1 if status == "running" else 60))
+    pace = Pace(poll_s=0.02, last_poll_s=0.1, silent_s=0.1, ask_s=0.02, gone_s=0.1, store_s=0.5)
+    ending = until_end(expiring.url, RUN, machine, pace)
+    assert ending.exit_code == code and words in ending.message
+    assert expiring.answers_before < -1
+
+
+def test_a_store_that_refuses_at_the_first_look_is_an_error(expiring):
+    expiring.answers_before = 0
+    with pytest.raises(StoreError, match="ExpiredToken"):
+        until_end(expiring.url, RUN, RUNNING, FAST)
+
+
+def test_what_cannot_be_fetched_is_given_up_and_a_run_that_ended_well_is_said_to_have(expiring, monkeypatch, capsys):
+    monkeypatch.setattr(results, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(results, "WAIT_S", 0.05)
+    expiring.answers_before = 0
+    assert conclude(expiring.url, RUN, Ending(ExitCode.BUDGET, "over budget"), None) == ExitCode.BUDGET
+    said = capsys.readouterr().err
+    assert "nothing is fetched" in said and "over budget" in said
+    with pytest.raises(StoreError):
+        conclude(expiring.url, RUN, Ending(ExitCode.DONE), None)
+    assert f"run {RUN} is done" in capsys.readouterr().err
 
 
 def test_a_run_that_is_heard_is_followed_beyond_its_machines_time(machine):

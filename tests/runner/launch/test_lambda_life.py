@@ -13,8 +13,9 @@ import pytest
 
 from runner.cli import main
 from runner.commands.launch import _gone
-from runner.launch import http, life
+from runner.launch import http, life, order, results
 from runner.launch.book import Book, Entry
+from runner.launch.follow import Pace, until_end
 from runner.launch.lambda_cloud import provider
 from runner.launch.lambda_cloud.provider import LambdaCloud
 from runner.launch.provider import Machine as Rented
@@ -188,6 +189,7 @@ def test_a_machine_that_only_this_command_ends_is_ended_or_named_whatever_goes_w
     fake, launch, monkeypatch, capsys, answers
 ):
     monkeypatch.setattr(http, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(life, "ENDING_LIMIT_S", 0.05)
     fake.boots_after, answer, looks = 10**9, fake.answer, []
 
     def down(call):
@@ -202,6 +204,21 @@ def test_a_machine_that_only_this_command_ends_is_ended_or_named_whatever_goes_w
         assert not fake.named(RUN) and "has been ended, for it does not end itself" in said
     else:
         assert fake.named(RUN) and "COSTS MONEY" in said and f"launch stop {RUN}" in said
+
+
+def test_a_machine_that_only_this_command_ends_is_ended_when_its_time_is_over_whatever_the_store_does(
+    fake, launch, expiring, monkeypatch, capsys
+):
+    monkeypatch.setattr(until_end, "__defaults__", (None, Pace(0.02, 0.1, 0.1, 0.02, 0.1)))
+    monkeypatch.setattr(results, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(results, "WAIT_S", 0.05)
+    monkeypatch.setattr(order, "SLACK_HOURS", 0.0)
+    monkeypatch.setattr(order, "IMAGE_S", 0.0)
+    expiring.answers_before = 4
+    asked = ("--no-self-terminate", "--wait", "--max-hours", "0.0006", "--store", expiring.url)
+    assert launch("lambda", *asked) == 79
+    said = capsys.readouterr().err
+    assert not fake.named(RUN) and "ExpiredToken" in said and "nothing is fetched" in said
 
 
 def test_a_dry_run_asks_for_nothing_and_shows_no_secret(fake: FakeLambda, launch: Launch, capsys):
