@@ -2,9 +2,10 @@
 
 One row tells how one agent did on one market: on each held-out crash scenario, and on the second half of the last
 share of its own window's training months; the first half selected the agent, with and without pre-training alike.
-A window's own test month is never played here, since that would be a trial. But its tail lies inside the test months
-of windows before it, where there are such: whoever changes settings by these figures has looked at those months, and
-the ledger does not know. Shapes: S = seeds, W = windows, C = scenarios (one on real bars), B = bootstrap samples.
+A window's own test month is never played here. But its tail lies inside the test months of windows before it, where
+there are such, and may lie in the test part: whoever changes settings by these figures has looked at those bars, and so
+each arm on each window is a trial in the ledger. Shapes: S = seeds, W = windows, C = scenarios (one on real bars),
+B = bootstrap samples.
 """
 
 from __future__ import annotations

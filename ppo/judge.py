@@ -125,7 +125,7 @@ def judgement(
     Args:
         scored: what was played.
         config: decides annualisation, costs and thresholds.
-        trial_sharpes: per-bar Sharpe ratios of all trials that touch these bars, this one among them.
+        trial_sharpes: `ppo.trials.sharpes` of all trials that touch these bars, this one among them.
         metrics_of: METRICS of one of its tracks; the name names the bootstrap stream.
     """
     year = math.sqrt(config.market.bars_per_year)

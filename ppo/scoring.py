@@ -73,13 +73,7 @@ class SingleAsset:
 
     def trial(self, cache_key: str, returns: np.ndarray) -> Trial:
         """A scoring of all bars in `bounds`."""
-        return Trial(
-            self.dataset["digest"],
-            *self.bounds,
-            cache_key,
-            moments(returns).sharpe,
-            **market_range(DatasetName.parse(self.dataset["name"]).symbol, self.dataset, self.tape.t, self.bounds),
-        )
+        return trial_of(self.dataset, self.tape.t, self.bounds, cache_key, returns)
 
     def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
         """`evaluation.json`."""
@@ -107,7 +101,7 @@ def enter(played: Collection[Played], runs_dir: Path) -> list[Trial]:
 
 def judge(family: Played, entries: Sequence[Trial]) -> dict[str, Any]:
     """The family's evaluation; of the entries, those that touch its own bars count."""
-    return family.judge(sharpes(touching(entries, family.trials)))
+    return family.judge(sharpes(touching(entries, family.trials), family.trials))
 
 
 def write_evaluation(directory: Path, family: Played, evaluation: dict[str, Any]) -> None:
@@ -130,6 +124,20 @@ def range_facts(t: np.ndarray, track: Returns, bounds: tuple[int, int], bars_per
         "spans": int(track.first.sum()),
         "years": returns / bars_per_year,
     }
+
+
+def trial_of(
+    dataset: dict[str, Any],
+    t: np.ndarray,
+    bounds: tuple[int, int],
+    cache_key: str,
+    returns: np.ndarray,
+    first_row: int = 0,
+) -> Trial:
+    """A scoring of the bars in `bounds` of a tape that opens at `t` and begins at `first_row` of its dataset."""
+    rows = bounds[0] + first_row, bounds[1] + first_row
+    market = market_range(DatasetName.parse(dataset["name"]).symbol, dataset, t, bounds)
+    return Trial(dataset["digest"], *rows, cache_key, moments(returns).sharpe, **market)
 
 
 def market_range(symbol: str, dataset: dict[str, Any], t: np.ndarray, bounds: tuple[int, int]) -> dict[str, Any]:

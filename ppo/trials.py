@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -93,9 +94,20 @@ def touching(entries: Sequence[Trial], own: Sequence[Trial]) -> list[Trial]:
     return [entry for entry in entries if any(entry.touches(trial) for trial in own)]
 
 
-def sharpes(entries: Sequence[Trial]) -> list[float]:
-    """Per-bar Sharpe ratio of each scoring, which may have entries for several assets."""
-    return list({entry.cache_key: entry.sharpe for entry in entries}.values())
+def sharpes(entries: Sequence[Trial], own: Sequence[Trial]) -> list[float]:
+    """Per-bar Sharpe ratio of each scoring, which may have entries for several assets, as over the bars of `own`.
+
+    Without skill the ratio of n bars has variance 1 / n: those of a month beside those of years, as they are, would
+    make the best of them look as if found by luck however it was found.
+    """
+    bars, found = _bars(own), {entry.cache_key: entry.sharpe for entry in entries}
+    lengths = {key: _bars([entry for entry in entries if entry.cache_key == key]) for key in found}
+    return [sharpe * math.sqrt(lengths[key] / bars) for key, sharpe in found.items()]
+
+
+def _bars(entries: Sequence[Trial]) -> int:
+    """Of one scoring: of its asset with the most."""
+    return max(entry.stop - entry.start for entry in entries)
 
 
 def _parse(content: bytes) -> list[Trial]:

@@ -117,6 +117,6 @@ def ablation_units(config: Config) -> Units:
 
 
 def ablation_summary_units(config: Config) -> Units:
-    """The one that compares them."""
+    """The one that plays real bars with them, and compares them."""
     compared = tuple(ablation_units(config))
-    return {"ablation/summary": Inputs(compared)} if compared else {}
+    return {"ablation/summary": Inputs(("prepare", *monthly_member_units(config), *compared))} if compared else {}

@@ -99,7 +99,10 @@ STAGES = (
         kinds=(
             Kind(
                 units=expansion.synthetic_units,
-                settings=("dataset.name", "synthetic", "splits", "market", *WINDOW_SETTINGS),
+                settings=(
+                    *("dataset.name", "synthetic", "splits", "market", *WINDOW_SETTINGS),
+                    *("walk_forward.train_months", "walk_forward.early_stop_frac"),
+                ),
             ),
         ),
     ),
@@ -252,7 +255,13 @@ STAGES = (
                 uses_gpu=True,
                 halvable="ppo.minibatch_size",
             ),
-            Kind(units=expansion.ablation_summary_units, settings=("ablation", "judging")),
+            Kind(
+                units=expansion.ablation_summary_units,
+                settings=(
+                    *("dataset.name", "features", "labels.horizon_bars", "ensemble", "market", "costs", "env"),
+                    *("walk_forward", "ablation", "judging"),
+                ),
+            ),
         ),
         on_demand=True,
     ),

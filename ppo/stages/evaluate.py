@@ -27,8 +27,8 @@ writes, under `stages/evaluate/<family>/`, with family `ppo`, `lstm_ppo`, `multi
     baselines           {"flat", "buy_and_hold", "moving_average", "follow_classifier": METRICS, "random": RANDOM}
     cost_sweep          [{"cost_bps", "fee_frac", "slippage_frac": 0, "agents": [{"seed", "total_return", "sharpe"}],
                         "mean": {"total_return", "sharpe"}, "baselines": {name: {"total_return", "sharpe"}}}]
-    trials              {"count": N, this scoring and its siblings included, "sharpes": per-bar Sharpe of each, oldest
-                        first, "variance": of those, "expected_max_sharpe": SR0, annualised}
+    trials              {"count": N, this scoring and its siblings included, "sharpes": of each, oldest first, as
+                        `ppo.trials.sharpes` gives them, "variance": of those, "expected_max_sharpe": SR0, annualised}
     detectable_sharpe   {"sharpe": annualised, against 0, "power": 0.8, "confidence": 0.95, "returns"}
 
 METRICS = {"returns": bars counted, "years", "total_return", "annual_return", "annual_volatility", "sharpe",

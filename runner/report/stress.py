@@ -76,7 +76,7 @@ def pretraining(facts: Facts) -> Section | None:
         f"({len(found['seeds'])} seeds x {len(found['windows'])} windows). Differences are paired; their intervals "
         "resample seeds, windows and crash scenarios. Real bars are the second half of each window's validation tail, "
         "whose first half selected the checkpoints of both; crash scenarios are held out. No window plays its own test "
-        "month, but its tail may lie in an earlier window's."
+        "month, but its tail may lie in an earlier window's: each arm on each window counts as a trial."
     )
     parts: list[Html | Figure] = [_forest(ratios)] if ratios else []
     parts.append(table(head, rows, label="Pre-training ablation", align="llrrrrl"))

@@ -7,17 +7,21 @@ import pandas as pd
 import pytest
 import torch
 
+from configs.calendar import month_start
 from configs.errors import StopRequested
 from configs.events import EventLog
 from configs.files import read_json, write_json
 from configs.run_dir import Request, RunDir
 from configs.schema import Config
 from ppo.ablation import ARMS, COLUMNS, compare
+from ppo.evaluate import rollout
+from ppo.learner.policy import read_policy
 from ppo.learner.train import train
 from ppo.pretrain import pretraining_job
 from ppo.stages import ablation as stage
 from ppo.stages import walk_forward
 from ppo.stages.in_turn import Done
+from ppo.trials import LEDGER_NAME, Trial, record
 from ppo.walk_forward import load_window, window_job, within_tail
 from tests.ppo.test_walk_forward_stage import CLASSIFIER, Stopping, copied, digests, prepare
 from training.synthetic import preset_parameters
@@ -60,7 +64,7 @@ def template(tmp_path_factory) -> RunDir:
 @pytest.fixture(scope="module")
 def finished(template, tmp_path_factory) -> RunDir:
     """All units, done without a break; tests only read it."""
-    run = copied(template, tmp_path_factory.mktemp("finished") / "run")
+    run = copied(template, tmp_path_factory.mktemp("finished") / "runs" / "run")
     for unit_id in (*UNITS, "ablation/summary"):
         work(run, unit_id)
     return run
@@ -71,15 +75,36 @@ def rows_of(run: RunDir, unit_id: str) -> pd.DataFrame:
 
 
 def test_each_agent_has_a_row_for_real_bars_and_for_each_crash(finished):
-    rows = rows_of(finished, UNITS[1])
-    assert tuple(rows.columns) == COLUMNS
-    assert len(rows) == 2 * len(ARMS) * (1 + 5)
-    assert set(rows["seed"]) == {1} and set(rows["window"]) == {"2023-03", "2023-04"}
-    counted = rows.groupby(["window", "arm", "where"]).size().unstack()
-    assert (counted["real"] == 1).all() and (counted["crash"] == 5).all()
-    assert rows.loc[rows["where"] == "crash", "script"].nunique() == 5
-    arms = rows.pivot_table(index=["window", "where", "scenario"], columns="arm", values="log_return")
+    crashes, real = rows_of(finished, UNITS[1]), rows_of(finished, "ablation/summary")
+    assert tuple(crashes.columns) == tuple(real.columns) == COLUMNS
+    assert len(crashes) == 2 * len(ARMS) * 5 and len(real) == 2 * 2 * len(ARMS)
+    assert set(crashes["seed"]) == {1} and set(crashes["window"]) == {"2023-03", "2023-04"} == set(real["window"])
+    assert (crashes.groupby(["window", "arm"]).size() == 5).all() and crashes["script"].nunique() == 5
+    assert (real.groupby(["window", "arm"])["seed"].agg(sorted).map(tuple) == (0, 1)).all()
+    arms = real.pivot_table(index=["window", "seed"], columns="arm", values="log_return")
     assert (arms["pretrained"] != arms["scratch"]).any()
+
+
+def test_each_arm_on_each_window_is_a_trial_of_the_bars_that_measured_it(finished):
+    """The mean of the seeds, whose Sharpe is that of the mean of two equal accounts rebalanced on each bar."""
+    entries = record(finished.root.parent / LEDGER_NAME, [Trial("other", 0, 1, "other", 0.0)])[:-1]
+    assert [entry.cache_key for entry in entries] == [
+        f"key/{month}.{arm}" for month in ("2023-03", "2023-04") for arm in ARMS
+    ]
+    data = stage.halved(finished, "2023-03", finished.load_config())
+    start, stop = data.window.test
+    assert {(entry.start, entry.stop) for entry in entries[:2]} == {(data.first_row + start, data.first_row + stop)}
+    assert {(entry.first_t, entry.last_t) for entry in entries[:2]} == {
+        (data.tape.t[start], month_start("2023-03") - 3_600)
+    }
+    returns = [
+        rollout(data.tape, finished.load_config(), [data.window.test], read_policy(folder)).returns
+        for folder in (finished.unit_dir(unit_id) / "2023-03.scratch" for unit_id in UNITS)
+    ]
+    mean = np.mean(returns, axis=0)
+    assert entries[1].sharpe == pytest.approx(mean.mean() / mean.std(ddof=1), rel=1e-6)
+    work(copied(finished, finished.root.parent / "again"), "ablation/summary")
+    assert len(record(finished.root.parent / LEDGER_NAME, [Trial("other", 0, 1, "more", 0.0)])) == len(entries) + 2
 
 
 def test_the_arm_from_scratch_is_the_agent_of_the_window_selected_by_half_of_its_tail(finished):
@@ -88,6 +113,8 @@ def test_the_arm_from_scratch_is_the_agent_of_the_window_selected_by_half_of_its
     data = load_window(finished, "2023-03", config)
     job = window_job(replace(data, window=within_tail(data.window, config)), config, 0)
     alone = train(job)
+    kept = read_policy(finished.unit_dir(UNITS[0]) / "2023-03.scratch").state_dict()
+    assert all(torch.equal(kept[name], weights) for name, weights in alone.policy.state_dict().items())
     arms = stage.Arms(unit_of(finished, UNITS[0], config))
     assert arms.job("2023-03.scratch", Done()).seed == job.seed
     expected = rows_of(finished, UNITS[0])
@@ -110,7 +137,12 @@ def test_bars_that_measure_an_agent_do_not_select_it(finished, tmp_path):
     trained = train(was.job(name, Done()))
     assert now.job(name, Done()).validator()(trained.policy) == trained.validation
     rows, others = (arms.rows(name, arms.job(name, Done()), trained) for arms in (was, now))
-    assert rows[0] != others[0] and rows[1:] == others[1:]
+    assert rows == others
+    data = [stage.halved(each, "2023-03", config) for each in (finished, run)]
+    (rows, _), (others, _) = (
+        stage.measure(unit_of(finished, "ablation/summary", config), own, "scratch") for own in data
+    )
+    assert rows != others
 
 
 def test_the_other_arm_starts_from_this_seed_s_own_pre_training(finished):
@@ -138,7 +170,7 @@ def test_a_unit_stopped_inside_and_between_trainings_ends_with_the_same_bytes(te
 
 def test_the_summary_compares_the_rows_of_all_seeds(finished):
     summary = read_json(finished.unit_dir("ablation/summary") / "ablation.json")
-    rows = pd.concat([rows_of(finished, unit_id) for unit_id in UNITS], ignore_index=True)
+    rows = pd.concat([rows_of(finished, unit_id) for unit_id in (*UNITS, "ablation/summary")], ignore_index=True)
     assert summary == compare(rows, finished.load_config())
     assert summary["seeds"] == [0, 1] and summary["windows"] == ["2023-03", "2023-04"]
     shown = finished.result("ablation/summary").metrics["differences"]
@@ -162,5 +194,6 @@ def test_nothing_of_the_test_months_is_played(template, finished, tmp_path):
     assert last.any()
     bars.loc[last, ["open", "high", "low", "close"]] *= 3
     bars.to_parquet(path, index=False)
-    work(run, UNITS[0])
-    assert digests(run, UNITS[0]) == digests(finished, UNITS[0])
+    for unit_id in (*UNITS, "ablation/summary"):
+        work(run, unit_id)
+        assert digests(run, unit_id) == digests(finished, unit_id)
