@@ -1,4 +1,5 @@
-# One command each: `make run` needs only Python 3.11, make and gcc.
+# One command each. `make run` needs Linux, make and Python 3.11 or newer: PYTHON=python3.11 where python3 is older.
+# TORCH_INDEX is the address of another of PyTorch's indexes, as the Dockerfile says; without one torch brings CUDA.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +21,7 @@ setup: $(VENV)/.run-ready  ## create .venv with the pinned dependencies
 # torch goes first, so that nothing pulls a second build of it.
 $(VENV)/.run-ready: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(if $(TORCH_INDEX),PIP_INDEX_URL=$(TORCH_INDEX)) $(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
@@ -66,7 +67,7 @@ faults: setup-dev  ## every fault for real: how each ended, exit codes, what was
 
 DOCKER ?= $(firstword $(wildcard /usr/bin/docker) docker)
 IMAGE ?= sequence-runner:dev
-# BUILD_NETWORK=host where containers have no network of their own, TORCH_INDEX as the Dockerfile says
+# BUILD_NETWORK=host where containers have no network of their own
 BUILD_OPTIONS := $(if $(BUILD_NETWORK),--network $(BUILD_NETWORK)) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX))
 
 image:  ## build the container image; prints its size and its five largest layers

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.run_dir import RunDir
+from runner.dataset_url import send
 from runner.store import hold
 from runner.store.file import FileStore
 from runner.store.layout import Spent
@@ -125,6 +126,18 @@ def test_the_same_command_finds_its_run_in_the_store(world, run, tmp_path):
     done = begin(world, tmp_path)
     assert done.returncode == 0 and "restored snapshot" in done.stderr
     assert [path.parent.name for path in tmp_path.glob("*/config.yaml")] == [run.run_id]
+
+
+def test_a_run_begun_here_goes_on_under_its_name_where_its_dataset_is_known_by_a_url(world, run, tmp_path):
+    # as `launch --run-id` sends it; and the same name brings it home
+    (file,) = (world / "data").iterdir()
+    url = send(kept(world)[1], {NAME: file})
+    asked = ("--skip-preflight", "--until", "prepare", *kept(world))
+    there = call("--dataset", url, "--run-id", run.run_id, "--runs-dir", tmp_path / "there", *asked)
+    home = call("--resume", run.run_id, "--runs-dir", tmp_path / "home", *asked)
+    for done in (there, home):
+        assert done.returncode == 0 and "nothing to do" in done.stderr, done.stderr
+    assert (tmp_path / "home" / run.run_id / "stages").is_dir()
 
 
 def test_a_run_goes_on_without_its_dataset_once_it_is_prepared(world, run, tmp_path, without_data):
