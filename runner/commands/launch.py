@@ -260,15 +260,14 @@ def _send(prepared: Prepared) -> None:
 
 def _followed(prepared: Prepared, launched: Launched, inside: str) -> Ending:
     """How the run ended."""
-    from runner.budget import HOUR_S
     from runner.launch.follow import Rented, until_end
+    from runner.launch.providers import end_by_t
     from runner.say import say
 
     sight, entry = launched.sight, launched.entry
     if not inside:
         say(f"{sight} was launched elsewhere: any end that is told from its beginning on is taken for its own")
-    end_by_t = entry.asked_t + entry.max_hours * HOUR_S
-    rented = Rented(lambda: sight.look().status, inside, entry.asked_t, end_by_t)
+    rented = Rented(lambda: sight.look().status, inside, entry.asked_t, end_by_t(entry))
     return until_end(prepared.store, entry.run_id, rented)
 
 

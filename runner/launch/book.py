@@ -38,6 +38,8 @@ class Entry(BaseModel):
     """As the catalogue had it; 0 where it is not known."""
     max_hours: float
     """The machine is to be gone so long after `asked_t`."""
+    elsewhere: bool = False
+    """Another computer launched the machine: what it was told there, its ceiling above all, is not known here."""
     ended: bool = False
     """The launcher has seen the machine's end, or that there was none."""
 

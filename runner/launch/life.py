@@ -95,11 +95,12 @@ def launch(provider: Provider, prepared: Prepared, book: Book, send: Callable[[]
     with book.alone(provider.name, order.run_id):
         noted = book.find(provider.name, order.run_id)
         if found := _living(provider, order.run_id, noted):
-            entry = _join(book, noted, _entry(provider, prepared), found)
+            entry = _join(book, noted, _entry(provider, prepared, found.price_usd_per_hour), found)
             return Launched(Sight(provider, found, is_listed=True), entry, False)
         offers = _offers(provider, prepared)
         send()
-        entry = _entry(provider, prepared, offers[0].price_usd_per_hour)
+        longest = max(offers, key=lambda offer: prepared.longest_hours_at(offer.price_usd_per_hour))
+        entry = _entry(provider, prepared, longest.price_usd_per_hour)
         entry = book.write(entry.model_copy(update={"inside": prepared.inside}))
         try:
             return _created(provider, prepared, book, entry, offers)
@@ -224,7 +225,7 @@ def _note_end(provider: Provider, book: Book, machine: Machine) -> None:
         book.end(entry)
 
 
-def _entry(provider: Provider, prepared: Prepared, price: float = 0.0) -> Entry:
+def _entry(provider: Provider, prepared: Prepared, price: float) -> Entry:
     price = prepared.price_usd_per_hour or price
     return Entry(
         provider=provider.name,
@@ -238,7 +239,7 @@ def _entry(provider: Provider, prepared: Prepared, price: float = 0.0) -> Entry:
 
 def _join(book: Book, noted: Entry | None, fresh: Entry, machine: Machine) -> Entry:
     """Note the machine that is there, with the launch that it came of; from elsewhere, only the machine is known."""
-    begun = {"asked_t": machine.created_t or time.time()}
+    begun = {"asked_t": machine.created_t or time.time(), "elsewhere": True}
     entry = noted if noted and noted.is_of(machine) else fresh.model_copy(update=begun)
     return book.write(entry.model_copy(update={"machine_id": machine.id, "ended": False}))
 
@@ -289,7 +290,8 @@ def _created(provider: Provider, prepared: Prepared, book: Book, entry: Entry, o
     """A new machine, noted as soon as its id is known."""
     machine, offer = _create(provider, prepared, offers)
     price = machine.price_usd_per_hour or offer.price_usd_per_hour
-    entry = book.write(entry.model_copy(update={"machine_id": machine.id, "price_usd_per_hour": price}))
+    taken = {"price_usd_per_hour": price, "max_hours": prepared.longest_hours_at(offer.price_usd_per_hour)}
+    entry = book.write(entry.model_copy(update={"machine_id": machine.id, **taken}))
     sight = _only_one(provider, machine)
     entry = book.write(entry.model_copy(update={"machine_id": sight.machine.id}))
     return Launched(sight, entry, True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from runner.host.deadman import HOUR_S
 from runner.launch.book import Entry
 from runner.launch.provider import Machine, Provider
 
@@ -24,6 +26,9 @@ class Known:
     """A run without a store is refused; else it is warned of what ends with the machine."""
     tells_id: bool = False
     """The run inside knows the machine's id; else it gets a name from its launcher."""
+    is_managed: bool = False
+    """Its machines are jobs of a manager, which lets them wait and starts them again: no moment is known by which one
+    is gone."""
 
 
 def _runpod() -> Provider:
@@ -53,7 +58,7 @@ def _has_sky() -> bool:
 PROVIDERS: dict[str, Known] = {
     "runpod": Known(_runpod, lambda: bool(os.environ.get("RUNPOD_API_KEY")), "RUNPOD_API_KEY", tells_id=True),
     "lambda": Known(_lambda, lambda: bool(os.environ.get("LAMBDA_API_KEY")), "LAMBDA_API_KEY"),
-    "sky": Known(_sky, _has_sky, "the program sky, on PATH or named by SEQUENCE_SKY", False),
+    "sky": Known(_sky, _has_sky, "the program sky, on PATH or named by SEQUENCE_SKY", False, is_managed=True),
 }
 
 
@@ -68,3 +73,9 @@ def name_inside(provider: str, machine: Machine, entry: Entry | None) -> str:
     if PROVIDERS[provider].tells_id:
         return machine.id
     return entry.inside if entry else ""
+
+
+def end_by_t(entry: Entry) -> float:
+    """When the machine of a launch is to be gone, in Unix seconds; infinite where that is not known."""
+    is_known = not (entry.elsewhere or PROVIDERS[entry.provider].is_managed)
+    return entry.asked_t + entry.max_hours * HOUR_S if is_known else math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from configs.errors import ProjectError
 from runner.launch.book import Book, Entry
 from runner.launch.provider import LaunchError, Machine, Provider
-from runner.launch.providers import name_inside
+from runner.launch.providers import end_by_t, name_inside
 from runner.store.ends import ends, newest_end
 from runner.store.layout import End
 
@@ -135,7 +136,7 @@ def _orphan(machine: Machine, entry: Entry | None, ended: End | None) -> tuple[s
     if entry.machine_id and entry.machine_id != machine.id:
         return f"the run was launched on {entry.machine_id}, and this is another machine", False
     if (over_s := time.time() - entry.asked_t - entry.max_hours * 3600) > 0:
-        return f"its ceiling of {entry.max_hours:g} h passed {_hours(over_s)} ago", True
+        return f"its ceiling of {entry.max_hours:g} h passed {_hours(over_s)} ago", end_by_t(entry) < math.inf
     return "", True
 
 

@@ -1,10 +1,12 @@
 """A launch against a RunPod on loopback, whatever goes wrong on the way: never two machines, none forgotten."""
 
 import json
+import math
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from runner.launch import http, life, survey
 from runner.launch.book import Book, Entry
 from runner.launch.provider import Machine
+from runner.launch.providers import end_by_t
 from runner.launch.runpod.provider import RunPod
 from tests.providers.base import Reply
 from tests.providers.runpod import FakeRunPod, Fault, gpu_type, no_capacity, problem, too_many
@@ -132,6 +135,31 @@ def test_candidates_are_tried_by_gpu_then_by_availability(runpod: FakeRunPod, la
     assert tried == [(A40, ["EU-SE-1"]), (A40, ["CA-MTL-1"]), ("NVIDIA RTX A5000", ["EU-RO-1"])]
     assert runpod.made(CREATE)[2].body["env"]["SEQUENCE_BUDGET__PRICE_USD_PER_HOUR"] == "0.27"
     assert capsys.readouterr().err.count("no instances available") == 2
+
+
+def test_the_book_has_the_ceiling_of_the_offer_that_was_taken(runpod: FakeRunPod, launch: Launch, tmp_path):
+    runpod.gpus = [gpu_type(A40, "A40", 2.0, {"EU-SE-1": "HIGH"}), gpu_type("B", "B", 0.25, {"EU-SE-1": "HIGH"})]
+    noted = []
+    runpod.faults.append(Fault(CREATE, no_capacity()))
+    runpod.on_create = lambda pod: noted.append(only_entry(tmp_path)["max_hours"])
+    assert launch("runpod", "--gpu", "B", "--max-cost", "10") == 0
+    entry = only_entry(tmp_path)
+    assert noted == [41.5], "until it is known which is taken, the one that may be there longest"
+    assert (entry["max_hours"], entry["price_usd_per_hour"]) == (41.5, 0.25)
+    assert runpod.made(CREATE)[1].body["env"]["SEQUENCE_END_AFTER_H"] == "40.5000"
+
+
+def test_the_price_of_a_machine_from_elsewhere_is_its_own_and_its_ceiling_a_guess(
+    runpod, launch, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(survey, "PATIENCE_S", 0.1)  # the store of these tests does not answer
+    pod = runpod.add("mine", created_t=time.time() - 50 * 3600)
+    pod.cost = 0.25
+    assert launch("runpod", "--run-id", "mine", "--max-cost", "10") == 0
+    entry = Book(tmp_path).find("runpod", "mine")
+    assert (entry.max_hours, entry.elsewhere, end_by_t(entry)) == (41.5, True, math.inf)
+    launch("reap", "--yes")
+    assert list(runpod.pods) == [pod.id] and "left, for that is not sure" in capsys.readouterr().out
 
 
 def test_where_no_candidate_can_be_had_all_refusals_are_shown_and_nothing_is_left(runpod, launch, tmp_path, capsys):
