@@ -65,6 +65,7 @@ class RunPod:
 
     def offers(self, order: Order) -> list[Offer]:
         """One candidate for each data centre that has the GPU, the most available first, then wherever there is one."""
+        spot.check(order)
         query = {"include": "AVAILABILITY", "product": "POD", "count": order.gpu_count, "cloud": _cloud(order)}
         if order.options.get("min_cuda"):
             query["minCudaVersion"] = order.options["min_cuda"]
@@ -99,7 +100,7 @@ class RunPod:
         except AnswerError as error:
             raise _meaning(error) from error
         if order.spot:
-            return spot.created(answer, order, offer)
+            return spot.created(answer, order, offer, secrets)
         try:
             return _machine(answer)
         except (AttributeError, KeyError, TypeError) as error:
@@ -142,6 +143,7 @@ class RunPod:
                 return
 
     def _asked(self, order: Order, offer: Offer, secrets: Mapping[str, str]) -> tuple[Api, dict[str, Any]]:
+        spot.check(order)
         environment = {**order.environment, END_AFTER: f"{order.max_hours:.4f}", **secrets}
         if len(environment) > MAX_VARIABLES:
             raise ConfigError(f"RunPod takes {MAX_VARIABLES} variables, and this order has {len(environment)}")

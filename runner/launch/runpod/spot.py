@@ -10,7 +10,18 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from runner.launch.provider import BadRequestError, CandidateRefusedError, Machine, Offer, Order, UnclearError, number
+from runner.launch.http import MAX_SAID_CHARACTERS
+from runner.launch.provider import (
+    BadRequestError,
+    CandidateRefusedError,
+    LaunchError,
+    Machine,
+    Offer,
+    Order,
+    UnclearError,
+    number,
+)
+from runner.launch.secrets import clean
 
 QUERY = (
     "mutation rent($input: PodRentInterruptableInput!) "
@@ -20,8 +31,14 @@ WARNING = (
     "a spot pod may be taken away at any time, 5 seconds after a signal: what counts is the last checkpoint in the "
     "store; the same command goes on from there"
 )
-NO_CAPACITY = ("no longer any instances", "no instances", "not available", "capacity", "specifications")
+NO_CAPACITY = ("no longer any instances", "no instances", "capacity", "specifications", "resources to deploy")
 """Words of a refusal that another offer may not get; RunPod has no code for it."""
+NO_MONEY = ("balance", "funds")
+REFUSED = (
+    *("graphql_validation_failed", "graphql_parse_failed", "bad_user_input", "unauthenticated", "forbidden"),
+    *("got invalid value", "of required type", "cannot query field", "syntax error", "unauthorized", "not authorized"),
+)
+"""Codes of GraphQL servers and words of what was never begun, and would be refused again."""
 
 
 def body(order: Order, offer: Offer, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -46,22 +63,46 @@ def body(order: Order, offer: Offer, environment: Mapping[str, str]) -> dict[str
     return {"query": QUERY, "variables": {"input": rented}}
 
 
-def created(answer: Any, order: Order, offer: Offer) -> Machine:
-    """The pod of an answer; a refusal comes as 200 with a list of errors.
+def check(order: Order) -> None:
+    """Refuse what is not known to be possible.
+
+    Raises:
+        BadRequestError: of the hosts of spot pods nothing can be asked.
+    """
+    if order.spot and order.options.get("min_cuda"):
+        raise BadRequestError("a spot pod cannot be asked for with a CUDA version; leave out --spot or --min-cuda")
+
+
+def created(answer: Any, order: Order, offer: Offer, secrets: Mapping[str, str]) -> Machine:
+    """The pod of an answer; a refusal comes as 200 with a list of errors, which may repeat the secrets of the order.
 
     Raises:
         CandidateRefusedError: no capacity.
-        BadRequestError: anything else that is wrong.
-        UnclearError: neither a pod nor an error.
+        LaunchError: the balance is too low.
+        BadRequestError: the request is wrong, or the key may not do this.
+        UnclearError: anything else: what failed may have failed after the pod was rented.
     """
     answer = answer if isinstance(answer, dict) else {}
     pod = (answer.get("data") or {}).get("podRentInterruptable") or {}
     if pod.get("id"):
         price = number(pod.get("costPerHr")) or offer.price_usd_per_hour
         return Machine(pod["id"], order.run_id, "starting", str(pod.get("desiredStatus", "")), price, offer.region)
-    says = "; ".join(str(error.get("message", "")) for error in answer.get("errors") or () if isinstance(error, dict))
-    if not says:
+    words = "; ".join(_words(error) for error in answer.get("errors") or () if isinstance(error, dict))
+    if not words:
         raise UnclearError("RunPod answers with neither a pod nor an error")
-    if any(words in says.lower() for words in NO_CAPACITY):
-        raise CandidateRefusedError(f"RunPod rents no spot pod: {says}")
-    raise BadRequestError(f"RunPod rents no spot pod: {says}")
+    raise _kind(words.lower())(f"RunPod answers a wish for a spot pod: {clean(words, secrets)[:MAX_SAID_CHARACTERS]}")
+
+
+def _words(error: Mapping[str, Any]) -> str:
+    """Of an error its message, and its code where it has one."""
+    more = error.get("extensions")
+    code = more.get("code") if isinstance(more, dict) else None
+    return f"{error.get('message') or ''}{f' ({code})' if code else ''}".strip()
+
+
+def _kind(says: str) -> type[LaunchError]:
+    """What an error means, by its words."""
+    for kind, known in ((CandidateRefusedError, NO_CAPACITY), (LaunchError, NO_MONEY), (BadRequestError, REFUSED)):
+        if any(words in says for words in known):
+            return kind
+    return UnclearError

@@ -242,14 +242,53 @@ def test_nothing_that_varies_is_part_of_a_graphql_query(name, value):
     assert sent["query"] == spot.QUERY and sent["variables"]["input"]["env"] == [{"key": name, "value": value}]
 
 
-def test_a_spot_pod_that_cannot_be_had_is_a_refused_candidate_and_a_wrong_request_is_not(runpod, launch, capsys):
+def test_a_spot_pod_that_cannot_be_had_is_a_refused_candidate_and_a_wrong_request_is_not(
+    runpod, launch, monkeypatch, capsys
+):
     runpod.gpus[0]["dataCenters"] = []
     assert launch("runpod", "--spot") == 69
     assert "no longer any instances" in capsys.readouterr().err
     runpod.gpus = [gpu_type(A40, "A40", 0.44, {"EU-SE-1": "HIGH", "CA-MTL-1": "LOW"})]
-    wrong = Reply(200, {"errors": [{"message": 'Variable "$input" got invalid value'}]})
+    monkeypatch.setenv("MY_SETTING", "plain-name-secret-value")
+    wrong = Reply(200, {"errors": [{"message": 'Variable "$input" got invalid value "plain-name-secret-value"'}]})
     runpod.faults.append(Fault("POST /graphql", wrong))
-    assert launch("runpod", "--spot") == 78 and not runpod.pods
+    assert launch("runpod", "--spot", "--secret", "MY_SETTING") == 78 and not runpod.pods
+    assert "got invalid value" in (said := capsys.readouterr().err) and "plain-name" not in said
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        ({"message": "Something went wrong. Please try again later or contact support."}, 0, "went wrong"),
+        ({"message": "x", "extensions": {"code": "INTERNAL_SERVER_ERROR"}}, 0, "INTERNAL_SERVER_ERROR"),
+        ({"message": "This machine does not have the resources to deploy your pod."}, 69, "none of 1 offers"),
+        ({"message": "Your account balance is too low."}, 69, "balance"),
+        ({"message": "no", "extensions": {"code": "UNAUTHENTICATED"}}, 78, "UNAUTHENTICATED"),
+    ],
+    ids=str,
+)
+def test_an_error_of_graphql_that_is_no_known_refusal_may_have_come_after_the_rent(
+    runpod, launch, capsys, error, code, words
+):
+    rent = runpod._graphql
+    rented = code == 0
+
+    def refused(body):
+        if rented:
+            rent(body)
+        return Reply(200, {"errors": [error], "data": {"podRentInterruptable": None}})
+
+    runpod._graphql = refused
+    assert launch("runpod", "--spot", "--region", "EU-SE-1") == code
+    assert words in capsys.readouterr().err
+    assert len(runpod.pods) == rented and len(runpod.made("POST /graphql")) == 1
+
+
+def test_a_spot_pod_is_not_rented_without_the_cuda_version_that_was_asked_for(runpod: FakeRunPod, launch, capsys):
+    for flags in ((), ("--dry-run",)):
+        assert launch("runpod", "--spot", "--min-cuda", "12.8", *flags) == 78
+        assert "leave out --spot or --min-cuda" in capsys.readouterr().err
+    assert not runpod.made("POST") and not runpod.made("GET /catalog")
 
 
 def test_a_spot_pod_whose_answer_is_lost_is_found_by_its_name(runpod: FakeRunPod, launch: Launch):
