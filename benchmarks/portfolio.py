@@ -120,6 +120,7 @@ class NumpyPortfolio:
         kept = np.where(left > room + 1e-9 * limit, np.maximum(room, 0) / np.maximum(left, 1e-300), 1)
         targets = np.where(wanted, targets, alone * kept[:, None])
         wanted |= targets != drifted
+        targets = np.where(wanted & (np.abs(targets) < self.env.min_cash_frac), 0, targets)
         after = equity.copy()
         for _ in range(targets.shape[1] + 2):
             traded = np.where(wanted, targets * after[:, None] - values, 0)
@@ -129,7 +130,9 @@ class NumpyPortfolio:
         return np.where(wanted, targets * after[:, None], values)
 
     def _fill(self, traded: np.ndarray, opens: np.ndarray) -> None:
-        units, price = traded / opens, opens * (1 + np.sign(traded) * self.slip)
+        closed = traded == -self.quantity * opens
+        units = np.where(closed, -self.quantity, traded / opens)
+        price = opens * (1 + np.sign(traded) * self.slip)
         after = self.quantity + units
         grown = (self.quantity * self.entry + units * price) / np.where(after == 0, 1, after)
         fresh = (self.quantity == 0) | (self.quantity * after < 0)

@@ -178,7 +178,7 @@ class EnvConfig(Model):
     initial_equity: Positive = 10_000.0
     episode_bars: Annotated[int, Field(ge=2)] = 2_000
     min_cash_frac: Fraction = 0.001
-    """Buying is legal while cash is at least this share of equity."""
+    """Buying is legal while cash is at least this share of equity, and no order leaves a position worth less."""
     maintenance_frac: Annotated[float, Field(gt=0, lt=1)] = 0.05
     equity_floor_frac: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """A liquidated account is floored at this share of its initial equity."""

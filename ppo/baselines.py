@@ -26,6 +26,7 @@ from ppo.rules import (
     FILL_SHAPE,
     HOLD,
     INITIAL_EQUITY,
+    LEAST,
     OPEN,
     ORDER,
     QUANTITY,
@@ -132,7 +133,7 @@ def _replay(prices, starts, ends, held, events, shifts, terms):
 
 @njit
 def _trade_to(account, weight, price, terms, fills):
-    """Trade at the open so that position over equity, both at `price` and after costs, is `weight`.
+    """Trade at the open so that position over equity, both at `price` and after costs, is `weight`; dust is 0.
 
     With k the cash that one unit's trade moves, over its price, q' p = weight (c + q p k - q' p k + q' p).
     """
@@ -140,6 +141,8 @@ def _trade_to(account, weight, price, terms, fills):
     equity = cash + quantity * price
     if equity <= 0.0:
         return  # the open gapped through a short's whole equity: the rulebook liquidates it on this bar
+    if abs(weight) < terms[LEAST]:
+        weight = 0.0
     drifted = quantity * price / equity
     if weight == drifted:
         return

@@ -119,7 +119,7 @@ def trading_metrics(track: Track, config: Config) -> dict[str, Any]:
     return {
         "turnover": turnover,
         "turnover_per_year": turnover * config.market.bars_per_year / max(len(held), 1),
-        "exposure": float(np.mean(held != 0)) if len(held) else 0.0,
+        "exposure": float(exposed(held, config).mean()) if len(held) else 0.0,
         "mean_weight": float(held.mean()) if len(held) else 0.0,
         "hit_rate": float(np.mean(profits > 0)) if len(profits) else None,
         "profit_factor": float(profits[profits > 0].sum() / losses) if losses > 0 else None,
@@ -150,6 +150,11 @@ def resumed(track: Track) -> int:
         soon = back < len(fills) and place[back] == place[end] + 1 + orders
         count += orders if soon and (fills[back, F_POSITION] < 0) == short else 0
     return count
+
+
+def exposed(held: np.ndarray, config: Config) -> np.ndarray:
+    """Where a weight is a position: what the price has made of one is none below the floor of orders (`ppo.rules`)."""
+    return np.asarray(np.abs(held) >= config.env.min_cash_frac) & (held != 0)
 
 
 def mean_track(tracks: Sequence[Returns]) -> tuple[np.ndarray, np.ndarray]:

@@ -5,10 +5,10 @@ Time line of one step. The agent decides at the close of bar t, with the mask th
 
 1. order: filled at the open; buys at open x (1 + s), sells at open x (1 - s), fee f on the
    traded notional. An illegal action is a hold. Buying a share phi of cash trades
-   phi c / (o (1 + s)(1 + f)); selling trades phi q.
+   phi c / (o (1 + s)(1 + f)); selling trades phi q, or all where it would leave dust (below).
    Reverse: w' = min(|w|, 1), w = q o / (c + q o) at the raw open before any cost; the position
    is closed with costs, leaving E1; then the other side is opened with notional
-   w' E1 / (1 + f w') at its own fill price, so that its weight after the fee is exactly w'.
+   w' E1 / (1 + f w') at its own fill price, so that its weight after the fee is exactly w'; dust is not opened.
 2. borrow: a short pays (rate per year / bars per year) x |q| x open on every bar it is held
    after the fill at its open, its first bar included.
 3. liquidation: p_liq = c / (|q| (1 + m)); if the high reaches it, the short is bought back at
@@ -16,6 +16,12 @@ Time line of one step. The agent decides at the close of bar t, with the mask th
 4. end of a segment: on the segment's last bar an open position is closed at the close, with
    slippage and fee. End of the data or of the episode: only marked.
 5. mark at the close; r = log(E' / E).
+
+Dust: no order leaves a position worth less than `min_cash_frac` of equity, both at the price of the fill and equity
+before it. A sale that would leave less of a long sells all of it; a reversal that would open less ends flat. This is
+the mirror image of the floor of buying, added to the plan's rules on purpose: sales of 25 % and 50 % alone never end,
+so an agent held 1e-100 of a coin for months, as a position in every number about it. Only what the price makes of a
+position between two orders can be smaller.
 
 Ruin: a position whose closing, for whatever reason, leaves less than
 `equity_floor_frac` x `initial_equity` leaves exactly that, and the episode is terminated.
@@ -57,7 +63,7 @@ DRAWS, FIRST, STARTS, LAST, ENDS_SEGMENT = range(5)
 start on, the last bar that an episode from here may reach, whether a segment ends there. A row with as many draws as
 starts is drawn uniformly; one with m times as many, m times as often."""
 
-(FEE, SLIPPAGE, BORROW_PER_BAR, MIN_CASH, MAINTENANCE, FLOOR, INITIAL_EQUITY, EPISODE_BARS) = range(8)
+(FEE, SLIPPAGE, BORROW_PER_BAR, LEAST, MAINTENANCE, FLOOR, INITIAL_EQUITY, EPISODE_BARS) = range(8)
 (WEIGHT_CLIP, CASH_CLIP, HOLDING_SCALE, OBSERVATION_CLIP) = range(8, 12)
 (REWARD_SCALE, REWARD_CLIP, SHAPING, SHAPING_SCALE, SHARPE_RATE) = range(12, 17)
 TERMS = 17
@@ -91,7 +97,7 @@ def terms_of(env: EnvConfig, costs: CostsConfig, bars_per_year: float) -> np.nda
     terms[FEE] = costs.fee_frac
     terms[SLIPPAGE] = costs.slippage_frac
     terms[BORROW_PER_BAR] = costs.borrow_frac_per_year / bars_per_year
-    terms[MIN_CASH] = env.min_cash_frac
+    terms[LEAST] = env.min_cash_frac
     terms[MAINTENANCE] = env.maintenance_frac
     terms[FLOOR] = env.equity_floor_frac * env.initial_equity
     terms[INITIAL_EQUITY] = env.initial_equity
@@ -125,7 +131,7 @@ def open_account(account, equity):
 def is_legal(account, action, terms):
     """Whether `action` is legal for the account at its last mark."""
     if 1 <= action <= 3:
-        return account[QUANTITY] >= 0.0 and account[CASH] >= terms[MIN_CASH] * account[EQUITY]
+        return account[QUANTITY] >= 0.0 and account[CASH] >= terms[LEAST] * account[EQUITY]
     if 4 <= action <= 6:
         return account[QUANTITY] > 0.0
     if action == CLOSE_POSITION or action == REVERSE:
@@ -188,8 +194,11 @@ def _fill_order(account, action, price, terms, fills):
         bought = SHARES[action - 1] * account[CASH] / (fill_price * (1.0 + terms[FEE]))
         return _trade(account, bought, fill_price, ORDER, terms, fills, 0)
     if action <= 6:
-        sold = SHARES[action - 4] * account[QUANTITY]
-        return _trade(account, -sold, price * (1.0 - terms[SLIPPAGE]), ORDER, terms, fills, 0)
+        fill_price, held = price * (1.0 - terms[SLIPPAGE]), account[QUANTITY]
+        sold = SHARES[action - 4] * held
+        if (held - sold) * fill_price < terms[LEAST] * (account[CASH] + held * fill_price):
+            return _close(account, price, ORDER, terms, fills, 0)
+        return _trade(account, -sold, fill_price, ORDER, terms, fills, 0)
     if action == CLOSE_POSITION:
         return _close(account, price, ORDER, terms, fills, 0)
     return _reverse(account, price, terms, fills)
@@ -206,6 +215,8 @@ def _reverse(account, price, terms, fills):
     # equity > 0 here: the costs of the close only lower it, and what they left is above the floor
     weight = min(value / equity, 1.0)
     notional = weight * account[CASH] / (1.0 + terms[FEE] * weight)
+    if notional < terms[LEAST] * account[CASH]:
+        return count
     fill_price = price * (1.0 + side * terms[SLIPPAGE])
     return _trade(account, side * notional / fill_price, fill_price, REVERSE_OPEN, terms, fills, count)
 

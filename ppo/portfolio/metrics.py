@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema import Config
-from ppo.metrics import WEIGHT_DECIMALS, mean_track, return_metrics, top_share
+from ppo.metrics import WEIGHT_DECIMALS, exposed, mean_track, return_metrics, top_share
 from ppo.portfolio.align import PortfolioTape
 from ppo.portfolio.play import PortfolioTrack
 from ppo.portfolio.rules import F_ASSET, F_BORROW, F_FEE, F_NOTIONAL, F_POSITION, F_QUANTITY, PRESENT
@@ -44,7 +44,7 @@ def trading_metrics(track: PortfolioTrack, config: Config) -> dict[str, Any]:
     return {
         "turnover": turnover,
         "turnover_per_year": turnover * config.market.bars_per_year / max(len(held), 1),
-        "exposure": _mean((held != 0).any(axis=1)),
+        "exposure": _mean(np.any(exposed(held, config), axis=1)),
         "mean_weight": _mean(held.sum(axis=1)),
         "mean_gross": _mean(np.abs(held).sum(axis=1)),
         "hit_rate": float(np.mean(trips > 0)) if len(trips) else None,
@@ -71,7 +71,7 @@ def by_asset(track: PortfolioTrack, config: Config, assets: tuple[str, ...]) -> 
         found[symbol] = {
             "mean_weight": _mean(held[:, k]),
             "mean_abs_weight": _mean(np.abs(held[:, k])),
-            "exposure": _mean(held[:, k] != 0),
+            "exposure": _mean(exposed(held[:, k], config)),
             "turnover": float(turnover[fills[:, F_ASSET] == k].sum()),
             "fees_paid": float(own[:, F_FEE].sum()),
             "slippage_paid": float(_slippage(own, config).sum()),

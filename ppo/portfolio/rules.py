@@ -14,7 +14,8 @@ assets that cannot be traded add up to at most gross_limit. Then `advance` plays
        E' = E - sum over traded legs of cost(w E' - n),   cost(z) = ((1 + s)(1 + f) - 1) z      for z > 0
                                                                     ((1 - s)(1 - f) - 1) z      for z < 0
 
-   so that each traded leg ends with exactly w E' at the raw open. cost is convex, so Newton's method from
+   so that each traded leg ends with exactly w E' at the raw open; a target nearer to 0 than `min_cash_frac`, whoever
+   wants it, is 0, as `ppo.rules` leaves no dust. cost is convex, so Newton's method from
    E goes down to the root and arrives after at most K + 1 steps. Where costs would leave no more than the
    floor, everything that can be traded is closed.
 2. borrow: a short pays (rate per year / bars per year) x |q| x open on each own bar; negative cash pays the same
@@ -68,8 +69,8 @@ ROUNDING = 1e-9
 (FEE, SLIPPAGE, BORROW_PER_BAR, MAINTENANCE, FLOOR, INITIAL_EQUITY, EPISODE_BARS) = range(7)
 (WEIGHT_CLIP, CASH_CLIP, HOLDING_SCALE, OBSERVATION_CLIP) = range(7, 11)
 (REWARD_SCALE, REWARD_CLIP, SHAPING, SHAPING_SCALE, SHARPE_RATE) = range(11, 16)
-(GROSS_LIMIT, ASSET_CAP, ALLOW_SHORT, THRESHOLD) = range(16, 20)
-TERMS = 20
+(GROSS_LIMIT, ASSET_CAP, ALLOW_SHORT, THRESHOLD, LEAST) = range(16, 21)
+TERMS = 21
 
 SHAPINGS = ("none", "drawdown", "differential_sharpe")
 NONE, DRAWDOWN, DIFFERENTIAL_SHARPE = range(3)
@@ -116,6 +117,7 @@ def terms_of(env: EnvConfig, costs: CostsConfig, bars_per_year: float, limits: M
     terms[ASSET_CAP] = limits.asset_cap
     terms[ALLOW_SHORT] = limits.allow_short
     terms[THRESHOLD] = limits.rebalance_threshold
+    terms[LEAST] = env.min_cash_frac
     return terms
 
 
@@ -256,6 +258,8 @@ def _trade(account, legs, order, bar, terms, fills):
     wanted = False
     for k in range(legs.shape[0]):
         wanted = wanted or order[WANTED, k] != 0.0
+        if abs(order[TARGET, k]) < terms[LEAST]:
+            order[TARGET, k] = 0.0
     equity = _equity_at(account, legs, bar, OPEN)
     if not wanted or equity <= 0.0:
         return 0  # a gap through the whole equity is liquidated on this row

@@ -35,9 +35,9 @@ METRICS = {"returns": bars counted, "years", "total_return", "annual_return", "a
 "sharpe_standard_error", "sharpe_interval": [low, high] two-sided bootstrap, "sharpe_lower_bound": one-sided bootstrap,
 "mean_block_bars", "psr": P(true Sharpe > 0), "skew", "kurtosis" (3 for a normal), "sortino", "calmar", "max_drawdown"
 (positive), "turnover": traded notional over equity, summed, "turnover_per_year", "exposure": share of bars with a
-position, "mean_weight", "hit_rate", "profit_factor" (both over closed round trips, costs included), "trades": round
-trips, "position_changes": bars with fills the agent asked for, but those that take up a side again after a forced close
-(`ppo.metrics.resumed`), "fees_paid", "slippage_paid", "borrow_paid" (account currency),
+position (`ppo.metrics.exposed`), "mean_weight", "hit_rate", "profit_factor" (both over closed round trips, costs
+included), "trades": round trips, "position_changes": bars with fills the agent asked for, but those that take up a side
+again after a forced close (`ppo.metrics.resumed`), "fees_paid", "slippage_paid", "borrow_paid" (account currency),
 "actions": {name: share of decisions}, "illegal_actions", "liquidated": bool, "top_weight_share": share of bars at the
 commonest weight, "collapsed": bool}
 

@@ -126,6 +126,7 @@ def fill(action: int, fee: float) -> tuple[np.ndarray, np.ndarray]:
         legal, after = (weight > -1e-9) & (cash >= MIN_CASH), (weight + bought) / equity
     elif action < CLOSE_POSITION:
         sold = (0.25, 0.5, 1.0)[action - 1 - BUY_ALL] * weight
+        sold = np.where(weight - sold < MIN_CASH, weight, sold)
         equity = 1 - fee * sold
         legal, after = weight > 1e-9, (weight - sold) / equity
     else:

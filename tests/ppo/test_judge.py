@@ -12,7 +12,7 @@ from ppo.statistics import moments, probabilistic_sharpe
 from ppo.tracks import join_tracks
 from tests.ppo.worlds import COSTS, FREE, make_tape, planted_tape, random_tape
 
-HOLD, BUY_25, BUY_50, BUY_ALL, SELL_ALL, CLOSE, REVERSE = 0, 1, 2, 3, 6, 7, 8
+HOLD, BUY_25, BUY_50, BUY_ALL, SELL_25, _, SELL_ALL, CLOSE, REVERSE = range(9)
 GOOD_MEAN = {"sharpe_lower_bound": 1.5, "dsr": 0.99}
 BEST = {"name": "buy_and_hold", "sharpe": 1.0}
 
@@ -108,6 +108,21 @@ def test_trading_metrics_by_hand(quick_config):
     assert found["exposure"] == pytest.approx(2 / 5)
     assert found["actions"]["buy_100"] == pytest.approx(2 / 5)
     assert found["top_weight_share"] == pytest.approx(3 / 5)
+
+
+def test_an_agent_that_only_ever_sells_parts_is_seen_to_have_left(quick_config):
+    tape, config = make_tape(*[[100.0] * 230] * 3), quick_config.model_copy(update={"costs": FREE})
+    track = rollout(tape, config, [(0, 230)], script([BUY_ALL, *[SELL_25] * 200]))
+    found = trading_metrics(track, config)
+    assert (found["position_changes"], found["trades"], found["illegal_actions"]) == (26, 1, 175)
+    assert found["exposure"] == pytest.approx(25 / 229)
+
+
+def test_what_the_price_leaves_of_a_position_is_no_exposure_below_a_thousandth(quick_config):
+    opens = [100.0] * 3 + [0.29] * 2 + [0.31] * 3  # 25 units beside 7,500: 7.25 is less than a thousandth, 7.75 is not
+    tape, config = make_tape(opens, opens, opens), quick_config.model_copy(update={"costs": FREE})
+    found = trading_metrics(rollout(tape, config, [(0, 8)], script([BUY_25])), config)
+    assert found["exposure"] == pytest.approx(5 / 7)
 
 
 def test_what_was_paid_is_what_is_missing(quick_config):

@@ -94,6 +94,53 @@ def test_a_sell_trades_its_share_of_the_units_and_keeps_the_entry(action, share)
     assert player.account[ENTRY] == 100 * (1 + SLIP)
 
 
+def test_selling_quarters_ends_where_less_than_a_thousandth_of_equity_would_be_left():
+    player = Player(FREE).flat_at(100.0, BUY_ALL, *[SELL_25] * 24)
+    assert player.account[QUANTITY] == pytest.approx(100 * 0.75**24)  # 10.03 of 10,000; a quarter less is 7.53
+    _, _, fills = player.play(SELL_25, 100.0)
+    assert fills[0, F_POSITION] == player.account[QUANTITY] == 0.0
+    assert fills[0, rules.F_QUANTITY] == pytest.approx(-100 * 0.75**24)
+    assert player.account[CASH] == pytest.approx(10_000) and player.account[HELD] == 0
+    assert player.mask().tolist() == Player().mask().tolist()
+
+
+def test_the_floor_of_selling_is_measured_at_the_price_of_the_fill():
+    """Half of 0.2 % of equity: kept while the raw open has equal halves, sold where slippage takes a part of it."""
+    for costs, kept in ((FREE, 10.0), (COSTS, 0.0)):
+        player = Player(costs)
+        player.account[[CASH, QUANTITY]] = 9_980.0, 20.0
+        player.play(SELL_50, 1.0)
+        assert player.account[QUANTITY] == kept
+
+
+def test_a_reversal_that_would_open_less_than_a_thousandth_of_equity_ends_flat():
+    player = Player(FREE).flat_at(100.0, BUY_25)  # 25 units, 7,500 cash
+    _, _, fills = player.play(REVERSE, 0.1)
+    assert [rules.REASONS[int(reason)] for reason in fills[:, F_REASON]] == ["reverse-close"]
+    assert player.account[QUANTITY] == 0 and player.account[CASH] == pytest.approx(7_502.5)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 8), st.floats(0.02, 3.0), st.floats(0.5, 1.5)), max_size=200),
+    st.sampled_from([FREE, NO_SLIP, COSTS]),
+    st.sampled_from([(), (BUY_ALL, *[SELL_25] * 24), (BUY_ALL, REVERSE)]),
+)
+def test_no_order_leaves_dust(steps, costs, history):
+    """Flat, or worth a thousandth of the equity before the fill or more, at its price: buys, sales and reversals."""
+    player, price = Player(costs).flat_at(100.0, *history), 100.0
+    for action, gap, move in steps:
+        cash, units, price = player.account[CASH], player.account[QUANTITY], price * gap
+        _, terminated, fills = player.play(action, price, close=price * move)
+        price *= move
+        for fill in fills:
+            if fill[F_REASON] != rules.LIQUIDATION:
+                left, equity = abs(fill[F_POSITION]) * fill[F_PRICE], cash + units * fill[F_PRICE]
+                assert left == 0 or left >= 0.001 * equity * (1 - 1e-12)
+            cash, units = fill[F_CASH], fill[F_POSITION]
+        if terminated:
+            break
+
+
 def test_reverse_of_a_full_long_is_a_short_of_the_same_weight():
     player = Player(NO_SLIP).flat_at(100.0, BUY_ALL)
     _, _, fills = player.play(REVERSE, 100.0)

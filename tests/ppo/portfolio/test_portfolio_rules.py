@@ -115,6 +115,7 @@ def test_traded_legs_hit_their_targets_after_costs_and_cash_pays_for_all(seed, a
         _, over, fills = player.play(action, opens)
         targets = np.float64(np.float32(action))
         targets /= max(1, np.abs(targets).sum())
+        targets[np.abs(targets) < 0.001] = 0  # dust
         assert not over
         assert player.weights == pytest.approx(targets, abs=1e-9)
         signed = np.sign(fills[:, rules.F_QUANTITY]) * SLIP
@@ -151,6 +152,19 @@ def test_small_changes_are_left_alone_but_not_an_exit_or_a_change_of_side():
     assert player.weights[0] == pytest.approx(-0.04)
     player.play([0.0, 0.5], [100.0, 100.0])
     assert player.legs[0, QUANTITY] == 0
+
+
+def test_a_target_below_a_thousandth_of_equity_is_none_whoever_wants_it():
+    player = Player(2, *FREE, "multi_asset.rebalance_threshold=0")
+    player.play([0.5, -0.001001], [100.0, 100.0])
+    assert player.weights == pytest.approx([0.5, -0.001001], rel=1e-6)
+    player.play([0.000999, 0.000999], [100.0, 100.0])
+    assert not player.legs[:, QUANTITY].any()
+    player = Player(2, *FREE, "multi_asset.rebalance_threshold=0.2")  # of half the equity
+    player.play([0.11, 0.5], [100.0, 100.0])
+    _, _, fills = player.play([1e-5, 1.0], [50.0, 100.0])  # 0.06 is left alone, but the limit has room for 1e-5 of it
+    assert rules.REASONS[int(fills[0, F_REASON])] == "limit"
+    assert player.legs[0, QUANTITY] == 0 and player.weights[1] == pytest.approx(1, rel=1e-4)
 
 
 def test_legs_left_alone_give_way_in_one_proportion_to_what_is_opened():
