@@ -2,7 +2,7 @@
 # Rent a Lambda instance for one run, without Python on this computer; the instance ends itself.
 #
 #   export LAMBDA_API_KEY=... SEQUENCE_IMAGE=registry/image:tag AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...
-#   scripts/lambda.sh --gpu gpu_1x_a10 --dataset ADA-EUR_1H --store s3://bucket/prefix --max-hours 12
+#   scripts/lambda.sh --gpu gpu_1x_a10 --dataset ADA-EUR_1H --profile standard --store s3://bucket/prefix --max-hours 12
 #   scripts/lambda.sh stop INSTANCE_ID
 #
 # Where docker has the image already, this is `sequence-runner launch lambda` in it, with all its options. Else curl

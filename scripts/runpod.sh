@@ -2,7 +2,7 @@
 # Rent a RunPod pod for one run, without Python on this computer; the pod ends itself with the run.
 #
 #   export RUNPOD_API_KEY=... SEQUENCE_IMAGE=registry/image:tag AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...
-#   scripts/runpod.sh --gpu "NVIDIA A40" --dataset ADA-EUR_1H --store s3://bucket/prefix --max-hours 12
+#   scripts/runpod.sh --gpu "NVIDIA A40" --dataset ADA-EUR_1H --profile standard --store s3://bucket/prefix --max-hours 12
 #   scripts/runpod.sh stop POD_ID
 #
 # Where docker has the image already, this is `sequence-runner launch runpod` in it, with all its options. Else curl

@@ -49,4 +49,4 @@ def test_every_command_for_rented_machines_runs_and_rents_one_machine_each(tmp_p
                 assert not runpod.calls and json.loads(done.stdout.split("\n\n", 1)[1])["gpu"]["id"] == "NVIDIA A40"
         names = {pod.name for pod in runpod.pods.values()} | {item["name"] for item in instances.instances.values()}
         assert len(runpod.pods) == len(instances.instances) == len(pilot.jobs) == 1
-        assert all(name.startswith("ADA-EUR_1H-quick-") for name in names)
+        assert all(name.startswith("ADA-EUR_1H-standard-") for name in names)
