@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import click
 
 from configs.errors import ExitCode
 from runner.commands.options import data_dir_option, json_option
+from runner.say import say
 
 if TYPE_CHECKING:
     from runner.chaos import Reference, Setup, Verdict
@@ -28,10 +31,7 @@ if TYPE_CHECKING:
 @json_option
 def chaos(**options: Any) -> ExitCode:
     """Kill a small run at many moments and compare every byte. The other side is an undisturbed run."""
-    import tempfile
-
     from runner.chaos import DATASET, Setup
-    from runner.say import say
 
     folder = Path(options["folder"] or tempfile.mkdtemp(prefix="chaos-")).resolve()
     store = "" if options["no_store"] else options["store"] or f"file://{folder}/store"
@@ -55,7 +55,6 @@ def chaos(**options: Any) -> ExitCode:
 
 def _run_all(setup: Setup, count: int, seed: int, keep_going: bool) -> tuple[list[Verdict], Reference]:
     from runner.chaos import carry_out, plan_trials, reference
-    from runner.say import say
 
     say("two undisturbed runs")
     known = reference(setup)
@@ -78,8 +77,6 @@ def _run_all(setup: Setup, count: int, seed: int, keep_going: bool) -> tuple[lis
 
 
 def _print_table(verdicts: list[Verdict]) -> None:
-    import sys
-
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

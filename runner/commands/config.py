@@ -8,7 +8,10 @@ from typing import Any
 import click
 
 from configs.errors import ExitCode
+from configs.load import flatten
+from configs.schema import Config
 from runner.commands.options import ask_of, ask_options, json_option
+from runner.session import resolve_config
 
 
 @click.group()
@@ -21,9 +24,6 @@ def config() -> None:
 @json_option
 def show(**options: Any) -> ExitCode:
     """Print every setting of a run and where its value came from."""
-    from configs.load import flatten
-    from runner.session import resolve_config
-
     resolved = resolve_config(ask_of(options))
     values = flatten(resolved.config.model_dump(mode="json"))
     if options["as_json"]:
@@ -38,7 +38,5 @@ def show(**options: Any) -> ExitCode:
 @config.command()
 def schema() -> ExitCode:
     """Print the JSON schema of a configuration file."""
-    from configs.schema import Config
-
     click.echo(json.dumps(Config.model_json_schema(), indent=1))
     return ExitCode.DONE

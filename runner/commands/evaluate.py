@@ -11,6 +11,10 @@ import click
 from configs.errors import ExitCode
 from runner.commands.inspect import find_and_say
 from runner.commands.options import data_dir_option, json_option, runs_dir_option
+from runner.data_dirs import searched
+from runner.dataset_url import bring, is_url
+from runner.process import ask
+from runner.session import dataset_name
 
 MODULE = "ppo.stages.evaluate_other"
 
@@ -26,10 +30,6 @@ def evaluate(
     run: str, dataset: str, data_dirs: tuple[Path, ...], asset_class: str, runs_dir: Path, as_json: bool
 ) -> ExitCode:
     """Score the agents of a finished run on another dataset."""
-    from runner.data_dirs import searched
-    from runner.dataset_url import bring, is_url
-    from runner.process import ask
-    from runner.session import dataset_name
     from runner.summary import run_object
 
     found = find_and_say(run, runs_dir).run

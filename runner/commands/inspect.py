@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,13 +19,12 @@ from configs.files import write_atomic
 from configs.run_dir import RunDir, check_run_id
 from configs.secrets import redact
 from runner.commands.options import json_option, runs_dir_option, store_option
+from runner.graph import expand
 from runner.guard import owner_of, signal_owner
 from runner.heartbeat import beat
 from runner.locate import Found, find_run
 from runner.say import is_read
-
-if TYPE_CHECKING:
-    from runner.view import RunView
+from runner.view import RunView, view_of
 
 FOLLOW_EVERY_S = 0.2
 SHOWN_TAIL_LINES = 5
@@ -70,9 +69,7 @@ def _show_status(
 ) -> ExitCode:
     """`running` says who runs it, empty where nobody does; `kept` and `live` what only a store knows."""
     from runner.exit_record import read_exit_record
-    from runner.graph import expand
     from runner.summary import run_object
-    from runner.view import view_of
 
     view = live or view_of(
         run.events, [unit.id for unit in expand(run.load_config())] if run.config_yaml.exists() else []

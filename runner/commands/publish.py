@@ -9,8 +9,10 @@ from pathlib import Path
 import click
 
 from configs.errors import ExitCode
+from configs.load import lay_over
 from configs.run_dir import RunDir
 from runner.commands.options import json_option, runs_dir_option, store_option
+from runner.locate import find_run
 
 
 @click.command()
@@ -36,8 +38,6 @@ def publish(run: str, git: str | None, branch: str | None, runs_dir: Path, store
     no new commit. Files above publish.max_file_bytes go by Git LFS where the branch's .gitattributes tracks them
     and git-lfs is installed; else a pointer file says where they are kept.
     """
-    from runner.locate import find_run
-
     if not store:
         return _publish(find_run(run, runs_dir).run, git, branch, as_json)
     from runner.publish.content import is_published
@@ -48,7 +48,6 @@ def publish(run: str, git: str | None, branch: str | None, runs_dir: Path, store
 
 
 def _publish(run: RunDir, git: str | None, branch: str | None, as_json: bool) -> ExitCode:
-    from configs.load import lay_over
     from runner.publish import publish_run
 
     given = {"publish.git_url": git, "publish.branch": branch}

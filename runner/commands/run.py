@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from configs.errors import ExitCode
+from configs.errors import BadDataError, DatasetNotFoundError, ExitCode, ProjectError
 from configs.load import is_operational
 from runner.commands.options import ask_of, ask_options, json_option, start_options
-from runner.graph import STAGE_NAMES
+from runner.graph import STAGE_NAMES, Unit, expand
 from runner.host.ending import Command
+from runner.host.price import with_true_price
+from runner.host.where import this_host
+from runner.identity import shell_line
+from runner.say import say
+from runner.session import Ask, Plan, resolve_config
+from runner.store.layout import Spent
 
 STAGES = ", ".join(STAGE_NAMES)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from configs.errors import ProjectError
-    from runner.graph import Unit
     from runner.job import Job
     from runner.plan import RunPlan
-    from runner.session import Ask, Plan
 
 
 @click.command()
@@ -58,8 +61,6 @@ def ablate(seeds: int | None, **options: Any) -> ExitCode:
 def _start(options: dict[str, Any], which: dict[str, Any]) -> ExitCode:
     """Start or go on with a run; `which` says how much of it."""
     from runner.console import print_ending
-    from runner.host.price import with_true_price
-    from runner.host.where import this_host
     from runner.job import Choice, Job
     from runner.start import run_job
     from runner.summary import next_steps, run_object
@@ -99,17 +100,13 @@ def _start(options: dict[str, Any], which: dict[str, Any]) -> ExitCode:
 @json_option
 def preflight(**options: Any) -> ExitCode:
     """Check whether this machine can do the run."""
-    import functools
-
     from runner import start
     from runner.budget import spent
-    from runner.graph import expand
     from runner.job import Job
     from runner.plan import describe
     from runner.preflight.budget import check_budget
     from runner.preflight.checks import to_json
     from runner.reuse import left_fracs
-    from runner.session import resolve_config
 
     ask = ask_of(options)
     found = _job_or_refusal(ask)
@@ -147,7 +144,6 @@ def plan(**options: Any) -> ExitCode:
     from runner.budget import spent
     from runner.calibration import FILE_NAME
     from runner.preflight.budget import check_budget
-    from runner.store.layout import Spent
 
     ask = ask_of(options)
     resolved, planned = _planned(ask, options["seconds"])
@@ -182,7 +178,6 @@ def _predicted(
 ) -> RunPlan:
     from runner.calibration import Seconds
     from runner.plan import describe, make_plan, measured
-    from runner.say import say
 
     config, bars = job.plan.config, job.plan.facts["rows"]
     measuring = Seconds(config.runtime.calibrate_s) if seconds is None else Seconds(seconds, anew=True)
@@ -193,7 +188,6 @@ def _predicted(
 
 def _job_or_refusal(ask: Ask) -> Job | ProjectError:
     """What `run` would do, or why its data are refused, which is one of the checks."""
-    from configs.errors import BadDataError, DatasetNotFoundError
     from runner.job import Choice, Job
 
     try:
@@ -227,7 +221,6 @@ def _refuse_beside_resume(options: dict[str, Any]) -> None:
 
 
 def _dry_run(job: Job, as_json: bool) -> ExitCode:
-    from runner.identity import shell_line
     from runner.remote import as_kept
 
     plan = job.plan
@@ -256,7 +249,6 @@ def _dry_run(job: Job, as_json: bool) -> ExitCode:
 
 def _refusal(job: Job, states: dict[str, str]) -> ProjectError | None:
     """Why a start would be refused, as things stand."""
-    from configs.errors import ProjectError
 
     try:
         job.refuse_missing(states)

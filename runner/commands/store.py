@@ -16,12 +16,16 @@ from configs.errors import CannotWriteError, ConfigError, ExitCode, StoreError
 from configs.run_dir import check_run_id
 from configs.schema import StoreConfig
 from runner.commands.options import json_option, runs_dir_option
+from runner.dataset_url import FOLDER
+from runner.preflight.check import human_bytes
 from runner.say import say
+from runner.store.layout import Head, Snapshot
+from runner.store.lease import DamagedHeadError, Lease, acquire, owner_facts, read_head
+from runner.store.objects import ObjectStore
+from runner.store.records import DamagedError, committed_ids, snapshot_ids
+from runner.store.snapshots import read_snapshot, require_run
 
 if TYPE_CHECKING:
-    from runner.store.layout import Head, Snapshot
-    from runner.store.lease import Lease
-    from runner.store.objects import ObjectStore
     from runner.store.verify import Verification
 
 PATIENCE_S = 10.0
@@ -97,7 +101,6 @@ def verify(run: str, url: str, as_json: bool) -> ExitCode:
 def pull(run: str, url: str, snapshot_id: str, to: Path | None, runs_dir: Path) -> ExitCode:
     """Fetch a snapshot of RUN into a new directory, verified."""
     from runner.store.restore import restore, restore_newest
-    from runner.store.snapshots import read_snapshot, require_run
 
     objects, target = _open(url), to or runs_dir / check_run_id(run)
     require_run(objects, check_run_id(run))
@@ -128,7 +131,6 @@ def pull(run: str, url: str, snapshot_id: str, to: Path | None, runs_dir: Path) 
 @take_over_option
 def gc(run: str, url: str, keep_last: int | None, keep_every: int | None, dry_run: bool, take_over: bool) -> ExitCode:
     """Remove snapshots of RUN that need not be kept. Contents that no snapshot names go with them."""
-    from runner.preflight.check import human_bytes
     from runner.remote import identity
     from runner.store.retention import Retention
 
@@ -171,9 +173,6 @@ def _open(url: str) -> ObjectStore:
 @contextmanager
 def _owned(url: str, run_id: str, take_over: bool) -> Iterator[Lease]:
     """A known run's lease while inside."""
-    from runner.store.lease import DamagedHeadError, acquire, owner_facts
-    from runner.store.snapshots import require_run
-
     objects = _open(url)
     with suppress(DamagedHeadError):  # which the new owner mends
         require_run(objects, check_run_id(run_id))
@@ -198,8 +197,6 @@ def _new_directory(target: Path) -> Iterator[Path]:
 
 
 def _require_snapshot(objects: ObjectStore, run_id: str, snapshot_id: str) -> None:
-    from runner.store.snapshots import snapshot_ids
-
     known = snapshot_ids(objects, run_id)
     if snapshot_id not in known:
         raise ConfigError(f"run {run_id!r} has no snapshot {snapshot_id!r}; it has {', '.join(known) or 'none'}")
@@ -207,9 +204,6 @@ def _require_snapshot(objects: ObjectStore, run_id: str, snapshot_id: str) -> No
 
 def _runs(objects: ObjectStore) -> list[dict[str, Any]]:
     """Every run of the store: its size, snapshots, owner, and when it was last written to."""
-    from runner.dataset_url import FOLDER
-    from runner.store.snapshots import read_head
-
     sizes: dict[str, int] = defaultdict(int)
     changed_t: dict[str, float] = defaultdict(float)
     snapshots: dict[str, int] = defaultdict(int)
@@ -234,9 +228,6 @@ def _runs(objects: ObjectStore) -> list[dict[str, Any]]:
 
 
 def _run_facts(objects: ObjectStore, run_id: str) -> dict[str, Any]:
-    from runner.store.records import DamagedError, committed_ids, snapshot_ids
-    from runner.store.snapshots import read_snapshot, require_run
-
     head = require_run(objects, run_id)
     found = []
     for name in committed_ids(snapshot_ids(objects, run_id), head):
@@ -273,7 +264,6 @@ def _show(as_json: bool, facts: dict[str, Any], show: Callable[[], None]) -> Non
 
 def _print_runs(url: str, runs: list[dict[str, Any]]) -> None:
     from runner.console import print_table
-    from runner.preflight.check import human_bytes
 
     rows = [
         (run["run_id"], str(run["snapshots"]), human_bytes(run["stored_bytes"]), _when(run["changed_t"]), _who(run))
@@ -284,7 +274,6 @@ def _print_runs(url: str, runs: list[dict[str, Any]]) -> None:
 
 def _print_snapshots(facts: dict[str, Any]) -> None:
     from runner.console import print_table
-    from runner.preflight.check import human_bytes
 
     rows = []
     for one in facts["snapshots"]:
@@ -301,7 +290,6 @@ def _print_snapshots(facts: dict[str, Any]) -> None:
 
 def _print_verification(run: str, found: Verification) -> None:
     from runner.console import print_table
-    from runner.preflight.check import human_bytes
 
     rows = [(name, "; ".join(found.faults.get(name, [])) or "whole") for name in found.snapshots]
     rows += [("HEAD", "; ".join(found.faults["HEAD"]))] if "HEAD" in found.faults else []
