@@ -6,6 +6,7 @@ asked for, and after an unclear answer the provider is asked what there is.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,30 +14,20 @@ from dataclasses import dataclass, replace
 from configs.errors import ConfigError, ProjectError
 from runner.heartbeat import beat
 from runner.launch.book import Book, Entry
+from runner.launch.creation import create, offers_for
 from runner.launch.order import Prepared
-from runner.launch.provider import (
-    CandidateRefusedError,
-    LaunchError,
-    Machine,
-    Offer,
-    Provider,
-    UnclearError,
-)
+from runner.launch.provider import LaunchError, Machine, Offer, Provider, UnclearError
 from runner.say import say
 
 POLL_S = 5.0
 START_LIMIT_S = 1800.0
 """A machine that does not run after this is ended: bringing the image takes minutes."""
-LOOKS_S = (2.0, 5.0, 10.0, 20.0)
-"""Pauses before each look for a machine that may have been created."""
 LEAVE_LIMIT_S = 180.0
 """A machine that is there so long after its run has ended does not end itself."""
 ENDING_LIMIT_S, LONGEST_WAIT_S = 3600.0, 60.0
 """So long is tried to end a machine that nothing else ends, with pauses that grow up to the second."""
 UNLISTED_S = 60.0
 """A listing may lag: a machine that it has never shown is taken for gone after this."""
-MOST_UNCLEAR = 3
-"""Creations whose outcome was unclear after which no further one is tried."""
 
 
 class NotStartedError(LaunchError):
@@ -94,16 +85,17 @@ def launch(provider: Provider, prepared: Prepared, book: Book, send: Callable[[]
     order = prepared.order
     with book.alone(provider.name, order.run_id):
         noted = book.find(provider.name, order.run_id)
-        if found := _living(provider, order.run_id, noted):
+        found, gone = _living(provider, order.run_id, noted)
+        if found:
             entry = _join(book, noted, _entry(provider, prepared, found.price_usd_per_hour), found)
             return Launched(Sight(provider, found, is_listed=True), entry, False)
-        offers = _offers(provider, prepared)
+        offers = offers_for(provider, prepared)
         send()
         longest = max(offers, key=lambda offer: prepared.longest_hours_at(offer.price_usd_per_hour))
         entry = _entry(provider, prepared, longest.price_usd_per_hour)
         entry = book.write(entry.model_copy(update={"inside": prepared.inside}))
         try:
-            return _created(provider, prepared, book, entry, offers)
+            return _created(provider, prepared, book, entry, offers, gone)
         except BaseException as error:
             if isinstance(error, (LaunchError, ConfigError)) and not isinstance(error, UnclearError):
                 book.end(entry)  # nothing was created
@@ -244,18 +236,18 @@ def _join(book: Book, noted: Entry | None, fresh: Entry, machine: Machine) -> En
     return book.write(entry.model_copy(update={"machine_id": machine.id, "ended": False}))
 
 
-def _living(provider: Provider, run_id: str, noted: Entry | None) -> Machine | None:
-    """The machine that carries the run out now; one that does not any more is ended.
+def _living(provider: Provider, run_id: str, noted: Entry | None) -> tuple[Machine | None, frozenset[str]]:
+    """The machine that carries the run out now; else those that do not any more, which are ended: a list that lags may
+    go on showing them.
 
     Raises:
         LaunchError: there is one that is not ours, or cannot be ended.
     """
     found = provider.machines(run_id)
-    for machine in found:
-        if machine.status in ("starting", "running"):
-            if len(found) > 1:
-                say(f"{len(found)} machines are named {run_id}; `sequence-runner launch stop {run_id}` ends them all")
-            return machine
+    if working := _working(found):
+        if len(found) > 1:
+            say(f"{len(found)} machines are named {run_id}; `sequence-runner launch stop {run_id}` ends them all")
+        return working[0], frozenset()
     for machine in found:
         who = f"{provider.name} machine {machine.id} of run {run_id} is {machine.says}, does nothing and may cost"
         if not (machine.ours or (noted and noted.machine_id == machine.id)):
@@ -265,130 +257,41 @@ def _living(provider: Provider, run_id: str, noted: Entry | None) -> Machine | N
             )
         say(f"{who}: ending it; another one goes on from the store")
         provider.end(machine.id)
-    return None
+    return None, frozenset(machine.id for machine in found)
 
 
-def _offers(provider: Provider, prepared: Prepared) -> list[Offer]:
-    """Candidates for all GPUs that will do, in order.
-
-    Raises:
-        LaunchError: nothing can be had.
-    """
-    offers: list[Offer] = []
-    refusals = []
-    for gpu in prepared.gpus:
-        try:
-            offers += provider.offers(replace(prepared.order, gpu=gpu))
-        except CandidateRefusedError as error:
-            refusals.append(str(error))
-    if not offers:
-        raise CandidateRefusedError("; ".join(refusals) or f"{provider.name} offers nothing for this order")
-    return offers
+def _working(found: list[Machine]) -> list[Machine]:
+    return [machine for machine in found if machine.status in ("starting", "running")]
 
 
-def _created(provider: Provider, prepared: Prepared, book: Book, entry: Entry, offers: list[Offer]) -> Launched:
-    """A new machine, noted as soon as its id is known."""
-    machine, offer = _create(provider, prepared, offers)
+def _created(
+    provider: Provider, prepared: Prepared, book: Book, entry: Entry, offers: list[Offer], gone: frozenset[str]
+) -> Launched:
+    """A new machine, noted as soon as its id is known; `gone` are the ids of those that have just been ended."""
+    machine, offer = create(provider, prepared, offers, gone)
     price = machine.price_usd_per_hour or offer.price_usd_per_hour
     taken = {"price_usd_per_hour": price, "max_hours": prepared.longest_hours_at(offer.price_usd_per_hour)}
     entry = book.write(entry.model_copy(update={"machine_id": machine.id, **taken}))
-    sight = _only_one(provider, machine)
-    entry = book.write(entry.model_copy(update={"machine_id": sight.machine.id}))
-    return Launched(sight, entry, True)
+    sight = _only_one(provider, machine, gone)
+    if sight.machine.id == machine.id:
+        return Launched(sight, entry, True)
+    fresh = _entry(provider, prepared, sight.machine.price_usd_per_hour)
+    return Launched(sight, _join(book, None, fresh, sight.machine), False)
 
 
-def _create(provider: Provider, prepared: Prepared, offers: list[Offer]) -> tuple[Machine, Offer]:
-    """A machine from the first offer that can be had.
-
-    Raises:
-        CandidateRefusedError: none can.
-        UnclearError: there may be one.
-        LaunchError: no offer will do.
-    """
-    refusals = []
-    unclear = 0
-    for offer in offers:
-        order = prepared.for_price(offer.price_usd_per_hour, offer.gpu)
-        prepared.require_price(offer.price_usd_per_hour)
-        _tell(offer, prepared)
-        while True:
-            try:
-                return provider.create(order, offer), offer
-            except CandidateRefusedError as error:
-                refusals.append(f"{_place(offer)}: {error}")
-                say(refusals[-1])
-                break
-            except UnclearError as error:
-                unclear += 1
-                if found := _look_after(provider, order.run_id, error):
-                    return found, offer
-                if unclear == MOST_UNCLEAR:
-                    raise
-                say("no machine was created; asking again")
-    raise CandidateRefusedError(
-        f"none of {len(offers)} offers could be had; where all are refused alike, the request is at fault:\n  "
-        + "\n  ".join(refusals)
-    )
-
-
-def _look_after(provider: Provider, run_id: str, unclear: UnclearError) -> Machine | None:
-    """The machine that an unclear answer has left, or None once it is sure that there is none.
-
-    Raises:
-        UnclearError: the provider does not say.
-    """
-    say(f"{unclear}; looking for a machine named {run_id}")
-    trouble: LaunchError | None = None
-    for pause_s in LOOKS_S:
-        time.sleep(pause_s)
-        try:
-            found = [machine for machine in provider.machines(run_id) if machine.costs]
-        except LaunchError as error:
-            trouble = error
-            continue
-        trouble = None
-        if found:
-            say(f"{provider.name} machine {found[0].id} was created")
-            return found[0]
-    if trouble:
-        raise UnclearError(
-            f"a machine named {run_id} may have been created, and {provider.name} does not say: {trouble}"
-        ) from trouble
-    return None
-
-
-def _only_one(provider: Provider, machine: Machine) -> Sight:
-    """Of all machines of the name the first, where an unclear creation or another computer has made more; the others
-    are ended, and whoever looks at the same time decides alike."""
+def _only_one(provider: Provider, machine: Machine, gone: frozenset[str]) -> Sight:
+    """Of the machine that was just created and all that work and have its name the first, where an unclear creation or
+    another computer has made more; the others are ended, and whoever looks at the same time decides alike."""
     try:
-        found = [other for other in provider.machines(machine.name) if other.costs]
-        first, *others = sorted(found or [machine], key=lambda other: (other.created_t, other.id))
-        for other in others:
+        found = provider.machines(machine.name)
+        shown = next((other for other in found if other.id == machine.id), None)
+        others = [other for other in _working(found) if other.id not in gone | {machine.id}]
+        # of equal age, or where none is told, the order is that of the ids
+        first, *later = sorted([shown or machine, *others], key=lambda other: (other.created_t or math.inf, other.id))
+        for other in later:
             say(f"a second machine was created for run {machine.name}: ending {other.id}, keeping {first.id}")
             provider.end(other.id)
     except LaunchError as error:
         say(f"whether there is only one machine named {machine.name} is not known: {error}")
         return Sight(provider, machine, is_listed=False)
-    return Sight(provider, first, is_listed=bool(found))
-
-
-def _tell(offer: Offer, prepared: Prepared) -> None:
-    price = prepared.price_usd_per_hour or offer.price_usd_per_hour
-    costs = f"{price:.3g} USD per hour" if price else "at a price that the provider does not tell"
-    available = f", availability {offer.availability}" if offer.availability else ""
-    hours, longest = prepared.hours_at(price), prepared.longest_hours_at(price)
-    say(
-        f"asking for {_place(offer)}: {costs}{available}; the run may use {_use(hours, price)}; with starting and "
-        f"stopping the machine is ended after {_use(longest, price)}, at the latest"
-    )
-
-
-def _use(hours: float, price: float) -> str:
-    """`11.4 h, 5.00 USD`."""
-    return (f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min") + (
-        f", {hours * price:.2f} USD" if price else ""
-    )
-
-
-def _place(offer: Offer) -> str:
-    return f"{offer.gpu}{f' in {offer.region}' if offer.region else ''}"
+    return Sight(provider, first, is_listed=first in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runner.cli import main
-from runner.launch import http, life
+from runner.launch import creation, http, life
 from runner.launch.runpod import provider as runpod_provider
 from tests.providers.runpod import FakeRunPod
 
@@ -25,6 +26,11 @@ ORDER = ("--dataset", DATASET, "--store", "s3://runs/x", "--image", "registry.ex
 Launch = Callable[..., int]
 
 
+def only_entry(runs_dir: Path) -> dict:
+    (path,) = (runs_dir / ".launches").glob("*.json")
+    return json.loads(path.read_text())
+
+
 @pytest.fixture
 def runpod(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRunPod]:
     for variable in ("LAMBDA_API_KEY", "AWS_SESSION_TOKEN", "SEQUENCE_IMAGE", "AWS_REGION"):
@@ -33,7 +39,7 @@ def runpod(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRunPod]:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nothing goes beyond this computer
     monkeypatch.setattr(life, "POLL_S", 0.01)
-    monkeypatch.setattr(life, "LOOKS_S", (0.01, 0.01, 0.02))
+    monkeypatch.setattr(creation, "LOOKS_S", (0.01, 0.01, 0.02))
     monkeypatch.setattr(http, "ANSWER_S", 0.3)
     monkeypatch.setattr(http, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(http, "PATIENCE_S", 3.0)

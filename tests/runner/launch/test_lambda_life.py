@@ -13,7 +13,7 @@ import pytest
 
 from runner.cli import main
 from runner.commands.launch import _gone
-from runner.launch import http, life, order, results
+from runner.launch import creation, http, life, order, results
 from runner.launch.book import Book, Entry
 from runner.launch.follow import Pace, until_end
 from runner.launch.lambda_cloud import provider
@@ -39,7 +39,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLambda]:
     for name, value in (SECRETS | {"LAMBDA_API_KEY": KEY}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(life, "POLL_S", 0.01)
-    monkeypatch.setattr(life, "LOOKS_S", (0.01, 0.02))
+    monkeypatch.setattr(creation, "LOOKS_S", (0.01, 0.02))
     monkeypatch.setattr(provider, "REQUEST_INTERVAL_S", 0.0)
     monkeypatch.setattr(provider, "LAUNCH_INTERVAL_S", 0.0)
     with FakeLambda() as server:

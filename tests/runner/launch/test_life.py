@@ -1,6 +1,5 @@
 """A launch against a RunPod on loopback, whatever goes wrong on the way: never two machines, none forgotten."""
 
-import json
 import math
 import re
 import signal
@@ -20,15 +19,10 @@ from runner.launch.runpod.provider import RunPod
 from tests.providers.base import Reply
 from tests.providers.runpod import FakeRunPod, Fault, gpu_type, no_capacity, problem, too_many
 from tests.runner.fixture_stages.world import wait_for
-from tests.runner.launch.conftest import A40, ORDER, SECRETS, Launch
+from tests.runner.launch.conftest import A40, ORDER, SECRETS, Launch, only_entry
 
 pytestmark = pytest.mark.slow
 CREATE = "POST /pods"
-
-
-def only_entry(runs_dir: Path) -> dict:
-    (path,) = (runs_dir / ".launches").glob("*.json")
-    return json.loads(path.read_text())
 
 
 def test_a_launch_makes_one_pod_and_waits_until_it_runs(runpod: FakeRunPod, launch: Launch, tmp_path, capsys):
@@ -103,13 +97,6 @@ def test_where_the_provider_does_not_say_what_came_of_a_create_none_is_asked_aga
     assert "launch list" in capsys.readouterr().err
     runpod.faults.clear()
     assert launch("runpod") == 0 and len(runpod.pods) == 1
-
-
-def test_a_second_machine_of_the_name_is_ended_and_the_first_is_kept(runpod: FakeRunPod, launch: Launch, capsys):
-    runpod.on_create = lambda pod: runpod.add(pod.name, created_t=pod.created_t + 5) if len(runpod.pods) == 1 else None
-    assert launch("runpod") == 0
-    assert list(runpod.pods) == ["pod0000"] and list(runpod.gone) == ["pod0001"]
-    assert "second machine" in capsys.readouterr().err
 
 
 def test_the_launch_is_noted_before_it_is_asked_for_and_the_id_before_anything_is_waited_for(runpod, launch, tmp_path):
