@@ -245,7 +245,7 @@ class SyntheticConfig(Model):
     """Generated stress worlds: Merton jumps on GARCH(1,1) volatility in Markov regimes."""
 
     parameters: Literal["fitted", "preset"] = "fitted"
-    """`fitted` to the bars before both the end of the training part and the first walk-forward test month;
+    """`fitted` to the bars before both the end of the training part and those that select the first walk-forward agent;
     `preset` takes the values in `training.synthetic.PRESET`."""
     scenarios: PositiveInt = 500
     bars: Annotated[int, Field(ge=500)] = 10_000
