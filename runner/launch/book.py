@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from configs.errors import CannotWriteError, ConfigError
 from configs.files import write_json
-from runner.launch.provider import Machine
 from runner.say import say
 
 FOLDER = ".launches"
@@ -42,10 +41,6 @@ class Entry(BaseModel):
     """Another computer launched the machine: what it was told there, its ceiling above all, is not known here."""
     ended: bool = False
     """The launcher has seen the machine's end, or that there was none."""
-
-    def is_of(self, machine: Machine) -> bool:
-        """The machine, which has the run's name, came of this launch and not of one from another computer."""
-        return self.machine_id == machine.id or not (self.machine_id or self.ended)
 
 
 class Book:

@@ -17,6 +17,7 @@ from runner.launch.book import Book, Entry
 from runner.launch.creation import create, offers_for
 from runner.launch.order import Prepared
 from runner.launch.provider import LaunchError, Machine, Offer, Provider, UnclearError
+from runner.launch.providers import PROVIDERS, came_of
 from runner.say import say
 
 POLL_S = 5.0
@@ -176,7 +177,8 @@ def end_run(provider: Provider, book: Book, run_id: str) -> tuple[list[str], lis
     except LaunchError as error:
         return ended, [f"{provider.name}: {error}"]
     # the one that is noted may have another name by now, or not be listed yet
-    unlisted = [entry.machine_id] if entry and entry.machine_id not in ("", *ids) else []
+    is_open = entry is not None and not entry.ended and not PROVIDERS[provider.name].is_managed
+    unlisted = [entry.machine_id] if entry and is_open and entry.machine_id not in ("", *ids) else []
     for machine_id in (*ids, *unlisted):
         try:
             provider.end(machine_id)
@@ -232,7 +234,7 @@ def _entry(provider: Provider, prepared: Prepared, price: float) -> Entry:
 def _join(book: Book, noted: Entry | None, fresh: Entry, machine: Machine) -> Entry:
     """Note the machine that is there, with the launch that it came of; from elsewhere, only the machine is known."""
     begun = {"asked_t": machine.created_t or time.time(), "elsewhere": True}
-    entry = noted if noted and noted.is_of(machine) else fresh.model_copy(update=begun)
+    entry = noted if noted and came_of(noted, machine) else fresh.model_copy(update=begun)
     return book.write(entry.model_copy(update={"machine_id": machine.id, "ended": False}))
 
 

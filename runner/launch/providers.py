@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from runner.host.deadman import HOUR_S
@@ -27,8 +27,8 @@ class Known:
     tells_id: bool = False
     """The run inside knows the machine's id; else it gets a name from its launcher."""
     is_managed: bool = False
-    """Its machines are jobs of a manager, which lets them wait and starts them again: no moment is known by which one
-    is gone."""
+    """Its machines are jobs of a manager. It lets them wait and starts them again: no moment is known by which one is
+    gone. It counts them, from 1 again where it is made anew: an id says nothing without the name."""
 
 
 def _runpod() -> Provider:
@@ -73,6 +73,22 @@ def name_inside(provider: str, machine: Machine, entry: Entry | None) -> str:
     if PROVIDERS[provider].tells_id:
         return machine.id
     return entry.inside if entry else ""
+
+
+def came_of(entry: Entry, machine: Machine) -> bool:
+    """Whether a machine, which has or had the run's name, came of this launch and not of another computer's."""
+    if PROVIDERS[entry.provider].is_managed:
+        return machine.name == entry.run_id and not entry.ended and entry.machine_id in ("", machine.id)
+    return entry.machine_id == machine.id or not (entry.machine_id or entry.ended)
+
+
+def entry_for(machine: Machine, entries: Iterable[Entry]) -> Entry | None:
+    """The record that a machine may be of, by its name, or by an id that is given once."""
+    for entry in entries:
+        is_known = machine.id == entry.machine_id and not PROVIDERS[entry.provider].is_managed
+        if is_known or machine.name == entry.run_id:
+            return entry
+    return None
 
 
 def end_by_t(entry: Entry) -> float:

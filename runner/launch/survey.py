@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from configs.errors import ProjectError
 from runner.launch.book import Book, Entry
 from runner.launch.provider import LaunchError, Machine, Provider
-from runner.launch.providers import end_by_t, name_inside
+from runner.launch.providers import came_of, end_by_t, entry_for, name_inside
 from runner.store.ends import ends, newest_end
 from runner.store.layout import End
 
@@ -71,7 +71,7 @@ def survey(providers: Sequence[Provider], book: Book, store: str = "") -> Survey
             found.troubles[provider.name] = str(error)
             continue
         for machine in machines:
-            entry = _entry_of(machine, own)
+            entry = entry_for(machine, own)
             if entry is None and not machine.ours:
                 found.others += 1
                 continue
@@ -94,15 +94,8 @@ def end_in(url: str, run_id: str, machine: str = "", since_t: float = 0.0) -> En
     return end if end and end.ended_t > since_t else None
 
 
-def _entry_of(machine: Machine, entries: Sequence[Entry]) -> Entry | None:
-    for entry in entries:
-        if machine.id == entry.machine_id or machine.name == entry.run_id:
-            return entry
-    return None
-
-
 def _judged(provider: Provider, machine: Machine, entry: Entry | None, store: str, found: Survey) -> Seen:
-    of_it = entry if entry and entry.is_of(machine) else None
+    of_it = entry if entry and came_of(entry, machine) else None
     inside = name_inside(provider.name, machine, of_it)
     url = entry.store if entry and entry.store else store
     ended = None
@@ -141,10 +134,10 @@ def _orphan(machine: Machine, entry: Entry | None, ended: End | None) -> tuple[s
 
 
 def _note_gone(book: Book, entries: Sequence[Entry], machines: Sequence[Machine]) -> None:
-    there = {machine.id for machine in machines} | {machine.name for machine in machines}
+    there = [entry_for(machine, entries) for machine in machines]
     for entry in entries:
         is_young = time.time() - entry.asked_t < IN_PROGRESS_S
-        if not entry.ended and not is_young and there.isdisjoint({entry.machine_id, entry.run_id}):
+        if not entry.ended and not is_young and entry not in there:
             book.end(entry)
 
 

@@ -5,15 +5,19 @@ import json
 import os
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from runner.launch.book import Book, Entry
+from runner.launch.life import end_run
 from runner.launch.provider import BadRequestError, LaunchError, Machine, Offer, Order, UnclearError
 from runner.launch.sky import program
 from runner.launch.sky.provider import SkyPilot
 from runner.launch.sky.task import RECOVERED, RUNNER, task
+from runner.launch.survey import survey
 from tests.cli import cli
 from tests.providers.sky import FakeSky, install
 
@@ -247,6 +251,35 @@ def test_a_launched_run_is_listed_heard_and_stopped_by_its_name(sky, tmp_path):
     assert "line 9" in cli("launch", "logs", RUN, "--lines", "3", cwd=tmp_path).stdout
     assert "sky machine 1" in cli("launch", "stop", RUN, cwd=tmp_path).stdout
     assert sky.jobs[0]["status"] == "CANCELLED"
+
+
+def noted(runs_dir: Path, name: str, **more) -> Book:
+    values = {"machine_id": "1", "asked_t": time.time() - 3600, "max_hours": 12.0} | more
+    book = Book(runs_dir)
+    book.write(Entry(provider="sky", run_id=name, **values))
+    return book
+
+
+def test_a_job_that_has_the_number_of_an_earlier_one_is_another_job(sky, tmp_path):
+    book = noted(tmp_path, "a-run", ended=True)
+    noted(tmp_path, "b-run")  # of both the controller is gone, and its count with it
+    created(order(run_id="somebody-elses"))
+    found = survey([SkyPilot()], book)
+    assert (found.seen, found.others) == ([], 1) and book.find("sky", "b-run").ended
+    noted(tmp_path, "b-run")
+    for run in ("a-run", "b-run"):
+        assert end_run(SkyPilot(), book, run) == ([], [])
+    assert not [call for call in sky.calls if call[1] == "cancel"]
+
+
+def test_of_a_job_no_end_and_no_ceiling_of_its_name_is_sure(sky, tmp_path):
+    book = noted(tmp_path, RUN, ended=True)
+    created(order())
+    (again,) = survey([SkyPilot()], book).seen
+    assert again.orphan and not again.is_sure, "its name and number may be another computer's"
+    noted(tmp_path, RUN, asked_t=time.time() - 20 * 3600)
+    (late,) = survey([SkyPilot()], book).seen
+    assert "its ceiling of 12 h passed" in late.orphan and not late.is_sure, "it may have waited for a machine"
 
 
 REAL = """
