@@ -255,5 +255,6 @@ def _say_kept(host: Host, code: int, wait_s: float) -> None:
     elif host.launched and (hours := end_after_h(os.environ)) and host.kind == "runpod":
         bills = f"THIS MACHINE BILLS UNTIL YOU END IT, or until the {hours:.4g} h are over that it was launched for"
     elif host.launched:
-        bills = "THIS MACHINE BILLS UNTIL YOU END IT"
+        timer = ", or `timeout` does half an hour after the run's ceiling" if host.kind == "sky" else ""
+        bills = f"THIS MACHINE BILLS UNTIL YOU END IT{timer}"
     say(f"kept alive after the run ended with exit code {code}: {bills}; said again in {wait_s:.0f} s")

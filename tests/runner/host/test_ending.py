@@ -127,9 +127,10 @@ def test_an_end_that_is_granted_and_does_not_come_is_asked_for_by_every_way(fake
         ({}, "BILLS UNTIL YOU END IT; said again"),
         ({"SEQUENCE_END_AFTER_H": "2.5"}, "or until the 2.5 h are over"),
         ({"SEQUENCE_HOST": "lambda", "SEQUENCE_MACHINE": "a"}, "or its own timer does"),
+        ({"SEQUENCE_HOST": "sky", "SEQUENCE_MACHINE": "a"}, "or `timeout` does"),
         ({"SEQUENCE_HOST": ""}, "a stop signal ends this program"),
     ],
-    ids=["nothing", "its time", "a timer", "no launch"],
+    ids=["nothing", "its time", "a timer", "a command", "no launch"],
 )
 def test_a_machine_that_is_kept_says_what_will_end_it(fake, tmp_path, how, words):
     text = TO_THE_END + "ending.carried_out(command, work)"
