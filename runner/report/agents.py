@@ -41,7 +41,7 @@ def agents(facts: Facts) -> Section | None:
     traces = [trace for name, family in facts.families.items() if (trace := _growth(name, family))]
     if traces:
         parts.append(_figure(traces))
-    return Section("agents", "Agents side by side", parts)
+    return Section(parts)
 
 
 def targets(facts: Facts) -> Section | None:
@@ -63,7 +63,7 @@ def targets(facts: Facts) -> Section | None:
         "Reference figures of the plan, not conditions of the verdict. A target whose 95\u00a0% interval lies on both "
         "sides of it cannot be decided by so few bars."
     )
-    return Section("targets", "Targets", [table(head, rows, label="Targets", align="llr")], lead)
+    return Section([table(head, rows, label="Targets", align="llr")], lead)
 
 
 def _row(name: str, evaluation: dict[str, Any]) -> list[object]:

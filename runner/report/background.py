@@ -50,7 +50,7 @@ def data(facts: Facts) -> Section | None:
         if rows:
             parts += [heading(title), _records_table(rows, title)]
     parts += [note(str(remark)) for remark in dataset.get("notes") or []]
-    return Section("data", "Data", parts)
+    return Section(parts)
 
 
 def resources(facts: Facts) -> Section | None:
@@ -82,7 +82,7 @@ def resources(facts: Facts) -> Section | None:
         parts.append(_unit_figure(spans, clock))
     if len(samples) > 1:
         parts.append(_sample_figure(samples, clock))
-    return Section("resources", "Time and resources", parts)
+    return Section(parts)
 
 
 def preflight(facts: Facts) -> Section | None:
@@ -101,7 +101,7 @@ def preflight(facts: Facts) -> Section | None:
         for name, event in latest.items()
     ]
     head = ("Check", "Verdict", "Found", "Needed", "What to do")
-    return Section("preflight", "Pre-flight", [table(head, rows, label="Pre-flight", align="l")])
+    return Section([table(head, rows, label="Pre-flight", align="l")])
 
 
 def configuration(facts: Facts) -> Section | None:
@@ -124,7 +124,7 @@ def configuration(facts: Facts) -> Section | None:
             parts.append(table(head[:2], [row[:2] for row in changed], label="Changed settings", align="l"))
         whole = table(head, rows, label="Configuration", align="l")
         parts.append(tag("details", tag("summary", f"All {len(rows)} settings that ran"), whole))
-    return Section("configuration", "Configuration", parts) if parts else None
+    return Section(parts) if parts else None
 
 
 def identity(facts: Facts) -> Section | None:
@@ -141,7 +141,7 @@ def identity(facts: Facts) -> Section | None:
     if reasons := run.get("bit_exact_reasons"):
         remark += f" This run is not bit-exact: {'; '.join(map(str, reasons))}."
     parts = [facts_list(pairs), heading("Digests"), table(("Of", "SHA-256"), digests, label="Digests", align="l")]
-    return Section("identity", "Identity", [*parts, note(remark)])
+    return Section([*parts, note(remark)])
 
 
 def _dataset_pairs(dataset: dict[str, Any]) -> list[tuple[object, object]]:

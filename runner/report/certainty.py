@@ -25,7 +25,7 @@ def certainty(facts: Facts) -> Section | None:
         "A Sharpe ratio from a finite test is an estimate. The bars are its stationary-bootstrap intervals; "
         "every seed is shown."
     )
-    return Section("certainty", "How sure is that?", parts, lead)
+    return Section(parts, lead)
 
 
 def _forest(evaluation: dict[str, Any]) -> Figure:

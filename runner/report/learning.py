@@ -69,7 +69,7 @@ def classifiers(facts: Facts) -> Section | None:
         "volatility alone. Skill means that the lower 95\u00a0% bound of the difference against the best of them is "
         "above 0."
     )
-    return Section("classifiers", "Classifiers", parts, lead)
+    return Section(parts, lead)
 
 
 def training(facts: Facts) -> Section | None:
@@ -86,7 +86,7 @@ def training(facts: Facts) -> Section | None:
     figure = _agent_figure(agents) if agents else None
     if figure is not None:
         parts += [heading("Agents"), figure]
-    return Section("training", "Training curves", parts) if parts else None
+    return Section(parts) if parts else None
 
 
 def _skill_row(name: str, score: dict[str, Any], rules: list[str]) -> list[object]:

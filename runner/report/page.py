@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -56,16 +56,16 @@ def write_report(run: RunDir) -> Path:
 
 def render(facts: Facts) -> str:
     """The whole file, without secrets; equal facts give equal bytes."""
-    sections = [_build(builder, facts) for builder in SECTIONS]
-    figures = [figure.to_json() for section in sections for figure in section.figures]
+    shown = {builder: section for builder in SECTIONS if (section := _build(builder, facts)).parts}
+    figures = [figure.to_json() for section in shown.values() for figure in section.figures]
     here = files("runner.report")
     written = {
         "title": escape(_title(facts)),
         "ribbon": _ribbon(facts),
         "head": _head(facts),
-        "contents": _contents(sections),
-        "notices": _notices(facts, sections),
-        "sections": join(section.html() for section in sections if section.parts),
+        "contents": _contents(shown),
+        "notices": _notices(facts, shown),
+        "sections": join(section.html(builder.id, builder.title) for builder, section in shown.items()),
         "figures": json_script("figures", figures),
     }
     return Template((here / "template.html").read_text()).substitute(
@@ -84,8 +84,8 @@ def _build(builder: Builder, facts: Facts) -> Section:
     except DAMAGE as error:
         reason = f"{type(error).__name__}: {error}"
         says = tag("p", "This part cannot be shown; its files have another form than expected ", f"({reason}).")
-        return Section(builder.id, builder.title, [tag("div", says, class_="notice")])
-    return section or Section(builder.id, builder.title, [])
+        return Section([tag("div", says, class_="notice")])
+    return section or Section([])
 
 
 def _title(facts: Facts) -> str:
@@ -113,18 +113,18 @@ def _head(facts: Facts) -> Html:
     )
 
 
-def _contents(sections: Sequence[Section]) -> Html:
-    return join(tag("a", section.id.capitalize(), href=f"#{section.id}") for section in sections if section.parts)
+def _contents(shown: Collection[Builder]) -> Html:
+    return join(tag("a", builder.id.capitalize(), href=f"#{builder.id}") for builder in shown)
 
 
-def _notices(facts: Facts, sections: Sequence[Section]) -> Html:
+def _notices(facts: Facts, shown: Collection[Builder]) -> Html:
     """What is missing although this run has its stage and no gate left it out, damaged, outdated, or not alike."""
     gated = _gated(facts)
     stages = {unit.partition("/")[0] for unit in facts.units if unit not in gated}
     missing = [
-        f"{section.title} (comes from: {builder.waits_for})"
-        for builder, section in zip(SECTIONS, sections, strict=True)
-        if builder.waits_for and not section.parts and (not facts.units or builder.waits_for in stages)
+        f"{builder.title} (comes from: {builder.waits_for})"
+        for builder in SECTIONS
+        if builder.waits_for and builder not in shown and (not facts.units or builder.waits_for in stages)
     ]
     notices = [tag("p", tag("strong", "Not in this run yet: "), "; ".join(missing), ".")] if missing else []
     notices += [tag("p", tag("strong", "Damaged: "), fault) for fault in facts.damaged]

@@ -64,7 +64,7 @@ def verdict(facts: Facts) -> Section:
     ]
     if evaluation:
         parts += [_cards(evaluation), _reasons(evaluation)]
-    return Section("verdict", "Verdict", parts)
+    return Section(parts)
 
 
 def equity(facts: Facts) -> Section | None:
@@ -93,7 +93,7 @@ def equity(facts: Facts) -> Section | None:
     layout["xaxis"] |= {"type": "date"}
     label = "Equity on the test part of every seed, their mean and the baselines, with drawdown below"
     figure = Figure("figure-equity", traces, layout, height_px, label, _equity_caption(facts))
-    return Section("equity", "Equity on the test part", [figure])
+    return Section([figure])
 
 
 def comparison(facts: Facts) -> Section | None:
@@ -111,8 +111,6 @@ def comparison(facts: Facts) -> Section | None:
     cells = [[name, *(cell(metrics) for _, cell in COMPARED)] for name, metrics in rows]
     per_year = numbers.ratio(evaluation.get("bars_per_year"), 0)
     return Section(
-        "comparison",
-        "Agents against baselines",
         [
             table(["", *(name for name, _ in COMPARED)], cells, label="Agents against baselines"),
             note(
@@ -150,7 +148,7 @@ def positions(facts: Facts) -> Section | None:
         caption="Weight = value of the position over equity at the close: 100 % is fully long, below 0 is short. "
         + _thinned(facts),
     )
-    return Section("positions", "Positions over price", [figure])
+    return Section([figure])
 
 
 def actions(facts: Facts) -> Section | None:
@@ -188,7 +186,7 @@ def actions(facts: Facts) -> Section | None:
     )
     illegal = sum((agent.get("metrics") or {}).get("illegal_actions") or 0 for agent in agents)
     remark = note(f"Illegal actions, which count as hold: {numbers.count(illegal)}.")
-    return Section("actions", "What the agents did", [figure, remark])
+    return Section([figure, remark])
 
 
 def costs(facts: Facts) -> Section | None:
@@ -224,7 +222,7 @@ def costs(facts: Facts) -> Section | None:
     figure = Figure(
         "figure-costs", traces, layout, height_px, label, f"Same decisions, other costs, no slippage. {used}"
     )
-    return Section("costs", "What trading costs would change", [figure])
+    return Section([figure])
 
 
 def seeds_of(facts: Facts) -> list[int]:

@@ -35,7 +35,7 @@ def gates(facts: Facts) -> Section | None:
     ]
     head = ("Stage", "Asks", "Gate", "Target", "Measured", "95\u00a0% interval", "")
     lead = "A gate closes only where even the upper bound of the interval is below the target."
-    return Section("gates", "Gates", [table(head, rows, label="Gates", align="lllrrrl")], lead)
+    return Section([table(head, rows, label="Gates", align="lllrrrl")], lead)
 
 
 def prediction(facts: Facts) -> Section | None:
@@ -52,7 +52,7 @@ def prediction(facts: Facts) -> Section | None:
         "whole, each at its own price. The range holds what early stopping and gates may leave out."
     )
     parts = [facts_list(_totals(facts, whole)), table(head, rows, label="Predicted against actual", align="lrrrrl")]
-    return Section("prediction", "Predicted against actual", [*parts, note(remark)])
+    return Section([*parts, note(remark)])
 
 
 def _totals(facts: Facts, whole: Row) -> list[tuple[object, object]]:

@@ -49,7 +49,7 @@ def portfolio(facts: Facts) -> Section | None:
     if about.get("listing"):
         parts += [heading("Data of each asset"), _listing(about["listing"])]
     lead = "One agent holds all assets and cash by target weights; an asset without a bar keeps its quantity."
-    return Section("portfolio", "Portfolio", parts, lead)
+    return Section(parts, lead)
 
 
 def _pairs(mean: dict[str, Any], about: dict[str, Any], assets: list[str]) -> list[tuple[object, object]]:

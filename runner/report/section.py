@@ -23,10 +23,8 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Section:
-    """One section, already worded."""
+    """What one section shows, already worded."""
 
-    id: str
-    title: str
     parts: Sequence[Html | Figure | Gallery]
     lead: str = ""
     """What the reader sees here, in one or two sentences."""
@@ -40,16 +38,16 @@ class Section:
                 found += part.figures if isinstance(part, Gallery) else [part]
         return found
 
-    def html(self) -> Html:
-        """The section's markup."""
+    def html(self, id: str, title: str) -> Html:
+        """The section's markup, under its heading."""
         parts = [part if isinstance(part, Html) else part.html() for part in self.parts]
         lead = tag("p", self.lead, class_="lead") if self.lead else ""
-        return tag("section", tag("h2", self.title), lead, join(parts), id=self.id)
+        return tag("section", tag("h2", title), lead, join(parts), id=id)
 
 
 @dataclass(frozen=True)
 class Builder:
-    """How one section is made; `build` may return None when there is nothing of its kind in the run."""
+    """A section and how it is made; `build` may return None when there is nothing of its kind in the run."""
 
     id: str
     title: str

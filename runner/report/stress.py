@@ -49,7 +49,7 @@ def stress(facts: Facts) -> Section | None:
         "Generated bars for pre-training: jumps on clustered volatility in changing regimes, some with a scripted "
         "crash. They are no market, and no figure of the test part comes from them."
     )
-    return Section("stress", "Stress gallery", parts, lead)
+    return Section(parts, lead)
 
 
 def pretraining(facts: Facts) -> Section | None:
@@ -80,7 +80,7 @@ def pretraining(facts: Facts) -> Section | None:
     )
     parts: list[Html | Figure] = [_forest(ratios)] if ratios else []
     parts.append(table(head, rows, label="Pre-training ablation", align="llrrrrl"))
-    return Section("pretraining", "Pre-training ablation", parts, lead)
+    return Section(parts, lead)
 
 
 def _tag_pairs(tags: Columns) -> list[tuple[object, object]]:

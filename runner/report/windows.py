@@ -35,7 +35,7 @@ def windows(facts: Facts) -> Section | None:
         "Each month is traded by agents that were trained, scaled, predicted and selected on earlier months only. The "
         "test months join into one series, with the costs of closing at every seam."
     )
-    return Section("windows", "Walk-forward", parts, lead)
+    return Section(parts, lead)
 
 
 def _pairs(evaluation: dict[str, Any], months: list[dict[str, Any]]) -> list[tuple[object, object]]:
