@@ -12,6 +12,7 @@ from typing import Any
 
 from configs.assets import DatasetName
 from configs.errors import ConfigError, DatasetNotFoundError, ExitCode
+from configs.needs import bars_before_window
 from configs.schema import Config
 from runner.container import data_missing
 from runner.data_dirs import fetched_into
@@ -30,7 +31,8 @@ def check(
     tell: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, Any]:
     """What a dataset of the run is: name, path, digest, rows, range, gaps, and in Unix s
-    where the training part ends (`train_stop_t`) and where its predictions begin (`predicted_t`).
+    where the training part ends (`train_stop_t`) and where its predictions begin (`predicted_t`); `months` as
+    `training.splits.month_counts` gives them.
 
     Args:
         config: says how the file is read.
@@ -53,6 +55,8 @@ def check(
     arguments += [part for path in data_dirs for part in ("--data-dir", str(path))]
     arguments += ["--fetch-dir", str(fetched_into(data_dirs))]
     arguments += ["--train-frac", repr(config.splits.train_frac), "--folds", str(config.classifiers.folds)]
+    arguments += ["--max-gap-s", str(config.market.max_gap_s), "--before-bars", str(bars_before_window(config))]
+    arguments += ["--horizon-bars", str(config.labels.horizon_bars)]
     arguments += ["--resample"] * dataset.resample + ["--offline"] * offline
     try:
         facts: dict[str, Any] = ask([sys.executable, "-m", MODULE, *arguments], heard=lambda line: _relay(line, tell))

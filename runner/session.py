@@ -276,12 +276,8 @@ def _with_windows(config: Config, facts: dict[str, Any]) -> tuple[Config, str]:
         fitted = windows.fitted(config, facts)
     except windows.NoWindowError as error:
         return windows.with_windows(config, []), str(error)
-    asked, found = config.walk_forward, fitted.walk_forward
-    if found.windows < asked.windows:
-        say(
-            f"walk-forward: {found.windows} of the {asked.windows} windows asked for fit the data of "
-            f"{config.dataset.name}; the first test month is {found.first_test_month}"
-        )
+    if words := windows.shortfall(config, fitted, facts):
+        say(words)
     return fitted, ""
 
 

@@ -84,6 +84,30 @@ def month_rows(t: np.ndarray, first: str, last: str) -> tuple[int, int]:
     return int(start), int(stop)
 
 
+def month_counts(t: np.ndarray, segment: np.ndarray, before: int, horizon: int) -> dict[str, dict[str, int]]:
+    """What each calendar month with a bar has for models and agents.
+
+    Args:
+        t: (N,) opens of the bars.
+        segment: (N,) of each bar.
+        before: bars of its segment that stand before the first window's last bar.
+        horizon: k.
+
+    Returns:
+        Month -> `samples`, bars that end a window and have a label; `steps`, bars that end a window and whose next bar
+        lies in the same segment and month.
+    """
+    rows, month = np.arange(t.size), t.astype("datetime64[s]").astype("datetime64[M]")
+    ready = window_ready(segment, before, 1)
+    stop = np.searchsorted(segment, segment, side="right")  # segments are numbered in order
+    month_stop = np.searchsorted(month, month, side="right")
+    samples, steps = ready & (rows + horizon < stop), ready & (rows + 1 < np.minimum(stop, month_stop))
+    return {
+        str(name): {"samples": int(samples[month == name].sum()), "steps": int(steps[month == name].sum())}
+        for name in np.unique(month)
+    }
+
+
 def tail_start(rows: tuple[int, int], config: Config) -> int:
     """First of the last bars of a window's training months; they select its agents, and measure the ablation's."""
     start, stop = rows

@@ -1,23 +1,29 @@
 """Walk-forward windows that the data hold."""
 
+import numpy as np
 import pytest
 
 from configs.calendar import month_start, shifted
 from configs.load import resolve
 from configs.needs import bars_before_window, first_rows
-from runner.windows import NoWindowError, fitted
+from runner.windows import NoWindowError, fitted, shortfall
+from training.market import assign_segments
+from training.splits import month_counts
 
 HOUR_S = 3_600
 
 
-def facts(first: str, months: int, timeframe_s: int = HOUR_S) -> dict:
-    """Of bars that cover these months from end to end, without a gap."""
-    start_t, stop_t = month_start(first), month_start(shifted(first, months))
+def facts(first: str, months: int, timeframe_s: int = HOUR_S, without: str = "") -> dict:
+    """What `data check` says of bars that cover these months from end to end, without a gap but that month."""
+    t = np.arange(month_start(first), month_start(shifted(first, months)), timeframe_s)
+    if without:
+        t = t[(t < month_start(without)) | (t >= month_start(shifted(without, 1)))]
+    segment, config = assign_segments(t, 6 * timeframe_s), configured()
     return {
-        "first_t": start_t,
-        "last_t": stop_t - timeframe_s,
+        "first_t": int(t[0]),
+        "last_t": int(t[-1]),
         "timeframe_s": timeframe_s,
-        "rows": (stop_t - start_t) // timeframe_s,
+        "months": month_counts(t, segment, bars_before_window(config), config.labels.horizon_bars),
     }
 
 
@@ -37,6 +43,30 @@ def configured(*settings: str, dataset: str = "BTC-USDT_1H"):
 def test_as_many_windows_as_fit_the_last_ones(months, asked, windows, first):
     found = fitted(configured(f"walk_forward.windows={asked}"), facts("2020-01", months)).walk_forward
     assert (found.windows, found.first_test_month) == (windows, first)
+
+
+def test_a_month_without_bars_is_passed_over_before_anything_runs_and_named():
+    """The last months of the longest row are taken: after the gap, or before it where more of those asked for fit."""
+    whole = facts("2020-01", 60, without="2022-05")
+    for asked, windows, first in ((48, 31, "2022-06"), (31, 31, "2022-06"), (10, 10, "2024-03")):
+        config = configured(f"walk_forward.windows={asked}")
+        found = fitted(config, whole)
+        assert (found.walk_forward.windows, found.walk_forward.first_test_month) == (windows, first)
+        assert ("2022-05" in shortfall(config, found, whole)) == (asked == 48)
+    late = facts("2020-01", 60, without="2024-10")
+    config = configured("walk_forward.windows=12")
+    found = fitted(config, late)
+    assert (found.walk_forward.windows, found.walk_forward.first_test_month) == (12, "2023-10")
+    said = shortfall(config, found, late)
+    assert "12 of the 12 windows" in said and "2024-10 has none" in said and "no two bars in a row" in said
+
+
+def test_windows_that_are_told_where_to_begin_end_before_a_month_without_bars():
+    whole = facts("2020-01", 60, without="2022-05")
+    found = fitted(configured("walk_forward.first_test_month=2022-01"), whole).walk_forward
+    assert (found.windows, found.first_test_month) == (4, "2022-01")
+    with pytest.raises(NoWindowError, match="no two bars in a row"):
+        fitted(configured("walk_forward.first_test_month=2022-05"), whole)
 
 
 def test_what_was_fitted_fits_unchanged():
@@ -70,7 +100,7 @@ DAILY = "BTC-USDT_1D"
 
 
 def test_months_with_too_few_bars_say_what_was_found_needed_and_what_to_do():
-    with pytest.raises(NoWindowError, match=r"about 163 training rows in 6 months.*at least 267") as said:
+    with pytest.raises(NoWindowError, match=r"about 163 training rows in the 6 months before.*at least 267") as said:
         fitted(configured(dataset=DAILY), facts("2018-01", 60, DAY_S))
     assert said.value.exit_code == 65
     for remedy in ("shorter timeframe", "train_months=N", "labels.horizon_bars=K", "windows=0", "--stages"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.calendar import month_of
 from configs.errors import ExitCode
 from training.splits import Split, folds
 from training.stages.data import main
@@ -70,6 +71,14 @@ def test_check_says_where_the_training_part_and_its_predictions_lie(tmp_path, ca
     chain = folds(Split(train, (train[1], 57), (57, 57)), pieces, horizon=1)
     assert report["predicted_t"] == START + 3_600 * chain[0].predict_start
     assert report["train_stop_t"] == START + 3_600 * train[1]
+
+
+def test_check_counts_what_each_month_has_for_models_and_agents(tmp_path, capsys):
+    """50 hours of January and no gap: 10 before the first window's last bar, the last 4 have no label."""
+    save(tmp_path)
+    options = ("--data-dir", tmp_path, "--offline", "--before-bars", 10, "--horizon-bars", 4, "--max-gap-s", 7_200)
+    report = answer(capsys, "check", "--dataset", "BTC-USDT_1H", *options)
+    assert report["months"] == {month_of(START): {"samples": 50 - 10 - 4, "steps": 50 - 10 - 1}}
 
 
 def test_check_for_a_person_names_every_fact(tmp_path, capsys):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skfolio.model_selection import WalkForward
 
+from configs.calendar import month_of
 from configs.needs import test_bars, warmup_bars
 from configs.schema import LabelsConfig, SplitsConfig
 from tests.training.feature_samples import changed_after, config_of, random_walk
@@ -18,6 +19,7 @@ from training.splits import (
     early_stop_split,
     first_piece_bars,
     folds,
+    month_counts,
     split,
     training_rows,
     validation_bars,
@@ -169,3 +171,18 @@ def test_with_the_bars_needed_the_first_model_can_be_fitted_and_stopped():
     rows = training_rows(first.predict_start, k, ready & labelled)
     fitting, stopping = early_stop_split(rows, k, config.classifiers.early_stop_frac)
     assert stopping.size >= 2 * k and fitting.size >= 5 * k
+
+
+@pytest.mark.parametrize("segments", [(), (700, 705, 1_440), (40, 650)])
+def test_month_counts_are_those_of_the_bars_that_have_a_window_and_a_label_or_a_next_bar(segments):
+    bars, config = random_walk(2_000, segments=segments), config_of()
+    ready = window_ready(bars.segment, 30, 16)
+    labelled = ~np.isnan(label_values(bars, config.labels))
+    expected: dict[str, dict[str, int]] = {}
+    for row in range(len(bars)):
+        of_month = expected.setdefault(month_of(bars.t[row]), {"samples": 0, "steps": 0})
+        of_month["samples"] += int(ready[row] and labelled[row])
+        followed = row + 1 < len(bars) and bars.segment[row + 1] == bars.segment[row]
+        of_month["steps"] += int(ready[row] and followed and month_of(bars.t[row + 1]) == month_of(bars.t[row]))
+    assert month_counts(bars.t, bars.segment, 45, config.labels.horizon_bars) == expected
+    assert len(expected) >= 3

@@ -45,14 +45,18 @@ def main(argv: list[str] | None = None) -> int:
 def check(arguments: argparse.Namespace) -> tuple[dict, str]:
     """Load a dataset, fetching it first where it is missing and may be fetched, and report what was found."""
     located = _locate_or_fetch(arguments)
+    from training.market import assign_segments
     from training.sources.load import load_dataset
     from training.sources.report import as_text
+    from training.splits import month_counts
 
     bars, report = load_dataset(located.name, options=arguments, path=located.path)
     opens = [*bars.t.tolist(), int(bars.t[-1]) + bars.timeframe_s]
     trained = min(max(round(len(bars) * arguments.train_frac), 1), len(bars))
     edges = {"predicted_t": opens[trained // (arguments.folds + 1)], "train_stop_t": opens[trained]}
-    return report.as_json() | edges, as_text(report)
+    segment = assign_segments(bars.t, arguments.max_gap_s) if arguments.max_gap_s else bars.segment
+    months = month_counts(bars.t, segment, arguments.before_bars, arguments.horizon_bars)
+    return report.as_json() | edges | {"months": months}, as_text(report)
 
 
 def list_datasets(arguments: argparse.Namespace) -> tuple[dict, str]:
@@ -121,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         for group in groups:
             group(sub)
 
-    add("check", check, _dataset_option, _file_options, _read_options, _fetch_options, _offline_option, _train_option)
+    add("check", check, _dataset_option, _file_options, _read_options, _fetch_options, _offline_option, _plan_options)
     add("list", list_datasets)
     add("import", import_file, _file_argument, _file_options, _read_options)
     add("fetch", fetch_dataset, _name_argument, _fetch_options, _repair_option, _class_option)
@@ -191,10 +195,13 @@ def _offline_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--fetch-dir", type=Path, help=argparse.SUPPRESS)
 
 
-def _train_option(sub: argparse.ArgumentParser) -> None:
-    # for the runner: the share of the bars that is trained on, and its pieces, after the first, that are predicted
+def _plan_options(sub: argparse.ArgumentParser) -> None:
+    # for the runner: the share of the bars that is trained on, and its pieces, after the first, that are predicted;
+    # the longest gap in a segment, its bars before its first window's last, those that a label looks ahead
     sub.add_argument("--train-frac", type=float, default=1.0, help=argparse.SUPPRESS)
     sub.add_argument("--folds", type=int, default=0, help=argparse.SUPPRESS)
+    for name in ("--max-gap-s", "--before-bars", "--horizon-bars"):
+        sub.add_argument(name, type=int, default=0, help=argparse.SUPPRESS)
 
 
 def _locate_or_fetch(arguments: argparse.Namespace) -> Located:
