@@ -368,8 +368,8 @@ class Launcher:
 
     def _is_stored(self) -> bool:
         """The store has a snapshot: before the first, the run is begun anew by the command that began it."""
+        from runner.store.lease import read_head
         from runner.store.open import open_store  # heavy: SDKs
-        from runner.store.snapshots import read_head
 
         head = read_head(open_store(self.store), self._run_id)
         return head is not None and bool(head.snapshot)

@@ -16,13 +16,13 @@ from configs.run_dir import RunDir, check_run_id
 from runner.budget import HOUR_S
 from runner.say import say
 from runner.store.layout import HEAD, Head, Snapshot, head_key
-from runner.store.lease import DamagedHeadError
+from runner.store.lease import DamagedHeadError, read_head
 from runner.store.live import read_live, view_in
 from runner.store.objects import ObjectStore
 from runner.store.open import open_store
 from runner.store.place import Place, has_content, is_here, read_place, write_place
 from runner.store.restore import IDENTITY, restore_newest
-from runner.store.snapshots import read_head, require_run
+from runner.store.snapshots import require_run
 from runner.view import RunView
 
 Wanted = Callable[[str], bool]

@@ -15,11 +15,10 @@ from configs.schema import StoreConfig
 from runner.heartbeat import beat
 from runner.host.where import this_host
 from runner.store.layout import Head, Snapshot, Spent, head_key
-from runner.store.lease import CLOCK_GRAIN_S, DamagedHeadError, Lease, LeasedError, acquire, owner_facts
+from runner.store.lease import CLOCK_GRAIN_S, DamagedHeadError, Lease, LeasedError, acquire, owner_facts, read_head
 from runner.store.objects import KeyMissingError, ObjectStore
 from runner.store.open import open_store
 from runner.store.place import OWNERS, bring_here, go_on_without
-from runner.store.snapshots import read_head
 
 CONTACT_S = 15.0
 """A store that does not answer for so long at the start is unreachable; later it is waited for."""

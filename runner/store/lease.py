@@ -18,10 +18,7 @@ import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from configs.errors import FencedError, StoreError
-from configs.secrets import one_line
 from runner.guard import OwnedByAnotherError, started_s
 from runner.host.where import this_host
 from runner.store.layout import (
@@ -37,7 +34,7 @@ from runner.store.layout import (
     split_id,
 )
 from runner.store.objects import KeyMissingError, ObjectStore, PreconditionFailedError, Stat
-from runner.store.records import committed_ids, encode, parse, quarantine, snapshot_ids
+from runner.store.records import committed_ids, encode, fault_of, parse, quarantine, snapshot_ids
 
 ACQUIRE_ATTEMPTS = 5
 CLOCK_GRAIN_S = 1.0
@@ -326,8 +323,8 @@ def _parse_head(store: ObjectStore, run_id: str, body: bytes) -> Head:
             raise ValueError(f"it is of run {head.run_id!r}")
         if head.snapshot:
             split_id(head.snapshot)
-    except (ValueError, ValidationError) as error:
-        raise DamagedHeadError(f"{where} is damaged: {_fault(error)}") from error
+    except ValueError as error:
+        raise DamagedHeadError(f"{where} is damaged: {fault_of(error)}") from error
     return head
 
 
@@ -338,11 +335,3 @@ def _is_dead_neighbour(owner: OwnerFacts, me: OwnerFacts) -> bool:
 
 def _who(owner: OwnerFacts) -> str:
     return f"pid {owner.pid} on {owner.host} ({owner.place})"
-
-
-def _fault(error: Exception) -> str:
-    """What is wrong, without the addresses of documentation that pydantic adds."""
-    if not isinstance(error, ValidationError):
-        return one_line(error)
-    faults = error.errors(include_url=False, include_input=False)
-    return one_line("; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults))

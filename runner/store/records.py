@@ -10,8 +10,11 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic import ValidationError
+
 from configs.errors import StoreError
 from configs.files import digest
+from configs.secrets import one_line
 from runner.store.layout import ID_PATTERN, Blob, Head, Record, blob_key, split_id
 from runner.store.objects import ObjectStore
 
@@ -57,6 +60,14 @@ def parse(body: bytes, known_format: int, where: str) -> dict[str, Any]:
     if claimed != digest(value):
         raise ValueError("its content does not fit its digest")
     return value
+
+
+def fault_of(error: Exception) -> str:
+    """What is wrong, without the addresses of documentation that pydantic adds."""
+    if not isinstance(error, ValidationError):
+        return one_line(error)
+    faults = error.errors(include_url=False, include_input=False)
+    return one_line("; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults))
 
 
 def check_path(path: str) -> str:

@@ -27,8 +27,8 @@ from runner.heartbeat import beat
 from runner.store.layout import Blob, File, Snapshot
 from runner.store.lease import DamagedHeadError, Lease
 from runner.store.objects import KeyMissingError, ObjectStore
-from runner.store.records import LEDGER, DamagedError, snapshot_ids
-from runner.store.snapshots import committed_ids, read_snapshot, require_run
+from runner.store.records import LEDGER, DamagedError, committed_ids, snapshot_ids
+from runner.store.snapshots import read_snapshot, require_run
 
 CHUNK_BYTES = 1 << 20
 MAX_WINDOW_BYTES = 1 << 27

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
-from pydantic import ValidationError
-
 from configs.errors import ConfigError
 from runner.store.layout import SNAPSHOT_FORMAT, Head, Snapshot, snapshot_key
 from runner.store.lease import read_head
 from runner.store.objects import KeyMissingError, ObjectStore
-from runner.store.records import DamagedError, check_blob, check_paths, committed_ids, parse, snapshot_ids
-
-__all__ = ["committed_ids", "newest_snapshot", "read_head", "read_snapshot", "require_run", "snapshot_ids"]
+from runner.store.records import DamagedError, check_blob, check_paths, fault_of, parse, snapshot_ids
 
 
 def read_snapshot(store: ObjectStore, run_id: str, snapshot_id: str, sha256: str = "") -> Snapshot:
@@ -38,8 +34,8 @@ def read_snapshot(store: ObjectStore, run_id: str, snapshot_id: str, sha256: str
         _check(snapshot, run_id, snapshot_id)
     except KeyMissingError as error:
         raise DamagedError(f"{where} is missing", below) from error
-    except (ValueError, ValidationError) as error:
-        raise DamagedError(f"{where} is damaged: {' '.join(str(error).split())[:200]}", below) from error
+    except ValueError as error:
+        raise DamagedError(f"{where} is damaged: {fault_of(error)}", below) from error
     return snapshot
 
 

@@ -14,7 +14,7 @@ from runner.dataset_url import send
 from runner.store.file import FileStore
 from runner.store.layout import Snapshot, Spent, head_key
 from runner.store.lease import Lease, acquire, read_head
-from runner.store.snapshots import snapshot_ids
+from runner.store.records import snapshot_ids
 from tests.cli import cli
 from tests.runner.store.runs import RUN, commit, make_run, owner, tree, write
 

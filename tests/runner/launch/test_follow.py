@@ -27,10 +27,9 @@ from runner.remote import fetched, light_files
 from runner.store.ends import write_end
 from runner.store.file import FileStore
 from runner.store.layout import End, Spent
-from runner.store.lease import Lease, acquire, owner_facts
+from runner.store.lease import Lease, acquire, owner_facts, read_head
 from runner.store.live import Broadcast
 from runner.store.place import read_place
-from runner.store.snapshots import read_head
 from runner.store.upload import Uploader
 from runner.view import RUN as OF_THE_RUN
 from runner.watch import Ending

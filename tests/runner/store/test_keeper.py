@@ -21,11 +21,12 @@ from configs.schema import StoreConfig
 from runner.store.file import FileStore
 from runner.store.hold import FIRST_WORD_S, Hold, Trouble, held
 from runner.store.keeper import Keeper
-from runner.store.lease import acquire, owner_facts
+from runner.store.lease import acquire, owner_facts, read_head
 from runner.store.objects import Stat, StoreUnreachableError
 from runner.store.place import Place, bring_here, go_on_without, read_place
+from runner.store.records import snapshot_ids
 from runner.store.restore import restore_newest
-from runner.store.snapshots import newest_snapshot, read_head, snapshot_ids
+from runner.store.snapshots import newest_snapshot
 from tests.runner.fixture_stages.world import wait_for
 from tests.runner.store.runs import RUN, commit, make_run, owner, tree, write
 

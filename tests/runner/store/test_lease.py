@@ -18,8 +18,8 @@ from runner.store.file import FileStore
 from runner.store.layout import HEAD_FORMAT, Spent, head_key, split_id
 from runner.store.lease import DamagedHeadError, acquire, owner_facts, read_head, store_time
 from runner.store.open import open_store
+from runner.store.records import snapshot_ids
 from runner.store.retention import Retention
-from runner.store.snapshots import snapshot_ids
 from runner.store.verify import verify
 from tests.runner.store.runs import (
     NOTHING,

@@ -11,11 +11,10 @@ from configs.errors import ConfigError, FencedError, StoreError
 from configs.run_dir import RunDir
 from runner.store.file import FileStore
 from runner.store.layout import Snapshot, snapshot_id, snapshot_key
-from runner.store.lease import acquire
-from runner.store.records import DamagedError
+from runner.store.lease import acquire, read_head
+from runner.store.records import DamagedError, snapshot_ids
 from runner.store.restore import restore_newest
 from runner.store.retention import Retention, kept_ids, roll_back
-from runner.store.snapshots import read_head, snapshot_ids
 from runner.store.verify import verify
 from tests.runner.store.runs import NOTHING, RUN, PausesAtDelete, commit, make_run, owner, tree, upload, write
 

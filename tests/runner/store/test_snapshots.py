@@ -16,11 +16,11 @@ from configs.run_dir import RunDir
 from runner.store.cut import take_cut
 from runner.store.file import FileStore
 from runner.store.layout import Head, blob_key
-from runner.store.lease import acquire
+from runner.store.lease import acquire, read_head
 from runner.store.open import open_store
 from runner.store.records import check_path, check_paths, committed_ids
 from runner.store.restore import restore_newest
-from runner.store.snapshots import newest_snapshot, read_head, read_snapshot
+from runner.store.snapshots import newest_snapshot, read_snapshot
 from runner.store.upload import MAX_BLOBS, UploadCancelledError, Uploader
 from tests.runner.store.runs import (
     NOTHING,
