@@ -18,6 +18,7 @@ from stable_baselines3.common.logger import configure
 
 from ppo.export import from_sb3, hyperparameters, policy_kwargs, to_sb3
 from ppo.learner.policy import Policy
+from ppo.learner.state import better
 from ppo.learner.train import Job, Row, TrainResult, evaluation_due, validated_row
 from ppo.vec_env import TradingVecEnv
 from training.streams import integer
@@ -87,7 +88,7 @@ class _Watcher(BaseCallback):
         if evaluation_due(self._job.ppo, self.num_timesteps):
             policy = from_sb3(self.model.policy.state_dict(), self._job.sizes)
             validation = self._validate(policy)
-            if self.best is None or validation.score > self.best_score:
+            if self.best is None or better(validation.score, self.best_score):
                 self.best, self.best_score, self.best_steps = policy, validation.score, self.num_timesteps
             row |= validated_row(self._job, validation, row["entropy"])
         self.history.append(row)

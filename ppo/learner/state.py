@@ -5,6 +5,7 @@ The learning-rate schedule and the clock of evaluations are functions of `steps`
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,11 @@ from ppo.learner.rollout import Carry, Environments, first_carry
 from ppo.learner.update import make_optimizer
 from training.checkpoint import Arrays, below, load_optimizer, optimizer_tensors, to_arrays, to_tensors
 from training.streams import integer
+
+
+def better(score: float, best: float) -> bool:
+    """Whether a validation score beats the best so far; what is no number beats nothing and is beaten by any."""
+    return score > best or (math.isnan(best) and not math.isnan(score))
 
 
 @dataclass
@@ -95,7 +101,7 @@ class LearnerState:
 
     def consider(self, score: float) -> bool:
         """Keep the current weights as the best if `score` beats every earlier one."""
-        if self.best is not None and score <= self.best.score:
+        if self.best is not None and not better(score, self.best.score):
             return False
         weights = {name: value.detach().clone() for name, value in self.policy.state_dict().items()}
         self.best = Best(score, self.steps, weights)

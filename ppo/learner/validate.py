@@ -11,7 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from configs.errors import BadDataError
 from configs.schema import Config, JudgingConfig
 from ppo.evaluate import Agent, Spans
 from ppo.metrics import finite
@@ -67,7 +69,7 @@ class Validator:
     """Plays policies on fixed slices; each starts flat."""
 
     def __init__(self, tape: Tape, spans: Spans, config: Config, slices: int) -> None:
-        """Cut `spans` in `slices` slices."""
+        """Cut `spans` in `slices` slices; raises as `slice_spans`."""
         pieces = slice_spans(spans, slices)
         self._slice = np.array([number for number, _ in pieces])
         self._length = np.array([stop - 1 - first for _, (first, stop) in pieces])
@@ -81,7 +83,7 @@ class Validator:
         """Let `agent` play every slice once."""
         played = self.play(agent)
         totals = [piece.sum() for piece in played.log_returns]
-        per_bar = np.bincount(self._slice, totals) / np.bincount(self._slice, self._length)
+        per_bar = scores_of(self._slice, totals, self._length)
         _, counts = np.unique(np.round(played.weights / WEIGHT_STEP), return_counts=True)
         returns = np.expm1(np.concatenate(played.log_returns))
         return Validation(
@@ -163,9 +165,17 @@ def performance(returns: np.ndarray, hit_rate: float | None, bars_per_year: floa
 def slice_spans(spans: Spans, count: int) -> list[tuple[int, tuple[int, int]]]:
     """Cut spans into `count` disjoint slices of equal numbers of bars: (slice, [first, stop)) in order of time.
 
-    A slice that reaches over a gap has several pieces; a piece of a single bar is left out.
+    A slice that reaches over a gap has several pieces; a piece of a single bar is left out, a slice of such alone too.
+
+    Raises:
+        BadDataError: there are fewer than two bars for each slice.
     """
     ends = np.cumsum([stop - first for first, stop in spans]).tolist()
+    if not ends or ends[-1] < 2 * count:
+        raise BadDataError(
+            f"the validation part has {ends[-1] if ends else 0} bars to decide on, at least {2 * count} are needed for "
+            f"{count} slices; use more data, a shorter timeframe or fewer eval_slices"
+        )
     cuts = [ends[-1] * number // count for number in range(count + 1)]
     pieces = []
     for number, (low, high) in enumerate(pairwise(cuts)):
@@ -174,6 +184,12 @@ def slice_spans(spans: Spans, count: int) -> list[tuple[int, tuple[int, int]]]:
             if piece[1] - piece[0] >= 2:
                 pieces.append((number, piece))
     return pieces
+
+
+def scores_of(slices: np.ndarray, totals: ArrayLike, bars: ArrayLike) -> np.ndarray:
+    """Log return per bar of each slice that has a piece, from the log returns and the bars of the pieces (E,)."""
+    played = np.bincount(slices, bars)
+    return np.bincount(slices, totals)[played > 0] / played[played > 0]
 
 
 def collapse_reasons(validation: Validation, entropy: float, least_entropy: float, judging: JudgingConfig) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from configs.schema import Config
 from ppo.evaluate import Agent, Spans
-from ppo.learner.validate import WEIGHT_STEP, Validation, performance, slice_spans
+from ppo.learner.validate import WEIGHT_STEP, Validation, performance, scores_of, slice_spans
 from ppo.portfolio import rules
 from ppo.portfolio.align import PortfolioTape
 from ppo.portfolio.play import Lane, rollouts
@@ -16,7 +16,7 @@ class PortfolioValidator:
     """Plays policies on fixed slices; each starts and ends flat."""
 
     def __init__(self, tape: PortfolioTape, spans: Spans, config: Config) -> None:
-        """Cut `spans` in `multi_asset.eval_slices` slices."""
+        """Cut `spans` in `multi_asset.eval_slices` slices; raises as `slice_spans`."""
         pieces = slice_spans(spans, config.multi_asset.eval_slices)
         self._slice = np.array([number for number, _ in pieces])
         self._bars_per_year = config.market.bars_per_year
@@ -28,7 +28,7 @@ class PortfolioValidator:
         tracks = rollouts(self._tape, self._lanes, agent)
         log_returns = [np.log(track.equity[-1] / track.equity[0]) for track in tracks]
         bars = [len(track.returns) for track in tracks]
-        per_bar = np.bincount(self._slice, log_returns) / np.bincount(self._slice, bars)
+        per_bar = scores_of(self._slice, log_returns, bars)
         weights = np.concatenate([np.round(track.weight[1:] / WEIGHT_STEP) for track in tracks])
         counts = np.unique(weights, axis=0, return_counts=True)[1]
         trips = np.concatenate([track.trips() for track in tracks])

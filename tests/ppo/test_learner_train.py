@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from configs.errors import BadDataError
 from configs.schema import JudgingConfig
 from ppo.evaluate import rollout, stateless
 from ppo.learner.train import Job, TrainResult, evaluation_due, single_asset_job, start, train
@@ -58,6 +59,7 @@ spans_of = st.lists(st.integers(2, 40), min_size=1, max_size=6)
 
 @given(spans_of, st.integers(1, 7))
 def test_slices_are_disjoint_within_the_spans_and_lose_at_most_single_bars(lengths, count):
+    assume(sum(lengths) >= 2 * count)
     starts = np.cumsum([0, *lengths]) + 3 * np.arange(len(lengths) + 1)
     spans = [(int(first), int(first) + length) for first, length in zip(starts, lengths, strict=False)]
     pieces = slice_spans(spans, count)
@@ -75,6 +77,28 @@ def test_slices_have_equal_numbers_of_bars():
 
 def test_a_slice_may_reach_over_a_gap():
     assert slice_spans([(0, 10), (20, 40)], 2) == [(0, (0, 10)), (0, (20, 25)), (1, (25, 40))]
+
+
+def test_fewer_than_two_bars_for_each_slice_are_refused():
+    assert len(slice_spans([(0, 3), (5, 8)], 3)) == 2  # the middle slice has one bar on each side of the gap
+    with pytest.raises(BadDataError, match="has 5 bars to decide on, at least 6 are needed for 3 slices"):
+        slice_spans([(0, 3), (5, 7)], 3)
+    with pytest.raises(BadDataError, match="has 0 bars to decide on"):
+        slice_spans([], 3)
+
+
+def test_a_slice_without_a_piece_does_not_count(config):
+    tape = random_tape(6, 0, columns=1, segments=2)
+    got = Validator(tape, [(0, 3), (3, 6)], config, 3)(always(3))
+    assert len(got.slice_scores) == 2 and np.isfinite(got.score)
+    assert got.score == pytest.approx(np.mean(got.slice_scores))
+
+
+def test_a_score_that_is_no_number_never_wins(trained):
+    state = start(trained[0])
+    assert state.consider(float("nan")) and state.consider(-3.0)
+    assert not state.consider(float("nan"))
+    assert state.best.score == -3.0
 
 
 def test_holding_scores_zero_and_buying_scores_the_price_change_less_costs(config):
