@@ -2,7 +2,8 @@
 
 All scenarios stand on one tape, each a segment of its own. No classifier exists yet: the prediction block is the
 zero vector of "no prediction", so the observation is as large as the base agent's and the weights can be handed over.
-Scenarios are made again from the parameters and their indices; those that select the policy have a stream of their own.
+Scenarios are made again from the parameters and their indices; those that select the policy have a stream of their own,
+and those that say afterwards what it is worth another.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from training.streams import integer
 from training.synthetic import Parameters, ScenarioSplit, Worlds, generate, worlds_tape_inputs
 
 VALIDATION_SCENARIOS = 10
-"""They select the policy; the share of crash scripts among them is that of the training scenarios."""
+"""They select the policy, and as many others judge it; the share of crash scripts is that of the training scenarios."""
 
 
 def pretraining_job(parameters: Parameters, config: Config, seed_index: int) -> tuple[Job, Scaler]:
@@ -40,8 +41,17 @@ def pretraining_job(parameters: Parameters, config: Config, seed_index: int) -> 
     if config.pretrain.replay == "prioritised":
         job = replace(job, environments=_prioritised(tape, job))
     chosen_by, _ = scenario_tape(scenarios(parameters, config, "validation", VALIDATION_SCENARIOS), config, scaler)
-    episodes = cut(whole(chosen_by), config.env.episode_bars)
-    return replace(job, validator=lambda: Validator(chosen_by, episodes, config, ppo.eval_slices)), scaler
+    return replace(job, validator=lambda: _validator(chosen_by, config)), scaler
+
+
+def tester(parameters: Parameters, config: Config, scaler: Scaler) -> Validator:
+    """Plays policies as validation does, on as many scenarios that select nothing."""
+    tape, _ = scenario_tape(scenarios(parameters, config, "test", VALIDATION_SCENARIOS), config, scaler)
+    return _validator(tape, config)
+
+
+def _validator(tape: Tape, config: Config) -> Validator:
+    return Validator(tape, cut(whole(tape), config.env.episode_bars), config, pretraining_ppo(config).eval_slices)
 
 
 def pretraining_ppo(config: Config) -> PPOConfig:

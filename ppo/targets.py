@@ -71,10 +71,13 @@ TARGETS = (
 """Reference figures of issue 4, part 6."""
 
 
+IDLE = "nothing to measure: it did not trade"
+
+
 def targets(
     evaluations: Mapping[str, dict[str, Any]],
     returns: Mapping[str, np.ndarray],
-    pretraining: Sequence[dict[str, float]],
+    pretraining: Sequence[dict[str, Any]],
     config: Config,
 ) -> list[dict[str, Any]]:
     """Every target with its state.
@@ -82,20 +85,25 @@ def targets(
     Args:
         evaluations: family -> `evaluation.json`.
         returns: family -> (T,) mean return of the seeds per bar; of the base and the LSTM agents are read.
-        pretraining: `validation` of each pre-trained agent's metrics.
+        pretraining: `test` of each pre-trained agent's metrics.
         config: sections judging and seed are read.
     """
-    measured: dict[str, Measured | str] = {**_of_pretraining(pretraining, config)}
+    idle = {name for name, evaluation in evaluations.items() if not evaluation["mean"]["turnover"]}
+    traded = evaluations.keys() - idle
+    measured: dict[str, Measured | str] = {target.name: IDLE for target in TARGETS if target.stage in idle}
+    measured |= _of_pretraining(pretraining, config)
     for target in TARGETS:
-        if target.name.endswith("_sharpe") and target.stage in evaluations:
+        if target.name.endswith("_sharpe") and target.stage in traded:
             measured[target.name] = _sharpe(evaluations[target.stage])
-    if WALK_FORWARD in evaluations:
+    if WALK_FORWARD in traded:
         measured["walk_forward_sharpe"] = _months(evaluations[WALK_FORWARD], config)
-    if BASE in evaluations:
+    if BASE in traded:
         measured["base_win_rate"] = _win_rate(evaluations[BASE], config)
         measured["base_drawdown"] = _drawdown(evaluations[BASE], returns[BASE], config)
-    if BASE in returns and LSTM in returns and len(returns[BASE]) == len(returns[LSTM]):
+    if {BASE, LSTM} <= traded and len(returns[BASE]) == len(returns[LSTM]):
         measured["lstm_less_base"] = _difference(evaluations, returns, config)
+    elif LSTM in traded and BASE in idle:
+        measured["lstm_less_base"] = "nothing to measure: base PPO did not trade"
     return [decided(target, measured.get(target.name)) for target in TARGETS]
 
 
@@ -130,15 +138,15 @@ def _sharpe(evaluation: dict[str, Any]) -> Measured:
     return Measured(mean["sharpe"], mean["sharpe_standard_error"], (low, high), f"{mean['returns']:,} bars")
 
 
-def _of_pretraining(pretraining: Sequence[dict[str, float]], config: Config) -> dict[str, Measured]:
+def _of_pretraining(pretraining: Sequence[dict[str, Any]], config: Config) -> dict[str, Measured | str]:
     """Mean over the seeds; all played the same worlds, so the standard error is the mean of theirs."""
     if not pretraining:
         return {}
+    if all(part["hit_rate"] is None for part in pretraining):
+        return {"pretrain_sharpe": IDLE}
     value, error = (float(np.mean([part[key] for part in pretraining])) for key in ("sharpe", "standard_error"))
     half = _quantile(config) * error
-    return {
-        "pretrain_sharpe": Measured(value, error, (value - half, value + half), "validation worlds (selected on these)")
-    }
+    return {"pretrain_sharpe": Measured(value, error, (value - half, value + half), "worlds that selected nothing")}
 
 
 def _months(evaluation: dict[str, Any], config: Config) -> Measured | str:
@@ -163,10 +171,8 @@ def _win_rate(evaluation: dict[str, Any], config: Config) -> Measured | str:
     return Measured(share, error, (middle - half, middle + half), f"{trades:,.0f} trades")
 
 
-def _drawdown(evaluation: dict[str, Any], returns: np.ndarray, config: Config) -> Measured | str:
+def _drawdown(evaluation: dict[str, Any], returns: np.ndarray, config: Config) -> Measured:
     """Interval of the drawdowns of resampled series: what luck with the order of the bars alone could have made."""
-    if not returns.any():
-        return "nothing to measure: it did not trade"
     judging, block = config.judging, evaluation["mean"]["mean_block_bars"]
     drawn = bootstrap_drawdowns(returns, block, judging.bootstrap_samples, stream(config.seed, "judge", "drawdowns"))
     interval = _interval(drawn, config)

@@ -22,6 +22,7 @@ from ppo.evaluate import Spans
 from ppo.learner.policy import PolicySizes, read_policy, save_policy
 from ppo.learner.state import LearnerState
 from ppo.learner.train import Job, Row, TrainResult, advance, single_asset_job, single_asset_sizes, start, train
+from ppo.learner.validate import Validation
 from ppo.rules import ACTION_NAMES
 from ppo.tape import Tape, build_tape, spans
 from training.checkpoint import Checkpoints
@@ -211,7 +212,14 @@ def train_agent(unit: Unit, job: Job, action_names: Sequence[str] = ACTION_NAMES
         return train(job, state, on_rollout, unit.batch_halvings)
 
 
-def write_agent(unit: Unit, trained: TrainResult, scaler: Scaler, began: str, backend: str = "builtin") -> dict:
+def write_agent(
+    unit: Unit,
+    trained: TrainResult,
+    scaler: Scaler,
+    began: str,
+    backend: str = "builtin",
+    tested: Validation | None = None,
+) -> dict[str, Any]:
     """Write the agent's files; returns the facts of `training.json`, which are the unit's metrics.
 
     Args:
@@ -220,8 +228,9 @@ def write_agent(unit: Unit, trained: TrainResult, scaler: Scaler, began: str, ba
         scaler: of the market columns that its observations need.
         began: where its weights began: "scratch", "pretrained" or "chain".
         backend: who trained it.
+        tested: its play on what selected nothing; told as "test".
     """
-    facts = {"backend": backend} | agent_facts(trained, began)
+    facts = {"backend": backend} | agent_facts(trained, began) | ({"test": tested.performance} if tested else {})
     save_policy(unit.dir, trained.policy)
     write_json(unit.dir / "scaler.json", scaler.to_json())
     write_json(unit.dir / "history.json", trained.history)

@@ -257,11 +257,11 @@ PLAYERS: dict[str, Callable[[str, Unit, Prepared], Played]] = {
 """How each family's agents are played."""
 
 
-def _pretraining(unit: Unit) -> list[dict[str, float]]:
-    """`validation` of the pre-trained agents among the unit's inputs."""
+def _pretraining(unit: Unit) -> list[dict[str, Any]]:
+    """`test` of the pre-trained agents among the unit's inputs."""
     units = [name for name in unit.run.request(unit.id).inputs if name.startswith("pretrain/")]
     results = [unit.run.result(name) for name in units]
-    return [result.metrics["validation"] for result in results if result and "validation" in result.metrics]
+    return [result.metrics["test"] for result in results if result and "test" in result.metrics]
 
 
 def _classifier_scores(run: RunDir, prepared: Prepared, config: Config) -> dict[str, Any]:

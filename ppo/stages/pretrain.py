@@ -2,7 +2,8 @@
 
 Writes the files of an agent (`ppo.stages.agent.write_agent`), its scaler that of the five market columns over the
 training scenarios. The scenarios are made again from `parameters.json` of the unit `synthetic`; those that select
-the policy are others than those it trains on. The builtin learner trains it whatever `agent.backend` says.
+the policy are others than those it trains on. The unit's metrics are those of an agent with "test": as "validation", on
+as many scenarios that selected nothing. The builtin learner trains it whatever `agent.backend` says.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from configs.schema import Config
 from configs.unit import Unit, run_stage
-from ppo.pretrain import VALIDATION_SCENARIOS, pretraining_job, pretraining_ppo
+from ppo.pretrain import VALIDATION_SCENARIOS, pretraining_job, pretraining_ppo, tester
 from ppo.stages.agent import (
     SETTING_UP,
     describe_agent,
@@ -44,16 +45,19 @@ def main(argv: list[str] | None = None) -> int:
 def work(unit: Unit) -> dict[str, Any]:
     """Train the unit's agent and write it; returns its metrics."""
     set_up_torch(unit.config.compute.threads_per_unit)
-    job, scaler = pretraining_job(load_parameters(unit.run), unit.config, seed_index(unit))
-    return write_agent(unit, train_agent(unit, job), scaler, "scratch")
+    parameters = load_parameters(unit.run)
+    job, scaler = pretraining_job(parameters, unit.config, seed_index(unit))
+    trained = train_agent(unit, job)
+    tested = tester(parameters, unit.config, scaler)(trained.policy)
+    return write_agent(unit, trained, scaler, "scratch", tested=tested)
 
 
 def describe(config: Config) -> dict[str, Any]:
     """Facts for `plan`: of one unit."""
     agent = describe_agent(config, pretraining_ppo(config))
     bars, (steps, validation, setting_up) = config.synthetic.bars, agent["work"]
-    total_bars = (config.synthetic.scenarios + VALIDATION_SCENARIOS) * bars
-    decisions = evaluations(pretraining_ppo(config)) * VALIDATION_SCENARIOS * bars
+    total_bars = (config.synthetic.scenarios + 2 * VALIDATION_SCENARIOS) * bars
+    decisions = (evaluations(pretraining_ppo(config)) + 1) * VALIDATION_SCENARIOS * bars
     return {
         "bars_needed": 0,
         "memory_bytes": agent["memory_bytes"] + BYTES_PER_BAR * total_bars,

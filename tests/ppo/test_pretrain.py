@@ -16,6 +16,7 @@ from configs.run_dir import Request, RunDir
 from configs.unit import Unit
 from ppo.learner.policy import Policy, PolicySizes, handed_over, read_policy
 from ppo.learner.train import advance, start
+from ppo.learner.validate import Validator
 from ppo.pretrain import VALIDATION_SCENARIOS, cut, market_scaler, pretraining_job, scenario_tape, scenarios, whole
 from ppo.replay import ReplayVecEnv
 from ppo.rules import BAR
@@ -73,8 +74,11 @@ def test_the_policy_has_the_sizes_of_the_base_agent_and_other_scenarios_select_i
     job, scaler = pretraining_job(PARAMETERS, CONFIG, 0)
     assert job.sizes == PolicySizes(observation=22, actions=9, hidden=(8,))
     assert job.ppo.timesteps == 1_024
-    prices = [scenarios(PARAMETERS, CONFIG, split, 2).close for split in ("train", "validation")]
-    assert not np.intersect1d(*prices).size
+    train, validation, test = (
+        scenarios(PARAMETERS, CONFIG, split, 2).close for split in ("train", "validation", "test")
+    )
+    assert not np.intersect1d(train, validation).size
+    assert not np.intersect1d(test, np.r_[train, validation]).size
     assert len(scaler.mean) == 5
 
 
@@ -164,8 +168,11 @@ def test_the_unit_tells_how_its_agent_validates(template, tmp_path):
     assert metrics["start"] == "scratch" and metrics["steps"] == 1_024
     assert set(metrics["validation"]) == {"sharpe", "standard_error", "lower", "upper", "max_drawdown", "hit_rate"}
     policy = read_policy(run.unit_dir(UNIT))
-    job, _ = pretraining_job(PARAMETERS, CONFIG, 1)
+    job, scaler = pretraining_job(PARAMETERS, CONFIG, 1)
     assert job.validator()(policy).performance == metrics["validation"]
+    worlds = scenarios(PARAMETERS, CONFIG, "test", VALIDATION_SCENARIOS)
+    tape, _ = scenario_tape(worlds, CONFIG, scaler)
+    assert Validator(tape, whole(tape), CONFIG, 2)(policy).performance == metrics["test"] != metrics["validation"]
 
 
 def test_the_description_names_what_calibration_measures():

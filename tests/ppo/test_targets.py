@@ -9,7 +9,7 @@ from ppo.judge import judgement, score
 from ppo.metrics import mean_track
 from ppo.statistics import bootstrap_drawdowns, bootstrap_sharpe_differences, moments
 from ppo.targets import TARGETS, Measured, Target, decided, targets
-from tests.ppo.test_judge import blind, small
+from tests.ppo.test_judge import blind, script, small
 from tests.ppo.worlds import random_tape
 from training.streams import stream
 
@@ -77,21 +77,36 @@ def test_each_target_shows_what_the_evaluation_measured(judged):
 
 def test_pretraining_is_the_mean_of_its_seeds_with_their_mean_error(quick_config):
     parts = [{"sharpe": 1.0, "standard_error": 0.2}, {"sharpe": 2.0, "standard_error": 0.4}]
+    parts = [part | {"hit_rate": 0.5} for part in parts]
     found = targets({}, {}, parts, quick_config)[0]
     assert (found["name"], found["measured"], found["standard_error"]) == ("pretrain_sharpe", 1.5, pytest.approx(0.3))
     assert found["interval"] == pytest.approx([1.5 - 1.96 * 0.3, 1.5 + 1.96 * 0.3], abs=1e-4)
     assert found["state"] == "met"
-    assert found["of"] == "validation worlds (selected on these)"
+    assert found["of"] == "worlds that selected nothing"
+    found = targets({}, {}, [part | {"sharpe": 0.0, "hit_rate": None} for part in parts], quick_config)[0]
+    assert (found["state"], found["says"]) == ("not measured", "nothing to measure: it did not trade")
 
 
-def test_agents_that_never_trade_meet_no_target_by_it(judged):
+def test_agents_that_never_trade_neither_meet_nor_miss_a_target(judged):
     evaluations, returns, config = judged
-    mean = evaluations["ppo"]["mean"] | {"trades": 0, "hit_rate": None, "max_drawdown": 0.0}
-    idle = {"ppo": evaluations["ppo"] | {"mean": mean}}
-    found = {entry["name"]: entry for entry in targets(idle, {"ppo": np.zeros(899)}, [], config)}
-    assert found["base_drawdown"]["state"] == found["base_win_rate"]["state"] == "not measured"
-    assert "did not trade" in found["base_drawdown"]["says"]
-    assert "no round trip" in found["base_win_rate"]["says"]
+    scored = score(random_tape(900, 5), config, [(0, 900)], [script([]), script([])], None)
+    flat = judgement(scored, config, [0.0])
+    found = by_name(targets({"ppo": flat, "multi_asset": flat}, {"ppo": mean_track(scored.agents)[0]}, [], config))
+    for name in ("base_sharpe", "base_drawdown", "base_win_rate", "multi_asset_sharpe"):
+        assert found[name]["state"] == "not measured" and found[name]["measured"] is None
+        assert found[name]["says"] == "nothing to measure: it did not trade"
+    assert "no such result" in found["lstm_sharpe"]["says"]
+    for idle, others in (("ppo", "base PPO did not trade"), ("lstm_ppo", "it did not trade")):
+        found = by_name(targets(evaluations | {idle: flat}, returns | {idle: np.zeros(899)}, [], config))
+        assert found["lstm_less_base"]["state"] == "not measured" and others in found["lstm_less_base"]["says"]
+        assert (found["lstm_sharpe"]["state"] == "not measured") == (idle == "lstm_ppo")
+    months = {"windows": [{"sharpe": 0.0}] * 3}
+    found = by_name(targets({"walk_forward": flat | months}, {}, [], config))
+    assert found["walk_forward_sharpe"]["says"] == "nothing to measure: it did not trade"
+
+
+def by_name(found: list[dict]) -> dict[str, dict]:
+    return {entry["name"]: entry for entry in found}
 
 
 def test_the_walk_forward_target_is_about_the_mean_of_its_months(judged):

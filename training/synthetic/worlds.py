@@ -21,8 +21,9 @@ from training.synthetic.kernel import EXTRA_NORMALS, UNIFORMS, play, world_table
 from training.synthetic.parameters import REGIMES, Parameters
 from training.synthetic.scripts import script_of, stages_of
 
-ScenarioSplit = Literal["train", "validation", "held_out"]
-"""Agents learn on `train`, `validation` selects among them, `held_out` judges them: all of it carries crash scripts."""
+ScenarioSplit = Literal["train", "validation", "test", "held_out"]
+"""Agents learn on `train`, `validation` selects among them, `test` and `held_out` judge them: all of the latter carries
+crash scripts."""
 CHUNK_BARS = 200_000
 """Bars whose 26 features are in memory at once: 42 MB."""
 
