@@ -74,6 +74,13 @@ def left_s(limits: BudgetConfig, used: Spent) -> float:
     return min(by_time_s, (limits.max_cost_usd - used.cost_usd) / limits.price_usd_per_hour * HOUR_S)
 
 
+def within(limits: BudgetConfig, used: Spent, machine_s: float) -> BudgetConfig:
+    """The limits, and where this machine leaves the run less time than they do, the hours that are over with it."""
+    if machine_s >= left_s(limits, used):
+        return limits
+    return limits.model_copy(update={"max_hours": max(MARGIN_S, used.wall_s + machine_s) / HOUR_S})
+
+
 class Budget:
     """Watches what this start adds to the ledger, and ends the run early enough to stay below every limit."""
 
@@ -95,7 +102,7 @@ class Budget:
             warn: called once in the life of a run, when `warn_frac` of a limit is spent.
             clock: seconds that never go back.
         """
-        self._limits, self._before, self._warn, self._clock = limits, before, warn, clock
+        self.limits, self._before, self._warn, self._clock = limits, before, warn, clock
         self._needed_s = grace_s + MARGIN_S
         self._begun_s = clock()
         self._warned = self._share(before) >= limits.warn_frac
@@ -103,12 +110,12 @@ class Budget:
     def spent(self) -> Spent:
         """What all starts have used by now."""
         wall_s = self._clock() - self._begun_s
-        cost_usd = cost_of(wall_s, self._limits.price_usd_per_hour)
+        cost_usd = cost_of(wall_s, self.limits.price_usd_per_hour)
         return Spent(wall_s=self._before.wall_s + wall_s, cost_usd=self._before.cost_usd + cost_usd)
 
     def left_s(self) -> float:
         """Seconds until the first limit; infinite where there is none."""
-        return left_s(self._limits, self.spent())
+        return left_s(self.limits, self.spent())
 
     def work_s(self) -> float:
         """Seconds until the run must begin to stop; infinite where there is no limit."""
@@ -122,8 +129,8 @@ class Budget:
         """
         if self.work_s() <= 0:
             raise BudgetError(
-                f"nothing is left of the budget: {describe(self._limits, self.spent())}, and {self._needed_s:.0f} s "
-                f"are kept for stopping (runtime.stop_grace_s); {_go_on(self._limits)}"
+                f"nothing is left of the budget: {describe(self.limits, self.spent())}, and {self._needed_s:.0f} s "
+                f"are kept for stopping (runtime.stop_grace_s); {_go_on(self.limits)}"
             )
 
     def on_event(self, event: dict[str, Any]) -> None:
@@ -132,16 +139,16 @@ class Budget:
     def verdict(self) -> Ending | None:
         """The budget ending, early by the grace time; warns on the way there."""
         used = self.spent()
-        if not self._warned and self._share(used) >= self._limits.warn_frac:
+        if not self._warned and self._share(used) >= self.limits.warn_frac:
             self._warned = True
-            self._warn(f"{self._limits.warn_frac:.0%} of the budget is spent: {describe(self._limits, used)}")
-        if left_s(self._limits, used) > self._needed_s:
+            self._warn(f"{self.limits.warn_frac:.0%} of the budget is spent: {describe(self.limits, used)}")
+        if left_s(self.limits, used) > self._needed_s:
             return None
-        says = f"stopped before the budget is exceeded: {describe(self._limits, used)}; {_go_on(self._limits)}"
+        says = f"stopped before the budget is exceeded: {describe(self.limits, used)}; {_go_on(self.limits)}"
         return Ending(ExitCode.BUDGET, says)
 
     def _share(self, used: Spent) -> float:
-        pairs = ((used.wall_s, self._limits.max_hours * HOUR_S), (used.cost_usd, self._limits.max_cost_usd))
+        pairs = ((used.wall_s, self.limits.max_hours * HOUR_S), (used.cost_usd, self.limits.max_cost_usd))
         return max((amount / limit for amount, limit in pairs if limit), default=0.0)
 
 

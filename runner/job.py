@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,8 @@ class Choice:
     """Publish the results where a repository is set."""
     yes: bool = False
     """Start although more is expected to be needed than the limits leave."""
+    until_s: float = math.inf
+    """When, by the monotonic clock, this machine leaves the run no more time to work."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from configs.events import EventLog
 from configs.run_dir import RunDir
 from configs.schema import Config, PublishConfig
 from configs.unit import CANNOT_WRITE_ERRNOS
-from runner.budget import Budget, opening, spent
+from runner.budget import HOUR_S, Budget, opening, spent, within
 from runner.calibration import FILE_NAME, MOST_S, Seconds
 from runner.console import watching
 from runner.epilogue import Epilogue
@@ -70,7 +70,7 @@ def _own(job: Job, ask: Ask, choice: Choice, signals: StopSignals) -> Ending:
             say(f"run {run.run_id} is finished; nothing to do")
             return Ending(ExitCode.DONE)
         ledger, known = spent(run.events), hold.lease.head.spent if hold else Spent()
-        budget = _budget(job.plan, ledger, known)
+        budget = _budget(job.plan, ledger, known, choice.until_s - time.monotonic())
         with _refusals_recorded(run, hold, budget):
             job.refuse_missing(states)
             job.require_data(states)
@@ -87,8 +87,8 @@ def _own(job: Job, ask: Ask, choice: Choice, signals: StopSignals) -> Ending:
             return _Start(job, ask, choice, owner, events, signals, budget, hold).carry_out(states)
 
 
-def _budget(plan: Plan, ledger: Spent, known: Spent) -> Budget:
-    """What is left; the store may have seen more than the log here, or less."""
+def _budget(plan: Plan, ledger: Spent, known: Spent, machine_s: float) -> Budget:
+    """What is left, on this machine; the store may have seen more than the log here, or less."""
 
     def warn(says: str) -> None:
         say(says)
@@ -96,7 +96,11 @@ def _budget(plan: Plan, ledger: Spent, known: Spent) -> Budget:
         notify(Notice(plan.run.run_id, "budget", says=says, wall_s=used.wall_s, cost_usd=used.cost_usd), wait_s=0)
 
     before = Spent(wall_s=max(ledger.wall_s, known.wall_s), cost_usd=max(ledger.cost_usd, known.cost_usd))
-    budget = Budget(plan.config.budget, before, grace_s=plan.config.runtime.stop_grace_s, warn=warn)
+    limits = within(plan.config.budget, before, machine_s)
+    if limits != plan.config.budget:
+        here = f"the run gets {max(0.0, machine_s) / HOUR_S:.2f} h here"
+        say(f"this machine is ended before the budget is used up: {here}, the same command goes on elsewhere")
+    budget = Budget(limits, before, grace_s=plan.config.runtime.stop_grace_s, warn=warn)
     return budget
 
 
@@ -200,7 +204,7 @@ class _Start:
 
     def _predict(self, states: dict[str, str], answers: Callable[[], Answers]) -> Ending:
         """Predict time and cost of what is to run, and refuse what the limits do not leave room for."""
-        plan, limits = self.job.plan, self.job.plan.config.budget
+        plan, limits = self.job.plan, self.budget.limits
         to_run = self.job.to_run(states)
         # half of what is left at most: the rest is for the work
         seconds = Seconds(plan.config.runtime.calibrate_s, most=min(MOST_S, max(0.0, self.budget.work_s()) / 2))

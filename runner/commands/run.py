@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from configs.errors import BadDataError, DatasetNotFoundError, ExitCode, Project
 from configs.load import is_operational
 from runner.commands.options import ask_of, ask_options, json_option, start_options
 from runner.graph import STAGE_NAMES, Unit, expand
+from runner.host.deadman import work_s
 from runner.host.ending import Command
 from runner.host.price import with_true_price
 from runner.host.where import this_host
@@ -67,9 +70,10 @@ def _start(options: dict[str, Any], which: dict[str, Any]) -> ExitCode:
 
     if options["resume"]:
         _refuse_beside_resume(options)
-    ask = ask_of(options)
+    ask, until_s = ask_of(options), math.inf
     if not options["dry_run"]:
-        ask = with_true_price(ask, this_host())
+        host = this_host()
+        ask, until_s = with_true_price(ask, host), time.monotonic() + work_s(host)
     choice = Choice(
         **which,
         skip_preflight=options["skip_preflight"],
@@ -78,6 +82,7 @@ def _start(options: dict[str, Any], which: dict[str, Any]) -> ExitCode:
         take_over=options["take_over"],
         push=not options["no_push"],
         yes=options["yes"],
+        until_s=until_s,
     )
     job = Job.of(ask, choice)
     if command := click.get_current_context().find_object(Command):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from configs.errors import ExitCode, ProjectError
@@ -13,6 +14,7 @@ from configs.secrets import redact
 from runner.host.addresses import LOOPBACK
 
 MAX_SAID_CHARACTERS = 300
+Found = TypeVar("Found")
 
 
 class UnansweredError(ProjectError):
@@ -71,6 +73,29 @@ def call(
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # a key that no header can hold
         raise UnansweredError(f"no answer: {type(error).__name__} {said(error)}") from error
     return Reply(reply.status_code, reply.text, reply.headers.get("date", ""))
+
+
+def in_time(ask: Callable[[], Found], limit_s: float) -> Found:
+    """What `ask` finds, waited for at most so long: a search for a name on the network knows no limit of its own.
+
+    Raises:
+        ProjectError: there was no answer, or `ask` says why there is none.
+    """
+    found: list[Found] = []
+    troubles: list[ProjectError] = []
+
+    def work() -> None:
+        try:
+            found.append(ask())
+        except ProjectError as error:
+            troubles.append(error)
+
+    thread = threading.Thread(target=work, name="ask", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if found:
+        return found[0]
+    raise troubles[0] if troubles else UnansweredError(f"no answer within {limit_s:.0f} s")
 
 
 def said(text: object) -> str:

@@ -18,7 +18,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 from runner.guard import die_with_parent, stops_wait
-from runner.host.calls import call
+from runner.host.calls import UnansweredError, call, in_time
 from runner.host.runpod import KEY, end_pod, pod_url
 from runner.host.where import Host
 from runner.say import say
@@ -28,6 +28,8 @@ END_AFTER = "SEQUENCE_END_AFTER_H"
 HOUR_S = 3600.0
 IMAGE_S = HOUR_S
 """Given to a pod for bringing the image, which RunPod's time of making it comes before."""
+CLOSING_S = 900.0
+"""Kept of a pod's time for the end of its run: to stop, to publish, and to leave word of it."""
 ASK_S, ANSWER_S = 300.0, 15.0
 """Between two questions when the pod was made, until one is answered."""
 RETRY_S = 60.0
@@ -36,7 +38,7 @@ RETRY_S = 60.0
 @contextlib.contextmanager
 def guarded(host: Host, environment: Mapping[str, str]) -> Iterator[None]:
     """Have the machine ended at its time, whatever happens inside; to be entered before any thread is started."""
-    hours = end_after_h(environment) if host.launched and host.kind == "runpod" else None
+    hours = _guarded_h(host, environment)
     if host.launched and environment.get(END_AFTER) and not end_after_h(environment):
         with contextlib.suppress(OSError):
             say(f"{END_AFTER}={environment[END_AFTER]!r} is no number of hours; it ends nothing")
@@ -57,6 +59,24 @@ def end_after_h(environment: Mapping[str, str]) -> float | None:
     except ValueError:
         return None
     return hours if 0 < hours < math.inf else None
+
+
+def work_s(host: Host, environment: Mapping[str, str] = os.environ) -> float:
+    """How long a run may work here so that it ends before its machine is ended; infinite where nothing ends that.
+
+    The launcher reckons with the price of its catalogue, and a run that turns out to cost less would go on longer.
+    """
+    hours = _guarded_h(host, environment)
+    if not hours:
+        return math.inf
+    age_s = None
+    with contextlib.suppress(UnansweredError):
+        age_s = in_time(lambda: _age_s(host.machine, environment), ANSWER_S)
+    return hours * HOUR_S - CLOSING_S + (0.0 if age_s is None else IMAGE_S - age_s)
+
+
+def _guarded_h(host: Host, environment: Mapping[str, str]) -> float | None:
+    return end_after_h(environment) if host.launched and host.kind == "runpod" else None
 
 
 def _forked(host: Host, limit_s: float, environment: Mapping[str, str]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from configs.errors import ProjectError
 from configs.load import operational_values
 from runner.host.addresses import address
-from runner.host.calls import Reply, UnansweredError, call
+from runner.host.calls import Reply, UnansweredError, call, in_time
 from runner.host.runpod import KEY, pod_url
 from runner.host.where import Host
 from runner.say import say
@@ -35,7 +34,7 @@ def with_true_price(ask: Ask, host: Host, environment: Mapping[str, str] = os.en
         return ask
     expected = _stated(operational_values(environment, ()))
     try:
-        found = _in_time(host, environment)
+        found = in_time(lambda: true_price(host, environment), LIMIT_S)
     except ProjectError as error:
         so = f"going on with the {expected:g} USD per hour that it was launched for" if expected else "it stays unknown"
         say(f"the price of this machine cannot be read from its provider: {error}; {so}")
@@ -78,25 +77,6 @@ def _price(value: Any, reply: Reply, per_usd: int = 1) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise UnansweredError(f"it names none: {reply}")
     return value / per_usd
-
-
-def _in_time(host: Host, environment: Mapping[str, str]) -> float | None:
-    """`true_price`, waited for at most `LIMIT_S`: a search for a name on the network knows no limit of its own."""
-    found: list[float | None] = []
-    troubles: list[ProjectError] = []
-
-    def ask() -> None:
-        try:
-            found.append(true_price(host, environment))
-        except ProjectError as error:
-            troubles.append(error)
-
-    thread = threading.Thread(target=ask, name="price", daemon=True)
-    thread.start()
-    thread.join(LIMIT_S)
-    if found:
-        return found[0]
-    raise troubles[0] if troubles else UnansweredError(f"no answer within {LIMIT_S:.0f} s")
 
 
 def _stated(operational: Mapping[str, Any]) -> float | None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from configs.errors import ExitCode
 from configs.load import resolve
 from configs.schema import BudgetConfig
-from runner.budget import Budget, BudgetError, figure, left_s, opening, spent
+from runner.budget import Budget, BudgetError, figure, left_s, opening, spent, within
 from runner.plan import Facts, Range, make_plan
 from runner.preflight.budget import check_budget
 from runner.store.layout import Spent
@@ -123,6 +123,17 @@ def test_no_sequence_of_starts_ever_passes_a_limit(limits, price, starts, step_s
     slack = 1 + 1e-9
     assert not limits["max_hours"] or used.wall_s <= limits["max_hours"] * HOUR_S * slack
     assert not limits["max_cost_usd"] or used.cost_usd <= limits["max_cost_usd"] * slack
+
+
+def test_a_machine_that_is_ended_before_the_budget_is_spent_gives_the_run_its_own_hours_and_no_less():
+    """Launched for 0.40 USD per hour, so for 12.5 h, it costs 0.20: 5 USD would last for 25 h."""
+    limits, used = BudgetConfig(price_usd_per_hour=0.2, max_cost_usd=5), Spent(wall_s=2 * HOUR_S, cost_usd=0.4)
+    here = within(limits, used, 12.25 * HOUR_S)
+    assert (here.max_hours, here.max_cost_usd) == (14.25, 5) and left_s(here, used) == 12.25 * HOUR_S
+    assert left_s(limits, used) == pytest.approx(23 * HOUR_S)
+    assert within(limits, used, 23.01 * HOUR_S) == within(limits, used, math.inf) == limits
+    assert left_s(within(limits, Spent(), -1), Spent()) < 2, "no limit is 0, and is not what this machine leaves"
+    assert within(BudgetConfig(), used, HOUR_S).max_hours == 3
 
 
 def test_the_ending_says_what_was_spent_and_how_to_go_on():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from typing import IO
 
 import pytest
 
+from runner.host.deadman import CLOSING_S, work_s
+from runner.host.where import this_host
+from runner.launch.order import SLACK_HOURS
 from tests.providers.base import Fault, Reply
 from tests.providers.runpod import FakeRunPod
 from tests.runner.fixture_stages.world import wait_for
@@ -176,3 +180,25 @@ def test_a_pod_that_was_just_made_has_an_hour_more_for_its_image_than_where_nobo
         for ending in endings:
             ending.said()
         assert not told.ends and f"GET /v2/pods/{POD}" in told.asked
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "more", "left_s"),
+    [
+        (600.0, {}, 3 * 3600 - 900 + 3600 - 600),
+        (3 * 3600.0, {}, 3600 - 900),
+        (None, {}, 3 * 3600 - 900),
+        (600.0, {"SEQUENCE_HOST": ""}, math.inf),
+        (600.0, {"SEQUENCE_HOST": "lambda"}, math.inf),
+        (600.0, {"SEQUENCE_END_AFTER_H": "long"}, math.inf),
+    ],
+    ids=["just made", "started again", "nobody tells", "no launch", "another guard", "no number"],
+)
+def test_a_run_works_no_longer_than_lets_it_end_before_its_pod_is_ended(ago_s, more, left_s):
+    with serving() as api:
+        api.ahead_s = 5000
+        if ago_s is not None:
+            api.replies[f"GET /v2/pods/{POD}"] = (200, made(api, ago_s))
+        environment = api.environment(**{"SEQUENCE_END_AFTER_H": "3"} | more)
+        assert work_s(this_host(environment), environment) == pytest.approx(left_s, abs=30)
+    assert CLOSING_S < SLACK_HOURS * 3600, "a run at the price it was launched for is not cut short"

@@ -88,6 +88,7 @@ def test_a_finished_run_that_is_restarted_works_never_and_asks_for_the_end_each_
         (["--set", "ppo.gama=1"], {}, 78, "unknown key"),
         ([], {"SEQUENCE_PPO__GAMA": "1"}, 78, "unknown key"),
         (["--max-hours", "0.0001"], {}, 79, "nothing is left of the budget"),
+        (["--max-hours", "9"], {"SEQUENCE_END_AFTER_H": "0.2"}, 79, "nothing is left of the budget"),
     ],
 )
 def test_what_is_refused_before_there_is_a_run_ends_the_machine_too(
