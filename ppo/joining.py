@@ -10,26 +10,29 @@ N = bars of the dataset, W = windows.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from configs.errors import BadDataError
 from configs.files import read_json
-from configs.run_dir import RunDir
+from configs.schema import Config
 from configs.unit import Unit
-from ppo.evaluate import Spans, Track
+from ppo.evaluate import Spans, Track, rollouts
 from ppo.judge import compare, cost_levels, spread
+from ppo.learner.policy import read_policy
 from ppo.metrics import mean_track
 from ppo.overfitting import overfitting
 from ppo.rules import F_POSITION
 from ppo.scoring import SingleAsset, dataset_facts
 from ppo.statistics import max_drawdown, moments
 from ppo.tape import Tape, build_tape, spans
-from ppo.tracks import join_tracks, read_tracks
+from ppo.tracks import join_tracks
 from ppo.trials import Trial
-from ppo.walk_forward import AGENTS, OWN_COSTS, level_name, load_monthly_vote, window_months
+from ppo.walk_forward import AGENTS, load_monthly_vote, window_months
 from training.features import FEATURE_NAMES
 from training.scaling import Scaler
 from training.splits import month_rows
@@ -98,10 +101,10 @@ class WalkForward(SingleAsset):
 
 
 def joined(name: str, unit: Unit, prepared: Prepared) -> WalkForward:
-    """Join all windows of the run.
+    """Play all test months of the run and join them.
 
     Raises:
-        BadDataError: there is no window, one or a file of it is missing, or they have different numbers of seeds.
+        BadDataError: there is no window, one or a file of it is missing, or a month has nothing to play on.
     """
     run, config = unit.run, unit.config
     request = run.request(unit.id)
@@ -111,22 +114,52 @@ def joined(name: str, unit: Unit, prepared: Prepared) -> WalkForward:
         found = f"lacks {', '.join(missing)}" if missing else "has none"
         raise BadDataError(f"all walk-forward windows of run {run.run_id!r} are joined, and it {found}; run them first")
     months = {month: month_rows(prepared.bars.t, month, month) for month in done}
-    groups = _joined_groups(run, done)
-    predictions = load_monthly_vote(run, config)
+    predictions, tracks = load_monthly_vote(run, config), list[list[list[Track]]]()
+    for number, month in enumerate(done, start=1):
+        tracks.append(play_month(run.unit_dir(f"{STAGE}/{month}"), months[month], prepared, predictions, config))
+        unit.progress(number, len(done), playing=month)
+    own, *sweep = ([join_tracks(seed) for seed in zip(*level, strict=True)] for level in zip(*tracks, strict=True))
     unscaled = Scaler(np.zeros(len(FEATURE_NAMES)), np.ones(len(FEATURE_NAMES)))  # baselines do not look at it
     tape = build_tape(prepared.bars, prepared.features, predictions, unscaled, config)
     played = without_seams(tape, [span for bounds in months.values() for span in spans(tape, *bounds)])
-    sweep = [groups[level_name(bps)] for bps, _ in cost_levels(config)]
     return WalkForward(
         tape=tape,
         config=config,
-        scored=compare(tape, config, played, groups[OWN_COSTS], sweep, predictions),
+        scored=compare(tape, config, played, own, sweep, predictions),
         bounds=(months[done[0]][0], months[done[-1]][1]),
         dataset=dataset_facts(prepared.dataset),
         cache_key=f"{request.cache_key}/{name}",
         months=months,
         agents={month: read_json(run.require_output(f"{STAGE}/{month}", AGENTS)) for month in done},
     )
+
+
+def play_month(
+    unit_dir: Path, bounds: tuple[int, int], prepared: Prepared, predictions: pd.DataFrame, config: Config
+) -> list[list[Track]]:
+    """Play a test month once with the agents of all seeds, at the run's own costs and at each level of the cost sweep.
+
+    Args:
+        unit_dir: what the month's unit wrote.
+        bounds: the bars of the month; no other is read.
+        prepared: the whole series.
+        predictions: of the whole series.
+        config: of the run.
+
+    Returns:
+        For each level of costs, the run's own first, the track of each seed.
+    """
+    start, stop = bounds
+    scaler = Scaler.from_json(read_json(unit_dir / "scaler.json"))
+    bars, voted = prepared.bars.slice(start, stop), predictions.iloc[start:stop].reset_index(drop=True)
+    tape = build_tape(bars, prepared.features[start:stop], voted, scaler, config)
+    played, levels = spans(tape, 0, stop - start), [config, *(level for _, level in cost_levels(config))]
+    agents = [read_policy(unit_dir / f"seed-{seed}") for seed in range(config.agent.seeds)]
+    tracks = [rollouts(tape, levels, played, agent) for agent in agents]
+    return [
+        [replace(track, row=track.row + start, fill_row=track.fill_row + start) for track in level]
+        for level in zip(*tracks, strict=True)
+    ]
 
 
 def without_seams(tape: Tape, played: Spans) -> list[tuple[int, int]]:
@@ -138,15 +171,6 @@ def without_seams(tape: Tape, played: Spans) -> list[tuple[int, int]]:
         else:
             whole.append((start, stop))
     return whole
-
-
-def _joined_groups(run: RunDir, months: list[str]) -> dict[str, list[Track]]:
-    """Cost level -> the joined track of each seed."""
-    windows = [read_tracks(run.unit_dir(f"{STAGE}/{month}")) for month in months]
-    return {
-        level: [join_tracks(seed) for seed in zip(*(window[level] for window in windows), strict=True)]
-        for level in windows[0]
-    }
 
 
 def _total(returns: np.ndarray) -> float:

@@ -10,7 +10,6 @@ N = bars.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +19,6 @@ from configs.calendar import shifted
 from configs.errors import BadDataError
 from configs.run_dir import RunDir
 from configs.schema import Config, PPOConfig
-from ppo.evaluate import Agent, Track, rollouts
-from ppo.judge import cost_levels
 from ppo.learner.train import Job, single_asset_job
 from ppo.tape import Tape, build_tape, spans
 from training.crossfit import soft_vote
@@ -35,8 +32,6 @@ from training.streams import integer
 CLASSIFIER = "classifier-"
 AGENTS = "agents.json"
 """What the unit of a window writes about the agents of its seeds."""
-OWN_COSTS = "run"
-"""The group of tracks at the run's own costs; those of a cost sweep are named by `level_name`."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +81,6 @@ class WindowData:
                 "use a series with fewer gaps, or fewer walk_forward.windows"
             )
         return found
-
-
-def level_name(bps: float) -> str:
-    """The group of tracks at a level of the cost sweep."""
-    return f"{bps:g}bps"
 
 
 def window_months(config: Config) -> list[str]:
@@ -198,18 +188,3 @@ def window_job(data: WindowData, config: Config, seed: int) -> Job:
     """The training of one seed's agent of a window; its streams are named by month and seed alone."""
     root = integer(config.seed, "walk_forward", data.window.month, seed)
     return single_asset_job(data.tape, data.spans("train"), data.spans("validation"), config, root, window_ppo(config))
-
-
-def play_month(data: WindowData, config: Config, agents: Sequence[Agent]) -> dict[str, list[Track]]:
-    """Play the test month once, at the run's own costs and at each level of the cost sweep.
-
-    Returns:
-        Group of tracks -> the track of each agent, its rows counted in the whole series.
-    """
-    by, played = data.first_row, data.spans("test")
-    levels = {OWN_COSTS: config} | {level_name(bps): level for bps, level in cost_levels(config)}
-    tracks_of = [rollouts(data.tape, list(levels.values()), played, agent) for agent in agents]
-    return {
-        name: [replace(track, row=track.row + by, fill_row=track.fill_row + by) for track in tracks]
-        for name, tracks in zip(levels, zip(*tracks_of, strict=True), strict=True)
-    }

@@ -215,7 +215,7 @@ STAGES = (
                 units=expansion.window_units,
                 settings=(
                     *("features", "ensemble", "market", "costs", "env", "agent.seeds", "ppo", "walk_forward"),
-                    *("labels.horizon_bars", "judging.cost_sweep_bps", *COLLAPSE_SETTINGS),
+                    *("labels.horizon_bars", *COLLAPSE_SETTINGS),
                 ),
                 ignored=("walk_forward.windows",),
                 uses_gpu=True,

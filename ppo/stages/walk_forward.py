@@ -4,11 +4,9 @@
 per bar, as `classifiers/<member>`) and models.json: per month what the model was fitted with, its history and the
 sha256 of its weights, which are not kept.
 
-`walk_forward/<YYYY-MM>` trains the agents of all seeds one after the other, plays the test month once with each, and
-writes seed-<i>/{policy.safetensors, policy.json, history.json}, scaler.json, agents.json (facts of each agent, as
-`training.json` of stage `ppo`) and the tracks of the month (`ppo.tracks`; groups: run, and one per cost level). The
-month is played here and scored by `evaluate` alone: no metric of this unit says how it went. The builtin learner
-trains, whatever `agent.backend` says.
+`walk_forward/<YYYY-MM>` trains the agents of all seeds one after the other and writes seed-<i>/{policy.safetensors,
+policy.json, history.json}, scaler.json and agents.json (facts of each agent, as `training.json` of stage `ppo`). The
+test month is played and scored by `evaluate` alone. The builtin learner trains, whatever `agent.backend` says.
 
 Stopped or killed, both go on from their newest checkpoint to the same bytes.
 """
@@ -28,12 +26,10 @@ from ppo.learner.train import Job, TrainResult
 from ppo.stages.agent import agent_facts, pretrained_weights
 from ppo.stages.in_turn import Done, train_in_turn
 from ppo.stages.walk_forward_cost import calibrate, describe  # noqa: F401 -- `plan` asks the stage
-from ppo.tracks import write_tracks
 from ppo.walk_forward import (
     AGENTS,
     CLASSIFIER,
     load_window,
-    play_month,
     whole_steps,
     window_job,
     window_ppo,
@@ -51,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def work(unit: Unit) -> dict[str, Any]:
-    """Fit the months of a member, or train and play the agents of a month."""
+    """Fit the months of a member, or train the agents of a month."""
     set_up_torch(unit.config.compute.threads_per_unit)
     if unit.name.startswith(CLASSIFIER):
         return fit_member(unit, unit.name.removeprefix(CLASSIFIER))
@@ -72,8 +68,9 @@ def fit_member(unit: Unit, member: str) -> dict[str, Any]:
 
 
 def train_window(unit: Unit) -> dict[str, Any]:
-    """Train the agents of one month, let each play it, and write both."""
+    """Train the agents of one month and write them."""
     config, data = unit.config, load_window(unit.run, unit.name, unit.config)
+    data.spans("test")  # a month with nothing to play on is told before its training, not after all others'
     names = [f"seed-{seed}" for seed in range(config.agent.seeds)]
 
     def job_of(name: str, _done: Done) -> Job:
@@ -85,14 +82,12 @@ def train_window(unit: Unit) -> dict[str, Any]:
         return {"facts": agent_facts(trained, began), "history": trained.history}
 
     done = train_in_turn(unit, names, job_of, kept, len(names) * whole_steps(window_ppo(config)))
-    agents = [done.policy(name) for name in names]
-    for name, agent in zip(names, agents, strict=True):
-        save_policy(unit.dir / name, agent)
+    for name in names:
+        save_policy(unit.dir / name, done.policy(name))
         write_json(unit.dir / name / "history.json", done.facts[name]["history"])
     write_json(unit.dir / "scaler.json", data.scaler.to_json())
     facts = [done.facts[name]["facts"] for name in names]
     write_json(unit.dir / AGENTS, facts)
-    write_tracks(unit.dir, play_month(data, config, agents))
     return {"month": unit.name, "agents": [{"seed": seed} | agent for seed, agent in enumerate(facts)]}
 
 

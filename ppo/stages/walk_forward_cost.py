@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 
 from configs.schema import MIN_WINDOW_EPOCHS, Config
 from ppo.stages.agent import SETTING_UP, calibrate_agent, describe_agent, evaluations, set_up
-from ppo.walk_forward import CLASSIFIER, WindowData, play_month, whole_steps, window_data, window_job, window_ppo
+from ppo.walk_forward import CLASSIFIER, WindowData, whole_steps, window_data, window_job, window_ppo
 from training.crossfit import soft_vote
 from training.determinism import set_up_torch
 from training.features import compute
@@ -23,10 +22,6 @@ from training.streams import stream
 
 MONTHS = 12
 MONTH_UNITS = "walk_forward/????-??"
-MONTH_DECISIONS_PER_S = 6_000.0
-"""Bars of a test month that one agent plays per second, at all cost levels side by side; measured on one core."""
-TRACK_BYTES_PER_BAR = 100
-"""Of one agent's tracks at five cost levels; measured, rounded up."""
 DEMO_MONTH = "2024-06"
 
 
@@ -40,9 +35,8 @@ def describe(config: Config) -> dict[str, Any]:
     amounts = {
         "steps": whole_steps(ppo),
         "validation decisions": evaluations(ppo) * selecting_bars,
-        "month decisions": month_bars,
     }
-    rates = {item["name"]: item["rate_per_s"] for item in agent["work"]} | {"month decisions": MONTH_DECISIONS_PER_S}
+    rates = {item["name"]: item["rate_per_s"] for item in agent["work"]}
     work = [
         {"name": name, "amount": config.agent.seeds * amount, "rate_per_s": rates[name], "units": MONTH_UNITS}
         for name, amount in amounts.items()
@@ -54,7 +48,7 @@ def describe(config: Config) -> dict[str, Any]:
     return {
         "bars_needed": agent["bars_needed"],
         "memory_bytes": max(agent["memory_bytes"], fitted["memory_bytes"]),
-        "artifact_bytes": (TRACK_BYTES_PER_BAR * month_bars + agent["artifact_bytes"]) * config.agent.seeds,
+        "artifact_bytes": agent["artifact_bytes"] * config.agent.seeds,
         "checkpoint_bytes": agent["checkpoint_bytes"],
         "work": work,
     }
@@ -66,19 +60,15 @@ def calibrate(config: Config, budget_s: float) -> dict[str, float]:
     members, speed, settings = config.ensemble.members, WindowSpeed(config), config.walk_forward
     shown = {"first_test_month": DEMO_MONTH, "windows": 1, "train_months": min(settings.train_months, 6)}
     config = config.model_copy(update={"walk_forward": settings.model_copy(update=shown)})
-    share_s = budget_s / (2 * len(members) + 2)
+    share_s = budget_s / (2 * len(members) + 1)
     data = _demo_window(speed.bars, config)
     job = window_job(data, config, 0)
-    state, setting_up_s = set_up(job)
+    _, setting_up_s = set_up(job)
     rates = calibrate_agent(config, job.ppo, share_s) | {SETTING_UP: 1 / setting_up_s}
     for member in members:
         rates[f"{member} windows trained"] = speed.trained_per_s(member, share_s)
         rates[f"{member} windows predicted"] = speed.predicted_per_s(member, share_s)
-    begun_s, played = time.perf_counter(), 0
-    while not played or time.perf_counter() - begun_s < share_s:
-        play_month(data, config, [state.policy])
-        played += len(data.tape) - data.window.test[0]
-    return rates | {"month decisions": played / (time.perf_counter() - begun_s)}
+    return rates
 
 
 def _fits(config: Config, member: str, rate_per_s: float) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Tracks on disk, and accounts that go on where the one before ended."""
+"""Accounts that go on where the one before ended."""
 
 from dataclasses import fields, replace
 
@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.errors import BadDataError
 from ppo.evaluate import Track, follow
 from ppo.ledger import trades
-from ppo.tracks import join_tracks, read_tracks, write_tracks
+from ppo.tracks import join_tracks
 from tests.ppo.worlds import random_tape
 
 SPANS = [(0, 50), (50, 90), (100, 140)]
@@ -22,20 +21,6 @@ def equal(one, other):
 
 def at_random(tape, config, played, seed):
     return follow(tape, config, played, np.random.default_rng(seed).random(len(tape)) < 0.5)
-
-
-def test_what_is_written_is_read_bit_for_bit(quick_config, tmp_path):
-    tape = random_tape(140, 3)
-    long = at_random(tape, quick_config, SPANS, 1)
-    idle = follow(tape, quick_config, SPANS, np.zeros(140, bool))
-    groups = {"run": [long, idle], "10": [replace(idle, liquidated=True), idle]}
-    write_tracks(tmp_path, groups)
-    read = read_tracks(tmp_path)
-    assert list(read) == ["run", "10"]
-    assert all(equal(one, other) for group in groups for one, other in zip(read[group], groups[group], strict=True))
-    (tmp_path / "fills.parquet").unlink()
-    with pytest.raises(BadDataError, match=r"no fills\.parquet; run its unit again"):
-        read_tracks(tmp_path)
 
 
 @settings(max_examples=20, deadline=None)

@@ -17,15 +17,17 @@ from configs.load import resolve
 from configs.run_dir import Request, RunDir
 from configs.unit import Unit
 from ppo.baselines import shifted
-from ppo.joining import joined
+from ppo.evaluate import Track, rollout
+from ppo.joining import joined, play_month
 from ppo.learner.policy import Policy, PolicySizes, read_policy, save_policy
 from ppo.scoring import enter, judge, write_evaluation
 from ppo.stages import walk_forward as stage
-from ppo.tracks import join_tracks, read_tracks
+from ppo.tracks import join_tracks
+from ppo.walk_forward import load_monthly_vote, load_window
 from training import meter
 from training.demo import demo_bars
 from training.features import FEATURE_NAMES, compute
-from training.splits import split
+from training.splits import month_rows, split
 from training.stages.prepare import load_prepared, write_table
 
 CLASSIFIER, MONTHS = "walk_forward/classifier-lstm", ("walk_forward/2023-03", "walk_forward/2023-04")
@@ -113,8 +115,7 @@ def finished(tmp_path_factory) -> RunDir:
 def test_the_units_write_their_files_and_nothing_else(finished):
     assert set(digests(finished, CLASSIFIER)) == {"predictions.parquet", "models.json"}
     agents = {f"seed-{seed}/{name}" for seed in range(2) for name in AGENT}
-    tracks = {"tracks.parquet", "fills.parquet", "ends.json"}
-    assert set(digests(finished, MONTHS[0])) == agents | tracks | {"scaler.json", "agents.json"}
+    assert set(digests(finished, MONTHS[0])) == agents | {"scaler.json", "agents.json"}
     models = read_json(finished.unit_dir(CLASSIFIER) / "models.json")
     assert list(models) == ["2023-02", "2023-03", "2023-04"]
     assert all(len(model["weights_sha256"]) == 64 for model in models.values())
@@ -130,10 +131,27 @@ def test_a_unit_tells_how_its_agents_validate_and_not_how_the_month_went(finishe
         assert agent["validation"].keys() >= {"sharpe", "standard_error", "lower", "upper", "max_drawdown", "hit_rate"}
 
 
+def played(run: RunDir, unit_id: str) -> list[list[Track]]:
+    config, prepared, month = run.load_config(), load_prepared(run), unit_id.rpartition("/")[2]
+    bounds = month_rows(prepared.bars.t, month, month)
+    return play_month(run.unit_dir(unit_id), bounds, prepared, load_monthly_vote(run, config), config)
+
+
+def test_a_month_is_played_with_its_own_bars_alone_as_it_was_with_its_training_months_before_it(finished):
+    """The same orders and equity, bit for bit, on the tape that the agents were trained on."""
+    data = load_window(finished, "2023-04", finished.load_config())
+    for seed, track in enumerate(played(finished, MONTHS[1])[0]):
+        agent = read_policy(finished.unit_dir(MONTHS[1]) / f"seed-{seed}")
+        whole = rollout(data.tape, finished.load_config(), data.spans("test"), agent)
+        assert np.array_equal(track.row, whole.row + data.first_row)
+        for name in ("equity", "weight", "action", "fills"):
+            assert np.array_equal(getattr(track, name), getattr(whole, name)), name
+
+
 def test_a_month_is_played_at_the_run_s_costs_and_at_each_level_and_ends_in_cash(finished):
-    t, groups = load_prepared(finished).bars.t, read_tracks(finished.unit_dir(MONTHS[0]))
-    assert list(groups) == ["run", "0bps"]
-    for track in (track for tracks in groups.values() for track in tracks):
+    t, levels = load_prepared(finished).bars.t, played(finished, MONTHS[0])
+    assert [len(tracks) for tracks in levels] == [2, 2]
+    for track in (track for tracks in levels for track in tracks):
         assert t[track.row[0]] == month_start("2023-03")
         assert t[track.row[-1]] == month_start("2023-04") - 3_600
         assert track.weight[-1] == 0
@@ -207,11 +225,11 @@ def test_a_changed_month_changes_nothing_that_was_decided_before_it(month, finis
     pd.testing.assert_frame_equal(*(frame[before] for frame in frames), check_exact=True)
     for unit_id in MONTHS:
         work(run, unit_id)
-        was, now = digests(finished, unit_id), digests(run, unit_id)
-        decided = {name for name in was if name.startswith("seed-") or name in ("scaler.json", "agents.json")}
-        if unit_id <= f"walk_forward/{month}":
-            assert all(was[name] == now[name] for name in decided)
-        assert (was == now) == (unit_id < f"walk_forward/{month}")
+        assert (digests(finished, unit_id) == digests(run, unit_id)) == (unit_id <= f"walk_forward/{month}")
+    was, now = (evaluated(each, *MONTHS).scored.agents for each in (copied(finished, tmp_path / "was"), run))
+    for one, other in zip(was, now, strict=True):
+        before = one.row < month_rows(load_prepared(run).bars.t, month, month)[0]
+        assert np.array_equal(one.equity[before], other.equity[before]) and not np.array_equal(one.equity, other.equity)
 
 
 def test_windows_start_where_they_are_told_and_say_so(finished, tmp_path):
@@ -278,7 +296,7 @@ def scored(finished, tmp_path_factory):
 
 def test_the_months_join_into_one_series_that_compounds_theirs(finished, scored):
     family, evaluation, run = scored
-    tables = [read_tracks(finished.unit_dir(month))["run"] for month in MONTHS]
+    tables = [played(finished, month)[0] for month in MONTHS]
     for seed, agent in enumerate(evaluation["agents"]):
         growth = np.prod([table[seed].equity[-1] / table[seed].equity[0] for table in tables])
         assert agent["metrics"]["total_return"] == pytest.approx(growth - 1)
@@ -320,7 +338,7 @@ def test_agents_are_in_cash_where_they_change_over(scored):
 
 def test_a_shift_by_nothing_gives_the_joined_series_with_its_seams(scored):
     family, _, run = scored
-    tracks = [join_tracks(seed) for seed in zip(*(read_tracks(run.unit_dir(m))["run"] for m in MONTHS), strict=True)]
+    tracks = [join_tracks(seed) for seed in zip(*(played(run, m)[0] for m in MONTHS), strict=True)]
     unmoved = shifted(family.tape, family.config, [family.bounds], tracks, np.zeros(1, int))
     mean = np.mean([track.returns for track in tracks], axis=0)
     assert unmoved.total_return[0] == pytest.approx(np.prod(1 + mean) - 1)
