@@ -15,10 +15,6 @@ from tests.ppo.worlds import random_tape
 SPANS = [(0, 50), (50, 90), (100, 140)]
 
 
-def equal(one, other):
-    return all(np.array_equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(Track))
-
-
 def at_random(tape, config, played, seed):
     return follow(tape, config, played, np.random.default_rng(seed).random(len(tape)) < 0.5)
 
