@@ -51,7 +51,6 @@ class ProjectError(Exception):
     """Base of every error this project raises on purpose."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.UNIT_FAILED
-    retryable: ClassVar[bool] = False
 
 
 class BadDataError(ProjectError):
@@ -82,6 +81,8 @@ class StoreError(ProjectError):
     """The object store is lost, damaged, or holds nothing usable."""
 
     exit_code = ExitCode.STORE_DAMAGED
+    retryable: ClassVar[bool] = False
+    """The same request may work later."""
 
 
 class FencedError(ProjectError):
@@ -94,7 +95,6 @@ class OutOfMemoryError(ProjectError):
     """The unit ran out of memory with the batch it has; a smaller one may fit."""
 
     exit_code = ExitCode.MACHINE_UNFIT
-    retryable = True
 
 
 class ConfigError(ProjectError):

@@ -50,7 +50,7 @@ def cost_of(wall_s: float, price_usd_per_hour: float) -> float:
     return wall_s * price_usd_per_hour / HOUR_S
 
 
-def opening(price_usd_per_hour: float, ledger: Spent, known: Spent | None = None) -> dict[str, float]:
+def opening(price_usd_per_hour: float, ledger: Spent, known: Spent) -> dict[str, float]:
     """The fields of `run_started` that keep the ledger.
 
     Args:
@@ -58,7 +58,6 @@ def opening(price_usd_per_hour: float, ledger: Spent, known: Spent | None = None
         ledger: what the event log knows.
         known: what the store knows; it may have seen more, where the machine was lost with the end of its log.
     """
-    known = known or ledger
     return {
         "price_usd_per_hour": price_usd_per_hour,
         "unseen_wall_s": max(0.0, known.wall_s - ledger.wall_s),

@@ -198,7 +198,7 @@ def die_with_parent(parent_pid: int) -> None:
 class Reaper:
     """A process that kills the process groups its parent leaves behind."""
 
-    def __init__(self, keep_open: int = -1) -> None:
+    def __init__(self, keep_open: int) -> None:
         """Fork the reaper; it keeps only the descriptor `keep_open` (the lock's) besides its pipe."""
         read_end, self._write_end = os.pipe()
         with stops_wait():

@@ -68,10 +68,10 @@ class Keys:
     lock: str
 
     @classmethod
-    def of_this_program(cls, config: Config, datasets: dict[str, str], root: Path = PROJECT_ROOT) -> Keys:
-        """Digest the code and the dependency lock under `root`."""
-        code = {name: code_digest(root / name) for name in PACKAGES}
-        return cls(config, datasets, code, lock_digest(root))
+    def of_this_program(cls, config: Config, datasets: dict[str, str]) -> Keys:
+        """Digest the code and the dependency lock."""
+        code = {name: code_digest(PROJECT_ROOT / name) for name in PACKAGES}
+        return cls(config, datasets, code, lock_digest())
 
     def inputs(self, unit: Unit, results: dict[str, Result]) -> dict[str, str]:
         """Digests of what the unit reads: datasets, the units it needs, and those it wants that are there."""

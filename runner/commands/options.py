@@ -14,7 +14,6 @@ from configs.assets import TIMEFRAME_S
 from runner.session import DEFAULT_PROFILE, DEFAULT_RUNS_DIR, Ask
 
 Command = Callable[..., Any]
-Paths = tuple[Path, ...]
 
 
 def runs_dir_option(command: Command) -> Command:

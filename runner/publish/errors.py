@@ -41,8 +41,6 @@ class RejectedError(PublishError):
 class MovedOnError(PublishError):
     """Somebody else pushed to the branch in the meantime."""
 
-    retryable = True
-
 
 FAULTS: tuple[tuple[str, type[PublishError], str], ...] = (
     (

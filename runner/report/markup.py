@@ -19,9 +19,9 @@ def escape(value: object) -> Html:
     return value if isinstance(value, Html) else Html(html.escape(str(value), quote=True))
 
 
-def join(parts: Iterable[object], separator: str = "") -> Html:
+def join(parts: Iterable[object]) -> Html:
     """Parts one after the other, each escaped."""
-    return Html(separator.join(escape(part) for part in parts))
+    return Html("".join(escape(part) for part in parts))
 
 
 def tag(name: str, *children: object, **attributes: object) -> Html:

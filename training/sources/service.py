@@ -14,8 +14,6 @@ from training.market import VALUE_COLUMNS
 class Unreachable(MachineUnfitError):
     """A service does not answer; the same request may work later."""
 
-    retryable = True
-
 
 @dataclass(frozen=True)
 class Piece:
