@@ -3,13 +3,14 @@
 A seed's series is what one account would have gone through that was handed from
 the agent of one month to that of the next, in cash on the bar at whose close the
 next one decides first. Rule baselines are played once over all months, and keep
-their position from one to the next. The seeds' mean and each seed count as trials.
+their position from one to the next.
 N = bars of the dataset, W = windows.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pandas as pd
 
 from configs.errors import BadDataError
 from configs.files import read_json
+from configs.run_dir import RunDir
 from configs.schema import Config
 from configs.unit import Unit
 from ppo.evaluate import Spans, Track, rollouts
@@ -27,11 +29,10 @@ from ppo.learner.policy import read_policy
 from ppo.metrics import mean_track
 from ppo.overfitting import overfitting
 from ppo.rules import F_POSITION
-from ppo.scoring import SingleAsset, dataset_facts
+from ppo.scoring import EQUITY, SingleAsset, dataset_facts
 from ppo.statistics import max_drawdown, moments
 from ppo.tape import Tape, build_tape, spans
 from ppo.tracks import join_tracks
-from ppo.trials import Trial
 from ppo.walk_forward import AGENTS, load_monthly_vote, window_months
 from training.features import FEATURE_NAMES
 from training.scaling import Scaler
@@ -50,24 +51,28 @@ class WalkForward(SingleAsset):
     agents: dict[str, list[dict[str, Any]]]
     """Test month -> facts of each seed's agent, as the window's unit wrote them."""
 
-    @property
-    def trials(self) -> list[Trial]:
-        """The judged mean of the seeds, and one for each seed."""
-        return super().trials + [
-            self.trial(f"{self.cache_key}/seed-{seed}", track.returns) for seed, track in enumerate(self.scored.agents)
-        ]
+    run: RunDir
+    """Whose agents they are; other configurations' runs lie beside it."""
 
-    def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
+    def judge(self, trial_sharpes: dict[str, float]) -> dict[str, Any]:
         """`evaluation.json`, with the keys of this family beside those of all:
 
         windows     [{"month", "bars", "total_return", "sharpe", "max_drawdown" (of the seeds' mean), "trades" (mean),
                     "agents": [{"seed", "start", "total_return", "sharpe", "validation_sharpe"}], "spread": {"min",
                     "max", "sd"} of the seeds' total returns, "baselines": {name: total return}}]; ratios annualised
-        pbo         `ppo.overfitting.overfitting` of choosing among the seeds; null with fewer than two
+        pbo_of_configurations   `ppo.overfitting.overfitting` over the trials of exactly these bars whose series are
+                    still in this runs directory, named by their runs: walk-forwards of other configurations beside
+                    this one; null where there is none
+        pbo_of_seeds            the same of choosing among this run's seeds, which nobody does here: the mean is
+                    judged; null with fewer than two
         """
+        t, equity = self.tape.t[self.scored.agents[0].row], mean_track(self.scored.agents)[1]
+        own = {self.run.run_id: pd.DataFrame({"t": t, "equity_mean": equity})}
+        kept = own | kept_series(self.run, t, trial_sharpes.keys() - {self.cache_key})
         return super().judge(trial_sharpes) | {
             "windows": [self._window(month) for month in self.months],
-            "pbo": overfitting({f"seed_{seed}": track.returns for seed, track in enumerate(self.scored.agents)}),
+            "pbo_of_configurations": overfitting(distinct_returns(kept)),
+            "pbo_of_seeds": overfitting({f"seed_{i}": track.returns for i, track in enumerate(self.scored.agents)}),
         }
 
     def _window(self, month: str) -> dict[str, Any]:
@@ -131,6 +136,7 @@ def joined(name: str, unit: Unit, prepared: Prepared) -> WalkForward:
         cache_key=f"{request.cache_key}/{name}",
         months=months,
         agents={month: read_json(run.require_output(f"{STAGE}/{month}", AGENTS)) for month in done},
+        run=run,
     )
 
 
@@ -160,6 +166,39 @@ def play_month(
         [replace(track, row=track.row + start, fill_row=track.fill_row + start) for track in level]
         for level in zip(*tracks, strict=True)
     ]
+
+
+def kept_series(run: RunDir, t: np.ndarray, keys: Collection[str]) -> dict[str, pd.DataFrame]:
+    """Run id -> t and equity_mean of the walk-forwards over the bars `t` that are kept beside this run.
+
+    Args:
+        run: this run.
+        t: opens of all its scored bars.
+        keys: cache keys of the trials that count.
+    """
+    found: dict[str, pd.DataFrame] = {}
+    for other in map(RunDir, sorted(path for path in run.root.parent.iterdir() if path.is_dir())):
+        result = other.result("evaluate")
+        if result is None or f"{result.cache_key}/{STAGE}" not in keys:
+            continue
+        try:
+            series = pd.read_parquet(other.unit_dir("evaluate") / STAGE / EQUITY, columns=["t", "equity_mean"])
+        except (OSError, ValueError):
+            continue  # it is being made anew, or damaged: no fault of this run
+        if np.array_equal(series["t"], t):
+            found[other.run_id] = series
+    return found
+
+
+def distinct_returns(series: Mapping[str, pd.DataFrame]) -> dict[str, np.ndarray]:
+    """(T - 1,) returns from row to row of `equity_mean`, 0 over a gap; equal ones are not of another configuration."""
+    found: dict[str, np.ndarray] = {}
+    for name, frame in series.items():
+        equity = frame["equity_mean"].to_numpy()
+        returns = equity[1:] / equity[:-1] - 1
+        if not any(np.array_equal(returns, other) for other in found.values()):
+            found[name] = returns
+    return found
 
 
 def without_seams(tape: Tape, played: Spans) -> list[tuple[int, int]]:

@@ -27,6 +27,7 @@ from ppo.trials import LEDGER_NAME, Trial, record, sharpes, touching
 from training.stages.prepare import write_table
 
 SCHEMA = 1
+EQUITY = "equity.parquet"
 
 
 class Played(Protocol):
@@ -40,8 +41,8 @@ class Played(Protocol):
     def returns(self) -> np.ndarray:
         """(T,) mean over the seeds of the return of each bar."""
 
-    def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
-        """`evaluation.json`, given the per-bar Sharpe ratio of every trial that touches its bars."""
+    def judge(self, trial_sharpes: dict[str, float]) -> dict[str, Any]:
+        """`evaluation.json`, given what `ppo.trials.sharpes` says of every trial that touches its bars."""
 
     def write(self, directory: Path) -> None:
         """Write `equity.parquet`, the trades and whatever else belongs to the family."""
@@ -68,22 +69,18 @@ class SingleAsset:
 
     @property
     def trials(self) -> list[Trial]:
-        """One: the mean of the seeds."""
-        return [self.trial(self.cache_key, self.returns)]
+        """One: the mean of the seeds, over all bars in `bounds`."""
+        return [trial_of(self.dataset, self.tape.t, self.bounds, self.cache_key, self.returns)]
 
-    def trial(self, cache_key: str, returns: np.ndarray) -> Trial:
-        """A scoring of all bars in `bounds`."""
-        return trial_of(self.dataset, self.tape.t, self.bounds, cache_key, returns)
-
-    def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
+    def judge(self, trial_sharpes: dict[str, float]) -> dict[str, Any]:
         """`evaluation.json`."""
         scored = range_facts(self.tape.t, self.scored.agents[0], self.bounds, self.config.market.bars_per_year)
         facts = {"schema": SCHEMA, "dataset": self.dataset, "test_range": scored}
-        return facts | judgement(self.scored, self.config, trial_sharpes)
+        return facts | judgement(self.scored, self.config, list(trial_sharpes.values()))
 
     def write(self, directory: Path) -> None:
         """Write `equity.parquet` and the seeds' trades."""
-        write_table(directory / "equity.parquet", equity_table(self.tape, self.scored))
+        write_table(directory / EQUITY, equity_table(self.tape, self.scored))
         for seed, track in enumerate(self.scored.agents):
             frame = trades(self.tape, track.fill_row, track.fills, int(track.row[-1]), track.account)
             write_trades(directory / f"trades-seed-{seed}.csv", frame)

@@ -94,15 +94,15 @@ def touching(entries: Sequence[Trial], own: Sequence[Trial]) -> list[Trial]:
     return [entry for entry in entries if any(entry.touches(trial) for trial in own)]
 
 
-def sharpes(entries: Sequence[Trial], own: Sequence[Trial]) -> list[float]:
-    """Per-bar Sharpe ratio of each scoring, which may have entries for several assets, as over the bars of `own`.
+def sharpes(entries: Sequence[Trial], own: Sequence[Trial]) -> dict[str, float]:
+    """Per-bar Sharpe ratio of each scoring, which may have entries for several assets, by key, as over `own`'s bars.
 
     Without skill the ratio of n bars has variance 1 / n: those of a month beside those of years, as they are, would
     make the best of them look as if found by luck however it was found.
     """
     bars, found = _bars(own), {entry.cache_key: entry.sharpe for entry in entries}
     lengths = {key: _bars([entry for entry in entries if entry.cache_key == key]) for key in found}
-    return [sharpe * math.sqrt(lengths[key] / bars) for key, sharpe in found.items()]
+    return {key: sharpe * math.sqrt(lengths[key] / bars) for key, sharpe in found.items()}
 
 
 def _bars(entries: Sequence[Trial]) -> int:

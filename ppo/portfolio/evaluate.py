@@ -78,12 +78,12 @@ class PlayedPortfolio:
             if start < stop
         ]
 
-    def judge(self, trial_sharpes: list[float]) -> dict[str, Any]:
+    def judge(self, trial_sharpes: dict[str, float]) -> dict[str, Any]:
         """`evaluation.json`."""
         metrics_of = partial(portfolio_metrics, assets=self.tape.assets)
         scored = range_facts(self.tape.t, self.scored.agents[0], self.bounds, self.config.market.bars_per_year)
         facts = {"schema": SCHEMA, "dataset": self.dataset, "test_range": scored, "portfolio": self._portfolio()}
-        judged = judgement(self.scored, self.config, trial_sharpes, metrics_of)
+        judged = judgement(self.scored, self.config, list(trial_sharpes.values()), metrics_of)
         for symbol, added in contributions(self.scored.agents, self.config, self.tape.assets).items():
             judged["mean"]["assets"][symbol] |= added  # not the seeds' means: these would not add up
         return facts | judged

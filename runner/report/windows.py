@@ -14,6 +14,8 @@ from runner.report.section import Section, heading, note
 from runner.report.series import rounded
 
 FAMILY = "walk_forward"
+CHOICES = {"pbo_of_configurations": "configuration", "pbo_of_seeds": "seed"}
+"""Key of an evaluation -> what one would have chosen among."""
 MOST_ROWS_OPEN = 12
 """A longer table of months is folded."""
 
@@ -29,8 +31,7 @@ def windows(facts: Facts) -> Section | None:
         parts.append(_joined(family))
     if months:
         parts += [_heat_map(months), heading("Window by window"), _table(months)]
-    if evaluation.get("pbo"):
-        parts.append(note(_overfitting_words(evaluation["pbo"])))
+    parts += [note(_overfitting_words(evaluation[key], what)) for key, what in CHOICES.items() if evaluation.get(key)]
     lead = (
         "Each month is traded by agents that were trained, scaled, predicted and selected on earlier months only. The "
         "test months join into one series, with the costs of closing at every seam."
@@ -40,7 +41,7 @@ def windows(facts: Facts) -> Section | None:
 
 def _pairs(evaluation: dict[str, Any], months: list[dict[str, Any]]) -> list[tuple[object, object]]:
     mean, trials = evaluation.get("mean") or {}, evaluation.get("trials") or {}
-    pbo = evaluation.get("pbo") or {}
+    chosen, seed = (evaluation.get(key) or {} for key in CHOICES)
     ratios = [month["sharpe"] for month in months if numbers.is_number(month.get("sharpe"))]
     gains = sum(1 for month in months if (month.get("total_return") or 0) > 0)
     starts = sorted({agent.get("start", "") for month in months for agent in month.get("agents") or ()})
@@ -51,8 +52,9 @@ def _pairs(evaluation: dict[str, Any], months: list[dict[str, Any]]) -> list[tup
         ("Mean of the months' Sharpe", numbers.ratio(fmean(ratios)) if ratios else numbers.NONE),
         ("Probabilistic Sharpe ratio", numbers.ratio(mean.get("psr"))),
         ("Deflated Sharpe ratio", f"{numbers.ratio(mean.get('dsr'))}, N = {numbers.count(trials.get('count'))} trials"),
-        ("Overfitting by choosing among seeds", numbers.percent(pbo.get("probability"), 0)),
-        ("The chosen seed lost afterwards", numbers.percent(pbo.get("loss_probability"), 0)),
+        ("Probability of backtest overfitting", _of_configurations(chosen)),
+        ("Overfitting by choosing among seeds", numbers.percent(seed.get("probability"), 0)),
+        ("The chosen seed lost afterwards", numbers.percent(seed.get("loss_probability"), 0)),
         ("Agents start from", ", ".join(starts) or numbers.NONE),
     ]
 
@@ -140,16 +142,22 @@ def _range(spread: dict[str, Any]) -> str:
     return f"{numbers.signed_percent(spread.get('min'))} / {numbers.signed_percent(spread.get('max'))}"
 
 
-def _overfitting_words(pbo: dict[str, Any]) -> str:
-    chosen = pbo.get("chosen_frac") or {}
+def _of_configurations(found: dict[str, Any]) -> str:
+    if not found:
+        return "none: no other configuration was scored on these months in this runs directory"
+    count = len(found.get("chosen_frac") or {})
+    return f"{numbers.percent(found.get('probability'), 0)}, of {numbers.count(count)} configurations"
+
+
+def _overfitting_words(found: dict[str, Any], what: str) -> str:
+    chosen = found.get("chosen_frac") or {}
     favourite = max(chosen, key=lambda name: chosen[name], default="")
     said = f", most often {favourite.replace('_', ' ')} ({numbers.percent(chosen[favourite], 0)})" if favourite else ""
     return (
-        f"Choosing among the {numbers.count(len(chosen))} seeds (probability of backtest overfitting): in "
-        f"{numbers.count(pbo.get('combinations'))} splits of the series into halves of "
-        f"{numbers.count(pbo.get('blocks'))} blocks, the seed that was best in one half{said} fell below the median of "
-        f"the seeds in the other in {numbers.percent(pbo.get('probability'), 0)} of the cases; the median counts as "
-        "half, and chance gives one half. It says how much a choice of the best seed is worth, not whether any seed "
-        f"earns: the chosen one lost in the other half in {numbers.percent(pbo.get('loss_probability'), 0)} of the "
-        "cases."
+        f"Choosing among the {numbers.count(len(chosen))} {what}s: in {numbers.count(found.get('combinations'))} "
+        f"splits of the series into halves of {numbers.count(found.get('blocks'))} blocks, the {what} that was best in "
+        f"one half{said} fell below the median of the {what}s in the other in "
+        f"{numbers.percent(found.get('probability'), 0)} of the cases; the median counts as half, and chance gives one "
+        f"half. It says how much a choice of the best {what} is worth, not whether any {what} earns: the chosen one "
+        f"lost in the other half in {numbers.percent(found.get('loss_probability'), 0)} of the cases."
     )

@@ -134,18 +134,18 @@ def test_a_killed_writers_missing_part_is_entered_by_the_re_run(tmp_path):
 
 def test_a_portfolio_uses_up_the_bars_of_each_asset_and_counts_once(tmp_path):
     ledger, both = tmp_path / "trials.jsonl", [trial("both", sharpe=0.2), trial("both", data="other", sharpe=0.2)]
-    assert sharpes(touching(record_all(ledger, both), both), both) == [0.2]
+    assert sharpes(touching(record_all(ledger, both), both), both) == {"both": 0.2}
     alone = record(ledger, trial("alone", data="other", sharpe=0.1))
     assert [entry.cache_key for entry in alone] == ["both", "alone"]
     again = record_all(ledger, [trial("again", sharpe=0.3)])
-    assert sharpes(touching(again, both), both) == [0.2, 0.1, 0.3]
+    assert sharpes(touching(again, both), both) == {"both": 0.2, "alone": 0.1, "again": 0.3}
 
 
 def test_ratios_of_fewer_bars_count_as_over_the_bars_that_are_judged():
     """20 bars beside 80: without skill a ratio varies with one over the root of the bars, here by half."""
     own, part = trial("own", start=0, stop=80, sharpe=0.1), trial("part", start=60, stop=80, sharpe=0.3)
-    assert sharpes([own, part], [own]) == pytest.approx([0.1, 0.15])
-    assert sharpes([own, part], [part]) == pytest.approx([0.2, 0.3])
+    assert sharpes([own, part], [own]) == pytest.approx({"own": 0.1, "part": 0.15})
+    assert sharpes([own, part], [part]) == pytest.approx({"own": 0.2, "part": 0.3})
 
 
 def test_no_trial_enters_nothing(tmp_path):

@@ -20,6 +20,7 @@ from ppo.baselines import shifted
 from ppo.evaluate import Track, rollout
 from ppo.joining import joined, play_month
 from ppo.learner.policy import Policy, PolicySizes, read_policy, save_policy
+from ppo.overfitting import overfitting
 from ppo.scoring import enter, judge, write_evaluation
 from ppo.stages import walk_forward as stage
 from ppo.tracks import join_tracks
@@ -314,7 +315,8 @@ def test_the_evaluation_has_the_keys_of_every_family_and_its_own(scored):
     assert set(evaluation["baselines"]) == {"flat", "buy_and_hold", "moving_average", "follow_classifier", "random"}
     assert [row["cost_bps"] for row in evaluation["cost_sweep"]] == [0]
     assert evaluation["cost_sweep"][0]["mean"]["total_return"] == pytest.approx(evaluation["mean"]["total_return"])
-    assert evaluation["pbo"]["chosen_frac"].keys() == {"seed_0", "seed_1"}, "the trials that one could choose among"
+    assert evaluation["pbo_of_seeds"]["chosen_frac"].keys() == {"seed_0", "seed_1"}
+    assert evaluation["pbo_of_configurations"] is None, "nothing else was scored on these bars"
 
 
 def test_baselines_keep_their_position_where_the_agents_change_over(scored):
@@ -357,19 +359,45 @@ def test_the_window_table_adds_up_to_the_whole(scored):
         assert evaluation["baselines"][name]["total_return"] == pytest.approx(parts)
 
 
-def test_the_judged_mean_and_every_seed_are_trials(scored):
+def test_the_mean_of_the_seeds_is_the_trial(scored):
     family, evaluation, run = scored
-    keys = ["scoring/walk_forward", *(f"scoring/walk_forward/seed-{seed}" for seed in range(2))]
-    assert [trial.cache_key for trial in family.trials] == keys
+    (trial,) = family.trials
     year = evaluation["bars_per_year"] ** 0.5
-    sharpes = [evaluation["mean"]["sharpe"], *(agent["metrics"]["sharpe"] for agent in evaluation["agents"])]
-    assert [trial.sharpe * year for trial in family.trials] == pytest.approx(sharpes)
+    assert trial.cache_key == "scoring/walk_forward"
+    assert trial.sharpe * year == pytest.approx(evaluation["mean"]["sharpe"])
     t = pd.read_parquet(run.unit_dir("prepare") / "bars.parquet")["t"]
-    bounds = {(trial.symbol, trial.timeframe_s, trial.first_t, trial.last_t) for trial in family.trials}
     tested = t[(t >= month_start("2023-03")) & (t < month_start("2023-05"))]
-    assert bounds == {("DEMO-USD", 3_600, tested.min(), tested.max())}
-    assert evaluation["trials"]["count"] == 3
-    assert len(enter([family], run.root.parent)) == 3, "a second scoring finds the same trials"
+    found = trial.symbol, trial.timeframe_s, trial.first_t, trial.last_t
+    assert found == ("DEMO-USD", 3_600, tested.min(), tested.max())
+    assert evaluation["trials"]["count"] == 1
+    assert evaluation["mean"]["dsr"] == evaluation["mean"]["psr"], "one trial deflates nothing"
+    assert len(enter([family], run.root.parent)) == 1, "a second scoring finds the same trial"
+
+
+def test_overfitting_is_that_of_choosing_among_configurations_scored_on_the_same_months(scored, tmp_path):
+    """Beside the run: another configuration, equal agents again, one of fewer months, one that is not in the ledger."""
+    family = replace(scored[0], run=RunDir(tmp_path / "runs" / "run"))
+    own = pd.read_parquet(scored[2].unit_dir("evaluate/walk_forward") / "equity.parquet")[["t", "equity_mean"]]
+    walk = own.assign(equity_mean=1e4 * np.exp(np.cumsum(np.random.default_rng(0).normal(0, 0.01, len(own)))))
+    beside = {
+        "run": own,
+        "other": walk,
+        "again": own,
+        "short": walk[:-1],
+        "uncounted": walk.iloc[::-1].assign(t=own["t"]),
+    }
+    for name, series in beside.items():
+        run = RunDir(tmp_path / "runs" / name)
+        run.save_request(Request(unit="evaluate", cache_key="scoring" if name == "run" else name, inputs={}))
+        write_table(run.unit_dir("evaluate/walk_forward") / "equity.parquet", series)
+        run.save_result("evaluate", {})
+    entries = [replace(family.trials[0], cache_key=f"{name}/walk_forward") for name in ("other", "again", "short")]
+    found = judge(family, [*family.trials, *entries])
+    columns = {"run": own["equity_mean"], "other": walk["equity_mean"]}
+    expected = overfitting({name: equity.pct_change()[1:].to_numpy() for name, equity in columns.items()})
+    assert found["trials"]["count"] == 4
+    assert found["pbo_of_configurations"]["chosen_frac"] == expected["chosen_frac"]
+    assert found["pbo_of_configurations"]["probability"] == expected["probability"]
 
 
 def test_all_windows_are_joined_or_none(scored):

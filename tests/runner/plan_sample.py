@@ -46,7 +46,11 @@ def walk_forward(rng: np.random.Generator, seeds: int) -> dict[str, Any]:
 
     chosen = {"seed_0": 0.2, "seed_1": 0.5, "seed_2": 0.3}
     pbo = {"probability": 0.44, "loss_probability": 0.5, "median_logit": 0.1, "blocks": 16, "combinations": 12_870}
-    return {"windows": [window(month) for month in MONTHS], "pbo": pbo | {"chosen_frac": chosen}}
+    return {
+        "windows": [window(month) for month in MONTHS],
+        "pbo_of_configurations": None,
+        "pbo_of_seeds": pbo | {"chosen_frac": chosen},
+    }
 
 
 ASSETS = ("BTC-USDT", "ETH-USDT", "SOL-USDT")

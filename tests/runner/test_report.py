@@ -200,6 +200,16 @@ def test_choosing_among_seeds_is_called_that_and_what_the_chosen_one_lost_stands
     assert re.search(r"Overfitting by choosing among seeds</dt>\s*<dd>44\s?%", section)
     assert re.search(r"The chosen seed lost afterwards</dt>\s*<dd>50\s?%", section)
     assert "Choosing among the 3 seeds" in section and "not whether any seed earns" in section
+    assert re.search(r"Probability of backtest overfitting</dt>\s*<dd>none: no other configuration", section)
+
+
+def test_overfitting_over_configurations_is_shown_where_there_are_several(facts):
+    family = facts.families["walk_forward"]
+    several = dict(family.evaluation["pbo_of_seeds"], probability=0.31, chosen_frac={"one": 0.25, "other-run": 0.75})
+    family = replace(family, evaluation=family.evaluation | {"pbo_of_configurations": several})
+    section = render(replace(facts, families=facts.families | {"walk_forward": family}))
+    assert re.search(r"Probability of backtest overfitting</dt>\s*<dd>31\s?%, of 2 configurations", section)
+    assert "Choosing among the 2 configurations" in section and "most often other-run (75" in section
 
 
 def test_the_ablation_says_what_selected_its_agents(run):

@@ -150,7 +150,7 @@ def test_contributions_to_the_mean_of_two_unlike_seeds_add_up_to_its_return_and_
     config = config_of("judging.random_shifts=20", "judging.bootstrap_samples=50", "judging.cost_sweep_bps=[]")
     hold = stateless(lambda obs, mask: np.tile([1.0, 0.0], (len(obs), 1)))
     played = score(tape, config, portfolio_spans(tape, 0, len(tape)), [hold, noise(2, 8)])
-    found = PlayedPortfolio(tape, config, played, (0, len(tape)), {}, [], "").judge([0.0])
+    found = PlayedPortfolio(tape, config, played, (0, len(tape)), {}, [], "").judge({"own": 0.0})
     mean = found["mean"]
     for key, whole in (("return_contribution", "total_return"), ("risk_contribution", "annual_volatility")):
         assert sum(asset[key] for asset in mean["assets"].values()) == pytest.approx(mean[whole], rel=1e-9)
