@@ -315,7 +315,8 @@ def test_a_stop_uploads_within_its_grace_and_the_next_machine_goes_on(reference,
 FOLLOW = """
 import sys
 from pathlib import Path
-from runner.launch.follow import Pace, follow
+from runner.launch.follow import follow
+from runner.launch.following import Pace
 sys.exit(follow(sys.argv[1], sys.argv[2], to=Path(sys.argv[3]), pace=Pace(poll_s=0.2, last_poll_s=0.5)))
 """
 

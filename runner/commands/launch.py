@@ -235,15 +235,15 @@ def _carry_out(provider: Provider, prepared: Prepared, runs_dir: Path, wait: boo
     inside = name_inside(provider.name, sight.machine, entry)
     try:
         machine = life.wait_until_running(launched, book)
-        ending = _followed(prepared, launched, inside) if wait else None
+        ending = _followed(prepared, launched, inside, wait) if wait or machine.status == "running" else None
     except life.NotStartedError:
         raise
     except BaseException as error:
-        _leave(prepared, launched, book, error)
+        _leave(launched, book, error)
         raise
     if ending:
         _see_off(prepared, launched, book)  # before anything is fetched: that may take long, and the machine bills
-        return conclude(prepared.store, run_id, ending, runs_dir)
+        return conclude(prepared.store, run_id, ending, runs_dir if wait else None)
     if machine.status == "ended":
         return _gone(prepared.store, launched, inside)
     say(f"run {run_id} is on {sight}; the same command with --wait follows it,")
@@ -258,17 +258,30 @@ def _send(prepared: Prepared) -> None:
         send(prepared.store, prepared.files)
 
 
-def _followed(prepared: Prepared, launched: Launched, inside: str) -> Ending:
-    """How the run ended."""
-    from runner.launch.follow import Rented, until_end
+def _followed(prepared: Prepared, launched: Launched, inside: str, to_end: bool) -> Ending | None:
+    """How the run ended; without `to_end` only where it did before it was heard of."""
+    from runner.launch.follow import until_end, until_word
+    from runner.launch.following import PACE, TAIL_LINES, Rented
     from runner.launch.providers import end_by_t
     from runner.say import say
 
+    if not prepared.store:
+        return None
     sight, entry = launched.sight, launched.entry
-    if not inside:
-        say(f"{sight} was launched elsewhere: any end that is told from its beginning on is taken for its own")
-    rented = Rented(lambda: sight.look().status, inside, entry.asked_t, end_by_t(entry))
-    return until_end(prepared.store, entry.run_id, rented)
+
+    def printed() -> list[str]:
+        return list(sight.provider.logs(sight.machine.id, TAIL_LINES, False))
+
+    rented = Rented(lambda: sight.look().status, inside, entry.asked_t, end_by_t(entry), printed)
+    if to_end:
+        if not inside:
+            say(f"{sight} was launched elsewhere: any end that is told from its beginning on is taken for its own")
+        return until_end(prepared.store, entry.run_id, rented)
+    say(
+        f"waiting for the first word of the run in {prepared.store}, at most {PACE.word_s / 60:.0f} min, for the image "
+        "may have to be fetched; Ctrl-C ends only the waiting"
+    )
+    return until_word(prepared.store, entry.run_id, rented)
 
 
 def _see_off(prepared: Prepared, launched: Launched, book: Book) -> None:
@@ -277,31 +290,26 @@ def _see_off(prepared: Prepared, launched: Launched, book: Book) -> None:
     Raises:
         LaunchError: only this command ends it, and cannot.
     """
-    from runner.host.ending import KEEP_ALIVE
     from runner.launch import life
     from runner.say import say
 
-    sight, run_id = launched.sight, prepared.order.run_id
-    if KEEP_ALIVE in prepared.order.environment:
-        say(f"{sight} is kept alive and COSTS MONEY until `sequence-runner launch stop {run_id}` ends it")
-    elif _only_we_end_it(prepared):
-        life.end_surely(sight.provider, book, run_id)
+    sight, entry = launched.sight, launched.entry
+    if entry.keep_alive or prepared.keep_alive:
+        say(f"{sight} is kept alive and COSTS MONEY until `sequence-runner launch stop {entry.run_id}` ends it")
+    elif entry.ends_itself:
+        life.see_off(sight, book, may_end=not entry.elsewhere)
     else:
-        life.see_off(sight, book)
+        life.end_surely(sight.provider, book, entry.run_id)
 
 
-def _only_we_end_it(prepared: Prepared) -> bool:
-    return not prepared.order.options.get("self_terminate", True)
-
-
-def _leave(prepared: Prepared, launched: Launched, book: Book, error: BaseException) -> None:
+def _leave(launched: Launched, book: Book, error: BaseException) -> None:
     """Say what becomes of a machine nobody looks at any more; after an error, end one that does not end itself."""
     from runner.launch import life
     from runner.say import say
 
-    run_id, sight = prepared.order.run_id, launched.sight
+    run_id, sight = launched.entry.run_id, launched.sight
     how = f"`sequence-runner launch stop {run_id}` ends it, the same command with --wait looks at it again"
-    if not _only_we_end_it(prepared):
+    if launched.entry.ends_itself:
         say(f"{sight} goes on; {how}")
     elif isinstance(error, KeyboardInterrupt):
         say(f"{sight} goes on, COSTS MONEY, and does not end itself: {how}")

@@ -37,6 +37,10 @@ class Entry(BaseModel):
     """As the catalogue had it; 0 where it is not known."""
     max_hours: float
     """The machine is to be gone so long after `asked_t`."""
+    keep_alive: bool = False
+    """The machine is not ended with its run."""
+    ends_itself: bool = True
+    """Else whoever waits for its run ends it."""
     elsewhere: bool = False
     """Another computer launched the machine: what it was told there, its ceiling above all, is not known here."""
     ended: bool = False

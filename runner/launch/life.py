@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from configs.errors import ConfigError, ProjectError
 from runner.heartbeat import beat
+from runner.host.deadman import IMAGE_S
 from runner.launch.book import Book, Entry
 from runner.launch.creation import create, offers_for
 from runner.launch.order import Prepared
@@ -21,8 +22,8 @@ from runner.launch.providers import PROVIDERS, came_of
 from runner.say import say
 
 POLL_S = 5.0
-START_LIMIT_S = 1800.0
-"""A machine that does not run after this is ended: bringing the image takes minutes."""
+START_LIMIT_S = IMAGE_S
+"""A machine that does not run after this is ended."""
 LEAVE_LIMIT_S = 180.0
 """A machine that is there so long after its run has ended does not end itself."""
 ENDING_LIMIT_S, LONGEST_WAIT_S = 3600.0, 60.0
@@ -147,22 +148,24 @@ def end_one(provider: Provider, book: Book, machine: Machine) -> None:
     _note_end(provider, book, machine)
 
 
-def see_off(sight: Sight, book: Book) -> None:
-    """Wait until a machine whose run is over is gone; one that stays is ended, and what goes wrong is only said."""
+def see_off(sight: Sight, book: Book, *, may_end: bool = True) -> None:
+    """Wait until a machine whose run is over is gone; one that stays is ended where that may be, and what goes wrong is
+    only said."""
     give_up_t = time.monotonic() + LEAVE_LIMIT_S
+    how = f"`sequence-runner launch stop {sight.machine.name}` ends it"
     try:
         while (found := sight.look()).status in ("starting", "running") and time.monotonic() < give_up_t:
             beat()
             time.sleep(POLL_S)
+        if found.costs and not may_end:
+            say(f"{sight} is still {found.says} and COSTS MONEY; launched elsewhere, it may be kept alive: {how}")
+            return
         if found.costs:
             say(f"the run is over and {sight} is still {found.says}: ending it")
             sight.provider.end(found.id)
         _note_end(sight.provider, book, found)
     except ProjectError as error:
-        say(
-            f"whether {sight} is gone is not known: {error}; `sequence-runner launch list` tells, "
-            f"`sequence-runner launch stop {sight.machine.name}` ends it"
-        )
+        say(f"whether {sight} is gone is not known: {error}; `sequence-runner launch list` tells, {how}")
     else:
         say(f"{sight} is gone")
 
@@ -228,6 +231,8 @@ def _entry(provider: Provider, prepared: Prepared, price: float) -> Entry:
         asked_t=time.time(),
         price_usd_per_hour=price,
         max_hours=prepared.longest_hours_at(price),
+        keep_alive=prepared.keep_alive,
+        ends_itself=prepared.ends_itself,
     )
 
 

@@ -21,6 +21,7 @@ from runner import data
 from runner.data_dirs import searched
 from runner.dataset_url import is_url, url_of
 from runner.host.deadman import HOUR_S, IMAGE_S
+from runner.host.ending import KEEP_ALIVE
 from runner.host.where import LAUNCHED_BY, MACHINE
 from runner.identity import IDENTITY_CHARACTERS
 from runner.launch.http import is_loopback
@@ -89,6 +90,16 @@ class Prepared:
     def inside(self) -> str:
         """Name of this launch, where the run inside gets one."""
         return self.order.environment.get(MACHINE, "")
+
+    @property
+    def keep_alive(self) -> bool:
+        """The machine is left on when the run ends."""
+        return KEEP_ALIVE in self.order.environment
+
+    @property
+    def ends_itself(self) -> bool:
+        """The machine has what it takes to end with its run."""
+        return bool(self.order.options.get("self_terminate", True))
 
     def for_price(self, price_usd_per_hour: float, gpu: str = "") -> Order:
         """The order at a price: the run knows it, and the machine is ended when the ceiling must be reached."""
@@ -264,7 +275,7 @@ def _environment(wish: Wish, scheme: str, run_id: str, environment: Mapping[str,
     plain |= {name: environment[name] for name in ("SEQUENCE_GIT_USER",) if environment.get(name)}
     plain |= {LAUNCHED_BY: wish.provider}
     plain |= {MACHINE: f"{run_id}-{token_hex(4)}"} if wish.needs_name else {}
-    return plain | ({"SEQUENCE_KEEP_ALIVE": "1"} if wish.keep_alive else {})
+    return plain | ({KEEP_ALIVE: "1"} if wish.keep_alive else {})
 
 
 def _secrets(wish: Wish, scheme: str, config: Config, elsewhere: Mapping[str, str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -71,6 +72,10 @@ class Program:
     @property
     def said(self) -> str:
         return "\n".join(line for _, line in self.lines[1:])
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
 
     def ended(self, answers: str = "") -> int:
         """Its exit code, once it has got its answers and ended."""
@@ -242,7 +247,9 @@ def test_a_machine_that_may_not_end_itself_holds_is_found_and_is_ended_after_ask
     account.fake.rest_takes_pod_keys = account.fake.graphql_takes_pod_keys = False
     launcher = account.launch()
     pod = account.pod()
-    assert launcher.ended() == 0, launcher.said
+    wait_for(lambda: "waiting for the first word" in launcher.said, 60)
+    launcher.interrupt()
+    assert launcher.ended() == 130 and f"launch stop {pod.name}" in launcher.said, launcher.said
     wait_for(lambda: any("STILL HERE AND BILLS" in one.text for one in account.pods.containers), 60)
     (listed,) = account.listed()
     assert listed["machine_id"] == pod.id and "with exit code 65" in listed["orphan"]

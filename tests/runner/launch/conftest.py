@@ -63,6 +63,7 @@ def launch(runpod: FakeRunPod, tmp_path: Path) -> Launch:
 
 
 EMPTY = b"<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
+MISSING = b"<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>"
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
 
 
@@ -78,9 +79,9 @@ class ExpiringStore:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 store.answers_before -= 1
-                is_known = store.answers_before >= 0
-                body = EMPTY if is_known else EXPIRED
-                self.send_response(200 if is_known else 400)
+                status, body = (200, EMPTY) if "list-type" in self.path else (404, MISSING)
+                status, body = (status, body) if store.answers_before >= 0 else (400, EXPIRED)
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -20,7 +20,8 @@ from configs.load import resolve
 from configs.run_dir import RunDir
 from runner import heartbeat
 from runner.launch import results
-from runner.launch.follow import Pace, Rented, follow, until_end
+from runner.launch.follow import follow, until_end, until_word
+from runner.launch.following import Pace, Rented
 from runner.launch.provider import LaunchError
 from runner.launch.results import conclude
 from runner.remote import fetched, light_files
@@ -202,11 +203,39 @@ def test_a_run_that_is_heard_is_followed_beyond_its_machines_time(machine):
     assert follower.ended() == ExitCode.DONE
 
 
-def test_a_machine_that_runs_and_never_says_a_word_is_named_with_what_to_do(machine, capsys):
-    follower = Follower(machine, machine=RUNNING, pace=Pace(0.02, 0.1, 0.1, 0.02, 0.2, word_s=0.3))
-    wait_for(saying(capsys, "without a word", f"launch logs {RUN}", f"launch stop {RUN}"), 10)
-    machine.end(66)
-    assert follower.ended() == ExitCode.DATASET_NOT_FOUND
+SHORT = Pace(poll_s=0.02, last_poll_s=0.1, silent_s=0.1, ask_s=0.02, gone_s=0.2, word_s=0.3)
+
+
+@pytest.mark.parametrize("look", [until_end, until_word])
+def test_a_machine_that_runs_and_never_says_a_word_is_69_with_what_it_prints(machine, look):
+    mute = Rented(lambda: "running", "pod-1", printed=lambda: ["exec format error"] * 99)
+    ending = look(machine.url, RUN, mute, SHORT)
+    assert ending.exit_code == ExitCode.MACHINE_UNFIT
+    assert "without a word of the run" in ending.message and ending.message.count("\n  | exec format error") == 12
+
+
+def test_a_run_whose_runner_has_begun_is_not_without_a_word(machine):
+    machine.take()
+    assert until_word(machine.url, RUN, RUNNING, SHORT) is None
+    follower = Follower(machine, machine=RUNNING, pace=SHORT)
+    assert follower.goes_on(2 * SHORT.word_s)
+    machine.end(0)
+    machine.leave(machine.take())
+    assert follower.ended() == ExitCode.DONE
+
+
+def test_the_first_word_may_be_that_the_run_is_refused(machine):
+    machine.end(66, "dataset not found")
+    ending = until_word(machine.url, RUN, RUNNING, SHORT)
+    assert ending.exit_code == ExitCode.DATASET_NOT_FOUND and "dataset not found" in ending.message
+
+
+@pytest.mark.parametrize("looks", [0, 8])
+def test_where_the_store_cannot_be_used_from_here_no_word_is_missed(expiring, capsys, looks):
+    expiring.answers_before = looks
+    assert until_word(expiring.url, RUN, RUNNING, SHORT) is None
+    said = capsys.readouterr().err
+    assert "whether the run has begun is not known" in said and "ExpiredToken" in said
 
 
 def test_a_run_that_is_over_is_told_as_its_exit_record_has_it(machine, capsys):

@@ -15,7 +15,8 @@ from runner.cli import main
 from runner.commands.launch import _gone
 from runner.launch import creation, http, life, order, results
 from runner.launch.book import Book, Entry
-from runner.launch.follow import Pace, until_end
+from runner.launch.follow import until_end
+from runner.launch.following import Pace
 from runner.launch.lambda_cloud import provider
 from runner.launch.lambda_cloud.provider import LambdaCloud
 from runner.launch.provider import Machine as Rented
