@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +50,19 @@ def list_(name: str | None, store: str, runs_dir: Path, as_json: bool) -> ExitCo
 @runs_dir_option
 def logs(run: str, lines: int, follow: bool, name: str | None, store: str, runs_dir: Path) -> ExitCode:
     """Show what RUN prints on its machine. Once that is gone: its last lines."""
+    from runner.launch.provider import LaunchError
     from runner.launch.survey import end_in
 
     book = _book(runs_dir)
     providers = _providers_of(run, name, book)
+    troubles: list[str] = []
     for provider in providers:
-        for machine in provider.machines(run):
+        try:
+            machines = provider.machines(run)
+        except LaunchError as error:
+            troubles.append(f"not asked: {provider.name}: {error}")
+            continue
+        for machine in machines:
             for line in provider.logs(machine.id, lines, follow):
                 click.echo(redact(line))
             return ExitCode.DONE
@@ -64,8 +72,10 @@ def logs(run: str, lines: int, follow: bool, name: str | None, store: str, runs_
             click.echo(end.console_tail)
             click.echo(f"the machine {end.machine} is gone; exit code {end.exit_code} {end.reason}", err=True)
             return ExitCode.DONE
-    asked = ", ".join(provider.name for provider in providers)
-    raise ConfigError(f"no machine of run {run!r} at {asked}, and no store known here has its end; give --store")
+    if troubles:
+        raise LaunchError("; ".join(troubles))
+    where = _names(providers)
+    raise ConfigError(f"no machine of run {run!r} at {where}, and no store known here has its end; give --store")
 
 
 @click.command()
@@ -82,12 +92,14 @@ def stop(run: str, name: str | None, runs_dir: Path) -> ExitCode:
     book = _book(runs_dir)
     ended: list[str] = []
     troubles: list[str] = []
-    for provider in _providers_of(run, name, book):
+    providers = _providers_of(run, name, book)
+    for provider in providers:
         ids, refused = life.end_run(provider, book, run)
         ended += [f"{provider.name} machine {machine_id}" for machine_id in ids]
         troubles += refused
+    nothing = f"run {run} has no machine at {_names(providers)}; nothing to end"
     if ended or not troubles:
-        click.echo(f"ended {', '.join(ended)}" if ended else f"run {run} has no machine; nothing to end")
+        click.echo(f"ended {', '.join(ended)}" if ended else nothing)
     return _told(troubles)
 
 
@@ -145,12 +157,19 @@ def _survey(name: str | None, store: str, runs_dir: Path) -> Survey:
 
 
 def _providers_of(run: str, name: str | None, book: Book) -> list[Provider]:
-    """Where a run may have a machine: the named provider, those it was launched on, or all that can be asked."""
-    noted = [entry.provider for entry in book.entries() if entry.run_id == run]
-    names = {name} if name else set(noted) or {known for known, one in PROVIDERS.items() if one.is_configured()}
+    """Where a run may have a machine, the likeliest first: the named provider, or those it was launched on from here
+    and all that can be asked, for it may have been launched on another since, or elsewhere."""
+    noted = [entry for entry in book.entries() if entry.run_id == run]
+    configured = [known for known, one in PROVIDERS.items() if one.is_configured()]
+    names = [entry.provider for entry in noted if not entry.ended] + configured
+    names = [name] if name else names or [entry.provider for entry in noted]
     if not names:
         raise ConfigError(f"run {run!r} was not launched from here; name its provider with --provider")
-    return [PROVIDERS[known].build() for known in PROVIDERS if known in names]
+    return [PROVIDERS[known].build() for known in dict.fromkeys(names)]
+
+
+def _names(providers: Sequence[Provider]) -> str:
+    return ", ".join(provider.name for provider in providers)
 
 
 def _object(found: Survey) -> dict[str, Any]:

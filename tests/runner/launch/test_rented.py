@@ -10,6 +10,7 @@ from runner.launch.book import Book, Entry
 from runner.store.ends import write_end
 from runner.store.layout import End
 from runner.store.open import open_store
+from tests.providers.lambda_cloud import KEY, FakeLambda
 from tests.providers.runpod import FakeRunPod, Fault, problem
 from tests.runner.launch.conftest import Launch
 
@@ -25,8 +26,8 @@ def kept(tmp_path: Path) -> str:
 
 
 def noted(runs_dir: Path, machine_id: str, asked_s_ago: float = 60, **more) -> Entry:
-    values = {"run_id": RUN, "asked_t": time.time() - asked_s_ago, "max_hours": 12.5} | more
-    return Book(runs_dir).write(Entry(provider="runpod", machine_id=machine_id, **values))
+    values = {"provider": "runpod", "run_id": RUN, "asked_t": time.time() - asked_s_ago, "max_hours": 12.5} | more
+    return Book(runs_dir).write(Entry(machine_id=machine_id, **values))
 
 
 def ended(store: str, machine: str, run_id: str = RUN, ended_t: float = 0.0, code: int = 0) -> None:
@@ -162,6 +163,25 @@ def test_stop_ends_every_machine_of_the_run_and_may_be_said_twice(runpod, launch
     assert [pod.name for pod in runpod.pods.values()] == [OTHER]
     assert launch("stop", RUN) == launch("stop", RUN, "--provider", "runpod") == 0
     assert "nothing to end" in capsys.readouterr().out
+
+
+def test_stop_and_logs_ask_every_provider_also_of_a_run_that_was_launched_elsewhere_once(
+    runpod, launch, tmp_path, monkeypatch, capsys
+):
+    with FakeLambda() as fake:
+        monkeypatch.setenv("SEQUENCE_LAMBDA_URL", fake.url)
+        monkeypatch.setenv("LAMBDA_API_KEY", KEY)
+        noted(tmp_path, "i-0", provider="lambda", ended=True)
+        pod = runpod.add(RUN, lines=["at work"])
+        assert launch("logs", RUN) == 0 and capsys.readouterr().out == "at work\n"
+        assert launch("stop", RUN) == 0 and pod.id in runpod.gone
+        assert f"ended runpod machine {pod.id}" in capsys.readouterr().out
+        assert launch("stop", RUN) == 0 and "has no machine at runpod, lambda" in capsys.readouterr().out
+        fake.key = "another"
+        monkeypatch.setattr("runner.launch.http.PATIENCE_S", 0.0)
+        runpod.add(RUN, lines=["at work"])
+        assert launch("logs", RUN) == 0, "one that cannot be asked hides no machine of another"
+        assert launch("stop", RUN) == 69 and not runpod.pods, "nor keeps it from being ended"
 
 
 def test_stop_is_clear_about_a_machine_that_could_not_be_ended(runpod, launch, tmp_path, capsys):
