@@ -117,14 +117,8 @@ class Epilogue:
     def _push(self) -> None:
         from runner.publish import TIMEOUT_S, publish_quietly  # heavy: git
 
-        publish = self.config.publish
-        result = publish_quietly(
-            self.run,
-            publish.git_url,
-            publish.branch,
-            max_file_bytes=publish.max_file_bytes,
-            timeout_s=min(TIMEOUT_S, self.signals.left_s() - EXIT_S),
-        )
+        timeout_s = min(TIMEOUT_S, self.signals.left_s() - EXIT_S)
+        result = publish_quietly(self.run, self.config.publish, timeout_s)
         say(f"publish: {result.found}" + (f"; {result.remedy}" if result.remedy else ""))
         self.events.emit("check", RUN, **result.to_json())
 

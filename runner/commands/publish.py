@@ -55,6 +55,6 @@ def _publish(run: RunDir, git: str | None, branch: str | None, as_json: bool) ->
     config = lay_over(run.load_config(), os.environ, settings).publish
     if not config.git_url:
         raise click.UsageError("missing option '--git', for example --git file:///path/repo.git")
-    done = publish_run(run, config.git_url, config.branch, max_file_bytes=config.max_file_bytes)
+    done = publish_run(run, config)
     click.echo(json.dumps({"run_id": run.run_id, "exit_code": 0} | done.to_json()) if as_json else done.summary())
     return ExitCode.DONE

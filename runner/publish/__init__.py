@@ -17,6 +17,7 @@ from typing import Any
 
 from configs.errors import ProjectError
 from configs.run_dir import RunDir
+from configs.schema import PublishConfig
 from runner.preflight.check import CheckResult
 from runner.publish.content import Content, collect
 from runner.publish.errors import MovedOnError, PublishError
@@ -28,7 +29,6 @@ TIMEOUT_S = 600.0
 """Limit of a whole publication."""
 BACKOFF_S = 0.1
 CHECK_NAME = "publish"
-DEFAULT_MAX_FILE_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,12 @@ class Published:
         return (self.lfs_files, "by Git LFS"), (self.pointers, "too large, left behind a pointer")
 
 
-def publish_run(
-    run: RunDir,
-    url: str,
-    branch: str,
-    *,
-    max_file_bytes: int = DEFAULT_MAX_FILE_BYTES,
-    timeout_s: float = TIMEOUT_S,
-) -> Published:
+def publish_run(run: RunDir, config: PublishConfig, timeout_s: float = TIMEOUT_S) -> Published:
     """Put what a run has come to onto a branch, in one commit on top of what others pushed.
 
     Args:
         run: the run; units without a result are left out.
-        url: https, http, ssh or file URL, or git@host:path, without credentials.
-        branch: made where it is not there yet.
-        max_file_bytes: larger files go by Git LFS where the branch tracks them, else a pointer file stands for them.
+        config: where to; the branch is made where it is not there yet.
         timeout_s: limit of the whole publication.
 
     Raises:
@@ -84,30 +75,23 @@ def publish_run(
     """
     deadline_s = time.monotonic() + timeout_s
     with tempfile.TemporaryDirectory(prefix="publish-") as folder:
-        exchange = Exchange(Path(folder), url, deadline_s)
-        content = collect(run, Path(folder) / "content", max_file_bytes)
+        exchange = Exchange(Path(folder), config.git_url, deadline_s)
+        content = collect(run, Path(folder) / "content", config.max_file_bytes)
         exchange.add_blobs(content.files.values())
         for attempt in range(1, ATTEMPTS):
             try:
-                return _put_on_top(exchange, content, branch)
+                return _put_on_top(exchange, content, config.branch)
             except MovedOnError:
                 time.sleep(BACKOFF_S * 2**attempt * random.random())
-        return _put_on_top(exchange, content, branch)
+        return _put_on_top(exchange, content, config.branch)
 
 
-def publish_quietly(
-    run: RunDir,
-    url: str,
-    branch: str,
-    *,
-    max_file_bytes: int = DEFAULT_MAX_FILE_BYTES,
-    timeout_s: float = TIMEOUT_S,
-) -> CheckResult:
+def publish_quietly(run: RunDir, config: PublishConfig, timeout_s: float = TIMEOUT_S) -> CheckResult:
     """Publish as the end of a run: whatever goes wrong becomes a warning; its `to_json()` fits a `check` event."""
-    needed = f"branch {branch} of {url}"
-    again = f"`sequence-runner publish {run.run_id} --git {url} --branch {branch}` repeats it"
+    needed = f"branch {config.branch} of {config.git_url}"
+    again = f"`sequence-runner publish {run.run_id} --git {config.git_url} --branch {config.branch}` repeats it"
     try:
-        done = publish_run(run, url, branch, max_file_bytes=max_file_bytes, timeout_s=timeout_s)
+        done = publish_run(run, config, timeout_s)
     except PublishError as error:
         return CheckResult(CHECK_NAME, error.found, needed, "warn", f"{error.remedy}; {again}")
     except ProjectError as error:

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -87,7 +88,7 @@ def make_run(root: Path, sharpe: float = 1.25) -> RunDir:
     figures = {"sharpe": sharpe, "total_return": 0.1, "max_drawdown": 0.2, "trades": 7}
     judged = {"verdict": "edge", "agents": [figures | {"seed": 0}], "mean": figures, "bars_per_year": 8760.0}
     judged |= {"baselines": {"buy_and_hold": figures | {"sharpe": -0.5}, "flat": figures | {"sharpe": 0.0}}}
-    judged |= {"detectable_sharpe": {"sharpe": 3.0}, "trials": 1}
+    judged |= {"detectable_sharpe": {"sharpe": 3.0, "power": 0.8}, "trials": 1}
     judged["families"] = {name: {"verdict": "edge", "mean": figures} for name in ("ppo", "walk_forward")}
     write_json(run.root / "plan.json", {"format": 1, "starts": []})
     unit(run, "pretrain/seed-0", {}, {"policy.safetensors": WEIGHTS, "history.json": b"[]"})
@@ -111,6 +112,10 @@ def unit(run: RunDir, name: str, metrics: dict, outputs: dict[str, bytes]) -> No
 
 def file_url(path: Path) -> str:
     return f"file://{path}"
+
+
+def to(url: str, **more: Any) -> PublishConfig:
+    return PublishConfig(git_url=url, **more)
 
 
 def names(repository: Path, branch: str = "runs") -> list[str]:
@@ -166,7 +171,7 @@ PUBLISHED = {
 
 
 def test_the_branch_holds_report_settings_results_and_final_weights_and_nothing_else(run, bare):
-    done = publish_run(run, file_url(bare), "runs")
+    done = publish_run(run, to(file_url(bare)))
     assert set(names(bare)) == PUBLISHED
     assert (done.files, done.new, done.branch) == (len(PUBLISHED), True, "runs")
     assert done.commit == git("-C", bare, "rev-parse", "runs").strip()
@@ -178,7 +183,7 @@ def test_the_branch_holds_report_settings_results_and_final_weights_and_nothing_
 
 
 def test_the_message_and_the_readme_say_verdict_figures_and_command(run, bare):
-    publish_run(run, file_url(bare), "runs")
+    publish_run(run, to(file_url(bare)))
     message = git("-C", bare, "log", "-1", "--format=%an <%ae>%n%B", "runs")
     assert message.splitlines()[:2] == ["sequence-runner <sequence-runner@localhost>", "one: edge"]
     for line in (
@@ -197,14 +202,14 @@ def test_the_message_and_the_readme_say_verdict_figures_and_command(run, bare):
 
 def test_the_author_is_whom_gits_configuration_names(run, bare, own_home):
     (own_home / ".gitconfig").write_text("[user]\n\tname = A Quant\n\temail = quant@example.org\n")
-    publish_run(run, file_url(bare), "runs")
+    publish_run(run, to(file_url(bare)))
     assert (
         git("-C", bare, "log", "-1", "--format=%an <%ae> %cn", "runs").strip() == "A Quant <quant@example.org> A Quant"
     )
 
 
 def test_secrets_in_texts_do_not_get_onto_the_branch(run, bare):
-    publish_run(run, file_url(bare), "runs")
+    publish_run(run, to(file_url(bare)))
     assert LEAKED in run.report.read_text()
     assert text(bare, "one/report/index.html") == "<html>as [redacted] said</html>\n"
 
@@ -218,26 +223,26 @@ def test_links_in_a_run_directory_are_not_followed(run, bare, tmp_path):
     shutil.rmtree(run.report.parent)
     run.report.parent.symlink_to(outside)
     (outside / "index.html").write_text("private")
-    publish_run(run, file_url(bare), "runs")
+    publish_run(run, to(file_url(bare)))
     assert set(names(bare)) == PUBLISHED - {"one/report/index.html"}
 
 
 def test_a_run_without_verdict_is_published_as_far_as_it_got(run, bare):
     shutil.rmtree(run.unit_dir("evaluate"))
     run.report.unlink()
-    publish_run(run, file_url(bare), "runs")
+    publish_run(run, to(file_url(bare)))
     assert commits(bare) == ["one: no verdict"]
     assert "one/stages/ppo/seed-0/policy.safetensors" in names(bare)
 
 
 def test_the_same_content_again_makes_no_commit_and_changed_content_replaces_all_files(run, bare):
-    first = publish_run(run, file_url(bare), "runs")
-    again = publish_run(run, file_url(bare), "runs")
+    first = publish_run(run, to(file_url(bare)))
+    again = publish_run(run, to(file_url(bare)))
     assert (again.new, again.commit, len(commits(bare))) == (False, first.commit, 1)
     assert "nothing new" in again.summary()
     (run.unit_dir("ppo/seed-0") / "export.zip").unlink()
     run.report.write_text("<html>new</html>\n")
-    changed = publish_run(run, file_url(bare), "runs")
+    changed = publish_run(run, to(file_url(bare)))
     assert changed.new and len(commits(bare)) == 2
     assert set(names(bare)) == PUBLISHED - {"one/stages/ppo/seed-0/export.zip"}
     assert text(bare, "one/report/index.html") == "<html>new</html>\n"
@@ -245,15 +250,15 @@ def test_the_same_content_again_makes_no_commit_and_changed_content_replaces_all
 
 def test_runs_and_files_of_others_on_the_branch_stay(run, bare, tmp_path):
     push_as_somebody(tmp_path, bare, "notes.md")
-    publish_run(run, file_url(bare), "runs")
-    publish_run(make_run(tmp_path / "runs" / "two", sharpe=2.0), file_url(bare), "runs")
+    publish_run(run, to(file_url(bare)))
+    publish_run(make_run(tmp_path / "runs" / "two", sharpe=2.0), to(file_url(bare)))
     assert set(names(bare)) == PUBLISHED | {name.replace("one/", "two/") for name in PUBLISHED} | {"notes.md"}
     assert commits(bare) == ["two: edge", "one: edge", "add notes.md"]
 
 
 def test_the_contents_of_other_runs_are_not_fetched(run, served, tmp_path):
     push_as_somebody(tmp_path, served.repository, "large.txt", os.urandom(500_000).hex())
-    publish_run(run, served.url, "runs")
+    publish_run(run, to(served.url))
     assert commits(served.repository) == ["one: edge", "add large.txt"]
     assert served.sent_bytes < 50_000
 
@@ -261,7 +266,7 @@ def test_the_contents_of_other_runs_are_not_fetched(run, served, tmp_path):
 def test_a_server_that_cannot_leave_contents_out_serves_as_well(run, bare, tmp_path):
     git("-C", bare, "config", "uploadpack.allowFilter", "false")
     push_as_somebody(tmp_path, bare, "notes.md")
-    publish_run(run, file_url(bare), "runs")
+    publish_run(run, to(file_url(bare)))
     assert commits(bare) == ["one: edge", "add notes.md"]
 
 
@@ -284,7 +289,7 @@ def test_nothing_that_lies_on_the_branch_is_run_followed_or_written(run, bare, t
         f'[core]\n\thooksPath = {hooks}\n[filter "evil"]\n\tclean = touch {victim}/clean; cat\n'
     )
     git("-C", bare, "config", "core.hooksPath", str(bare / "hooks"))
-    publish_run(run, file_url(bare), "runs")
+    publish_run(run, to(file_url(bare)))
     assert PUBLISHED < set(names(bare))
     assert text(bare, "one/README.md").startswith("# one\n")
     assert not list(victim.iterdir())
@@ -296,7 +301,7 @@ def test_a_repository_around_us_is_left_alone(run, bare, tmp_path, monkeypatch):
     before = sorted(path.name for path in around.rglob("*"))
     monkeypatch.setenv("GIT_DIR", str(around))
     monkeypatch.setenv("GIT_INDEX_FILE", str(around / "index"))
-    publish_run(run, file_url(bare), "runs")
+    publish_run(run, to(file_url(bare)))
     monkeypatch.delenv("GIT_DIR")
     monkeypatch.delenv("GIT_INDEX_FILE")
     assert set(names(bare)) == PUBLISHED
@@ -305,12 +310,12 @@ def test_a_repository_around_us_is_left_alone(run, bare, tmp_path, monkeypatch):
 
 def test_publishing_writes_nothing_into_the_run_directory(run, bare):
     before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*")}
-    publish_run(run, file_url(bare), "runs", max_file_bytes=1)
+    publish_run(run, to(file_url(bare), max_file_bytes=1))
     assert {path: path.stat().st_mtime_ns for path in run.root.rglob("*")} == before
 
 
 def test_a_file_above_the_limit_is_stood_for_by_a_pointer(run, bare):
-    done = publish_run(run, file_url(bare), "runs", max_file_bytes=len(WEIGHTS) - 1)
+    done = publish_run(run, to(file_url(bare), max_file_bytes=len(WEIGHTS) - 1))
     name = "one/stages/ppo/seed-0/policy.safetensors"
     assert "stages/ppo/seed-0/policy.safetensors" in done.pointers and len(done.pointers) == 3
     assert name not in names(bare)
@@ -326,25 +331,25 @@ def test_a_file_above_the_limit_is_stood_for_by_a_pointer(run, bare):
 @needs_lfs
 def test_files_that_the_branch_tracks_go_by_lfs(run, bare, tmp_path):
     push_as_somebody(tmp_path, bare, ".gitattributes", "*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
-    done = publish_run(run, file_url(bare), "runs", max_file_bytes=len(WEIGHTS) - 1)
+    done = publish_run(run, to(file_url(bare), max_file_bytes=len(WEIGHTS) - 1))
     oid = sha256(WEIGHTS).hexdigest()
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(WEIGHTS)}\n"
     assert text(bare, "one/stages/ppo/seed-0/policy.safetensors") == pointer
     assert (bare / "lfs/objects" / oid[:2] / oid[2:4] / oid).read_bytes() == WEIGHTS
     assert len(done.lfs_files) == 2 and done.pointers == ("stages/ppo/seed-0/export.zip",)
-    assert not publish_run(run, file_url(bare), "runs", max_file_bytes=len(WEIGHTS) - 1).new
+    assert not publish_run(run, to(file_url(bare), max_file_bytes=len(WEIGHTS) - 1)).new
 
 
 @needs_lfs
 def test_lfs_objects_go_over_http_with_the_token(run, served, tmp_path):
     push_as_somebody(tmp_path, served.repository, ".gitattributes", "*.safetensors filter=lfs\n")
-    publish_run(run, served.url, "runs")
+    publish_run(run, to(served.url))
     assert (served.lfs_objects / sha256(WEIGHTS).hexdigest()).read_bytes() == WEIGHTS
     assert all(served.lets_in(header) for header in served.authorizations)
 
 
 def test_a_push_over_http_with_the_token_is_accepted(run, served):
-    publish_run(run, served.url, "runs")
+    publish_run(run, to(served.url))
     assert set(names(served.repository)) == PUBLISHED
 
 
@@ -357,7 +362,7 @@ def test_the_token_is_in_no_argument_file_or_output_while_git_talks(run, served,
         contents.update((str(place), contents.get(str(place), b"") + read_or_nothing(place)) for place in places)
 
     served.before = look
-    outcome = publish_quietly(run, served.url, "runs")
+    outcome = publish_quietly(run, to(served.url))
     assert outcome.verdict == "ok", outcome
     assert any(b"git-remote-http" in content for content in contents.values())
     assert any(place.endswith("askpass") for place in contents)
@@ -372,7 +377,7 @@ def test_the_token_is_in_no_argument_file_or_output_while_git_talks(run, served,
 def test_the_askpass_script_is_its_owners_alone(run, served, tmp_path):
     modes = set()
     served.before = lambda *_: modes.update(stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("askpass"))
-    publish_run(run, served.url, "runs")
+    publish_run(run, to(served.url))
     assert modes == {0o700}
 
 
@@ -380,7 +385,7 @@ def test_the_token_is_told_to_no_other_host(run, served, tmp_path):
     with git_server(tmp_path / "other.git", token=TOKEN) as other:
         served.redirect_to = other.origin
         with pytest.raises(DeniedError):
-            publish_run(run, served.url, "runs")
+            publish_run(run, to(served.url))
         assert other.requests and not other.authorizations
 
 
@@ -388,7 +393,7 @@ def test_the_users_credential_helpers_do_not_get_to_store_the_token(run, served,
     sections = ("credential", f'credential "{served.origin}"', f'credential "{served.url}"')
     store = "\n".join(f"[{section}]\n\thelper = store" for section in sections)
     (own_home / ".gitconfig").write_text(store)
-    publish_run(run, served.url, "runs")
+    publish_run(run, to(served.url))
     assert not (own_home / ".git-credentials").exists()
 
 
@@ -397,38 +402,38 @@ def test_without_a_token_the_users_credential_helper_is_asked(run, served, own_h
     (own_home / ".gitconfig").write_text("[credential]\n\thelper = store\n")
     address = served.origin.replace("://", f"://{served.user}:{TOKEN}@")
     (own_home / ".git-credentials").write_text(f"{address}\n")
-    publish_run(run, served.url, "runs")
+    publish_run(run, to(served.url))
     assert commits(served.repository) == ["one: edge"]
 
 
 def test_a_wrong_token_is_refused_and_the_right_one_then_publishes(run, served, monkeypatch):
     monkeypatch.setenv("SEQUENCE_GIT_TOKEN", "wrong-token-000000")
     with pytest.raises(DeniedError, match="SEQUENCE_GIT_TOKEN") as refused:
-        publish_run(run, served.url, "runs")
+        publish_run(run, to(served.url))
     assert refused.value.exit_code == ExitCode.MACHINE_UNFIT
     assert "wrong-token" not in str(refused.value)
     assert commits(served.repository) == []
     monkeypatch.setenv("SEQUENCE_GIT_TOKEN", TOKEN)
-    publish_run(run, served.url, "runs")
+    publish_run(run, to(served.url))
     assert commits(served.repository) == ["one: edge"]
 
 
 def test_without_any_credentials_git_does_not_wait_for_an_answer(run, served, monkeypatch):
     monkeypatch.delenv("SEQUENCE_GIT_TOKEN")
     with pytest.raises(DeniedError):
-        publish_run(run, served.url, "runs")
+        publish_run(run, to(served.url))
 
 
 def test_a_push_that_a_hook_rejects_is_a_warning_and_can_be_repeated(run, served):
     refusing = hook(served.repository, "pre-receive", "echo 'no runs on a Friday' >&2; exit 1")
     with pytest.raises(RejectedError, match="no runs on a Friday"):
-        publish_run(run, served.url, "runs")
-    outcome = publish_quietly(run, served.url, "runs")
+        publish_run(run, to(served.url))
+    outcome = publish_quietly(run, to(served.url))
     assert (outcome.name, outcome.verdict) == ("publish", "warn")
     assert "no runs on a Friday" in outcome.found and f"publish one --git {served.url}" in outcome.remedy
     assert commits(served.repository) == []
     refusing.unlink()
-    assert publish_quietly(run, served.url, "runs").verdict == "ok"
+    assert publish_quietly(run, to(served.url)).verdict == "ok"
     assert commits(served.repository) == ["one: edge"]
 
 
@@ -448,7 +453,7 @@ def test_what_another_pushed_in_between_stays_and_the_run_goes_on_top(run, serve
             push_as_somebody(tmp_path, served.repository, name)
 
     served.before = somebody_is_faster
-    publish_run(run, served.url, "runs")
+    publish_run(run, to(served.url))
     assert commits(served.repository) == ["one: edge", "add second.md", "add first.md"]
     assert set(names(served.repository)) == PUBLISHED | {"first.md", "second.md"}
 
@@ -461,7 +466,7 @@ def test_a_branch_that_never_stands_still_is_given_up(run, served, tmp_path):
 
     served.before = somebody_is_always_faster
     with pytest.raises(MovedOnError):
-        publish_run(run, served.url, "runs")
+        publish_run(run, to(served.url))
     assert len(commits(served.repository)) == ATTEMPTS
 
 
@@ -469,7 +474,7 @@ def test_a_server_that_never_answers_ends_in_bounded_time(run):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/repo.git"
         with pytest.raises(UnreachableError, match="in time"):
-            publish_run(run, url, "runs", timeout_s=0.5)
+            publish_run(run, to(url), timeout_s=0.5)
     mine = f"{url}".encode()
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if mine in read_or_nothing(path)]
 
@@ -485,26 +490,26 @@ def test_a_closed_port_and_a_missing_repository_are_told_apart(run, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(UnreachableError):
-        publish_run(run, f"http://127.0.0.1:{port}/repo.git", "runs")
+        publish_run(run, to(f"http://127.0.0.1:{port}/repo.git"))
     with pytest.raises(NoRepositoryError, match="git init --bare"):
-        publish_run(run, file_url(tmp_path / "nothing.git"), "runs")
+        publish_run(run, to(file_url(tmp_path / "nothing.git")))
 
 
 def test_a_branch_below_another_branchs_name_is_told_at_once(run, bare):
-    publish_run(run, file_url(bare), "runs")
+    publish_run(run, to(file_url(bare)))
     with pytest.raises(RejectedError, match="another --branch"):
-        publish_run(run, file_url(bare), "runs/mine")
+        publish_run(run, to(file_url(bare), branch="runs/mine"))
 
 
 def test_without_git_it_says_so(run, bare, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(PublishError, match="git is not installed"):
-        publish_run(run, file_url(bare), "runs")
+        publish_run(run, to(file_url(bare)))
 
 
 def test_the_quiet_form_never_raises(run, bare):
     run.config_yaml.write_text("not: a configuration")
-    outcome = publish_quietly(run, file_url(bare), "runs")
+    outcome = publish_quietly(run, to(file_url(bare)))
     assert outcome.verdict == "warn" and "config.yaml" in outcome.found
 
 
