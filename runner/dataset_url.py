@@ -118,9 +118,7 @@ def bring(url: str, runs_dir: Path, *, offline: bool = False) -> Path:
         raise DatasetNotFoundError(f"{url} is not here, and --offline forbids to fetch it")
     from runner.store.open import open_store  # heavy: what speaks to stores
 
-    store = open_store(
-        meant.store, on_retry=lambda call, error, wait_s: say(f"{call}: {error}; again in {wait_s:.0f} s")
-    )
+    store = open_store(meant.store, on_retry=_tell)
     try:
         listing = _listing(store, meant)
         for file, sha256 in listing.items():

@@ -14,7 +14,7 @@ from typing import Any
 from configs.files import read_json, write_json
 from configs.run_dir import RunDir
 from runner.budget import supervisor_events
-from runner.plan import Range, RunPlan
+from runner.plan import NOTHING, Range, RunPlan
 
 FILE_NAME = "plan.json"
 FORMAT = 1
@@ -152,12 +152,9 @@ def _whole_prediction(plans: Sequence[Mapping[str, Any]]) -> Range:
     for plan in plans:
         for unit in plan["units"]:
             shares.setdefault(unit["id"], Range(**unit["share_s"]))
-    low, expected, high = (sum(getattr(share, name) for share in shares.values()) for name in _FIGURES)
-    return Range.around(low, expected, high)
+    whole = sum(shares.values(), NOTHING)
+    return Range.around(whole.low, whole.expected, whole.high)
 
 
 def _stage(unit: str) -> str:
     return unit.partition("/")[0]
-
-
-_FIGURES = ("low", "expected", "high")

@@ -24,7 +24,7 @@ from runner.host.price import with_true_price
 from runner.host.where import this_host
 from runner.identity import shell_line
 from runner.say import say
-from runner.session import Ask, Plan, resolve_config
+from runner.session import Ask, resolve_config
 from runner.store.layout import Spent
 
 STAGES = ", ".join(STAGE_NAMES)
@@ -148,30 +148,24 @@ def plan(**options: Any) -> ExitCode:
     """Predict a run's time, cost, memory and disk. This machine is measured for it."""
     from runner.budget import spent
     from runner.calibration import FILE_NAME
+    from runner.job import Choice, Job
     from runner.preflight.budget import check_budget
 
     ask = ask_of(options)
-    resolved, planned = _planned(ask, options["seconds"])
+    job = Job.of(ask, Choice())
+    run, limits = job.plan.run, job.plan.config.budget
+    planned = _predicted(job, job.units, ask.runs_dir, options["seconds"])
     if options["as_json"]:
-        click.echo(json.dumps({"run_id": resolved.run.run_id, **planned.to_json()}))
+        click.echo(json.dumps({"run_id": run.run_id, **planned.to_json()}))
         return ExitCode.DONE
     from runner.plan_table import print_plan
 
-    limits = resolved.config.budget
-    print_plan(planned, resolved.run.run_id, limits, spent(resolved.run.events), str(ask.runs_dir / FILE_NAME))
+    print_plan(planned, run.run_id, limits, spent(run.events), str(ask.runs_dir / FILE_NAME))
     if limits.is_limited:
         whole = check_budget(limits, Spent(), planned)
         fits = whole.verdict == "ok"
         click.echo(f"limits:      {'a whole run fits' if fits else 'a whole run would be refused'}: {whole.found}")
     return ExitCode.DONE
-
-
-def _planned(ask: Ask, seconds: float | None = None) -> tuple[Plan, RunPlan]:
-    """What a command means, and what all of it takes; `seconds` of measuring anew instead of the configured."""
-    from runner.job import Choice, Job
-
-    job = Job.of(ask, Choice())
-    return job.plan, _predicted(job, job.units, ask.runs_dir, seconds)
 
 
 def _predicted(
@@ -181,6 +175,7 @@ def _predicted(
     seconds: float | None = None,
     left: Mapping[str, float] | None = None,
 ) -> RunPlan:
+    """What these units take; `seconds` of measuring anew instead of the configured."""
     from runner.calibration import Seconds
     from runner.plan import describe, make_plan, measured
 

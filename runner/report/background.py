@@ -224,9 +224,7 @@ def _sample_figure(samples: list[dict[str, Any]], clock: Clock) -> Figure:
 
     cpu = [sample.get("cpu_percent") for sample in samples]
     memory = [_gigabytes(sample.get("ram_used_bytes")) for sample in samples]
-    units = [
-        _gigabytes(sum(unit.get("rss_bytes", 0) for unit in sample.get("units", {}).values())) for sample in samples
-    ]
+    units = [_gigabytes(_unit_bytes(sample)) for sample in samples]
     panels: list[tuple[str, float, dict[str, Any]]] = [
         ("Processor, % of all cores", 1, {"range": [0, 105]}),
         ("Memory, GB", 1, {}),
