@@ -14,6 +14,7 @@ from runner.launch.provider import (
     Provider,
     UnclearError,
 )
+from runner.launch.providers import PROVIDERS
 from runner.say import say
 
 LOOKS_S = (2.0, 5.0, 10.0, 20.0)
@@ -53,7 +54,7 @@ def create(provider: Provider, prepared: Prepared, offers: list[Offer], gone: fr
     for offer in offers:
         order = prepared.for_price(offer.price_usd_per_hour, offer.gpu)
         prepared.require_price(offer.price_usd_per_hour)
-        _tell(offer, prepared)
+        _tell(provider, offer, prepared)
         while True:
             try:
                 return provider.create(order, offer), offer
@@ -100,15 +101,25 @@ def _look_after(provider: Provider, run_id: str, unclear: UnclearError, gone: fr
     return None
 
 
-def _tell(offer: Offer, prepared: Prepared) -> None:
+def _tell(provider: Provider, offer: Offer, prepared: Prepared) -> None:
     price = prepared.price_usd_per_hour or offer.price_usd_per_hour
     costs = f"{price:.3g} USD per hour" if price else "at a price that the provider does not tell"
     available = f", availability {offer.availability}" if offer.availability else ""
     hours, longest = prepared.hours_at(price), prepared.longest_hours_at(price)
-    say(
-        f"asking for {_place(offer)}: {costs}{available}; the run may use {_use(hours, price)}; with starting and "
-        f"stopping the machine is ended after {_use(longest, price)}, at the latest"
-    )
+    if PROVIDERS[provider.name].is_managed:
+        counted = "over all its starts" if prepared.store else "at each of its starts, for it has no store"
+        one = _use(prepared.for_price(price).max_hours, price)
+        limits = (
+            f"the run may use {_use(hours, price)}, {counted}; SkyPilot ends each start after {one}, and how often it "
+            "starts the job again is not limited; its controller costs as well"
+        )
+    else:
+        by_us = "" if prepared.ends_itself else " by this command, which must stay"
+        limits = (
+            f"the run may use {_use(hours, price)}; with starting and stopping the machine is ended{by_us} after "
+            f"{_use(longest, price)}, at the latest"
+        )
+    say(f"asking for {_place(offer)}: {costs}{available}; {limits}")
 
 
 def _use(hours: float, price: float) -> str:

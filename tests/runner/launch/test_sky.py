@@ -246,6 +246,8 @@ def test_a_launched_run_is_listed_heard_and_stopped_by_its_name(sky, tmp_path):
     assert first.returncode == again.returncode == 0, first.stderr + again.stderr
     assert f"run {RUN} is on sky machine 1" in first.stderr and "nothing was created" in again.stderr
     assert len(sky.jobs) == 1
+    limits = "may use 12.0 h, at each of its starts, for it has no store; SkyPilot ends each start after 12.5 h"
+    assert limits in first.stderr and "at the latest" not in first.stderr
     (seen,) = json.loads(cli("launch", "list", "--json", cwd=tmp_path).stdout)["machines"]
     assert (seen["run_id"], seen["machine_id"], seen["status"]) == (RUN, "1", "running")
     assert "line 9" in cli("launch", "logs", RUN, "--lines", "3", cwd=tmp_path).stdout
