@@ -1,8 +1,13 @@
-"""Calendar months as `YYYY-MM`, UTC: the units that walk-forward windows are made of."""
+"""Days, and calendar months as `YYYY-MM`, UTC: the units that walk-forward windows are made of."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+
+
+def day_of(t: float) -> str:
+    """The day that a Unix second lies in, as `YYYY-MM-DD`."""
+    return f"{datetime.fromtimestamp(t, UTC):%Y-%m-%d}"
 
 
 def month_of(t: int) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
+from configs.calendar import day_of
 from configs.errors import BadDataError
 from configs.needs import bars_before_window, test_bars
 from configs.schema import Config
@@ -34,8 +34,8 @@ def require_overlap(datasets: Mapping[str, Facts], config: Config) -> None:
         if found < needed:
             raise BadDataError(
                 f"{asset} ({_range(facts)}) has at most {found:,} bars to decide on in the training part of {name} "
-                f"({_range(own)}), at least {needed:,} are needed: they lie from {_day(own['predicted_t'])}, where "
-                f"predictions begin, to {_day(own['train_stop_t'] - 1)}, and an asset's first "
+                f"({_range(own)}), at least {needed:,} are needed: they lie from {day_of(own['predicted_t'])}, where "
+                f"predictions begin, to {day_of(own['train_stop_t'] - 1)}, and an asset's first "
                 f"{bars_before_window(config):,} bars are warm-up and the first window; leave the asset out of "
                 "--assets, or use data that overlap more"
             )
@@ -53,8 +53,4 @@ def most_decisions(own: Facts, facts: Facts, config: Config) -> int:
 
 
 def _range(facts: Facts) -> str:
-    return f"{_day(facts['first_t'])} to {_day(facts['last_t'])}"
-
-
-def _day(t: int) -> str:
-    return f"{datetime.fromtimestamp(t, UTC):%Y-%m-%d}"
+    return f"{day_of(facts['first_t'])} to {day_of(facts['last_t'])}"

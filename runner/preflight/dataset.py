@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
+from configs.calendar import day_of
 from configs.errors import BadDataError, ConfigError, DatasetNotFoundError, ExitCode, ProjectError
 from configs.schema import Config
 from runner.preflight.check import CheckResult, Context
@@ -31,14 +31,10 @@ def check_dataset(config: Config, context: Context) -> CheckResult:
 def judge_dataset(facts: dict[str, Any], bars_needed: int) -> CheckResult:
     """Verdict on a dataset that could be read."""
     rows, needed = facts["rows"], f"valid, {bars_needed:,} bars or more" if bars_needed else "valid"
-    found = f"{facts['name']}: {rows:,} bars, {_day(facts['first_t'])} to {_day(facts['last_t'])}"
+    found = f"{facts['name']}: {rows:,} bars, {day_of(facts['first_t'])} to {day_of(facts['last_t'])}"
     if facts.get("synthetic"):
         found += ", SYNTHETIC"
     if rows < bars_needed:
         remedy = "take a longer range of days or a lower timeframe"
         return CheckResult("dataset", found, needed, "fail", remedy, ExitCode.BAD_DATA)
     return CheckResult("dataset", found, needed, "ok")
-
-
-def _day(unix_s: int) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d")

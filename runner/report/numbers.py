@@ -6,6 +6,9 @@ import math
 from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
+from configs.calendar import day_of
+from runner.preflight.check import human_bytes
+
 NONE = "\u2013"
 MINUS = "\u2212"
 
@@ -44,12 +47,7 @@ def interval(pair: Any, places: int = 2) -> str:
 
 def size(size_bytes: Any) -> str:
     """`1.23 GB`."""
-    if not is_number(size_bytes):
-        return NONE
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.3g} {unit}"
-    return f"{size_bytes:.0f} B"
+    return NONE if not is_number(size_bytes) else human_bytes(size_bytes)
 
 
 def duration(seconds: Any) -> str:
@@ -65,7 +63,7 @@ def duration(seconds: Any) -> str:
 
 def day(unix_s: Any) -> str:
     """`2024-01-31`, UTC."""
-    return NONE if not is_number(unix_s) else datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d")
+    return NONE if not is_number(unix_s) else day_of(unix_s)
 
 
 def minute(unix_s: Any) -> str:
