@@ -154,10 +154,12 @@ class Budget:
 def describe(limits: BudgetConfig, used: Spent) -> str:
     """`1.20 of 1.50 USD and 2.00 of 3.00 h`: each limit with what is used of it."""
     pairs = ((used.cost_usd, limits.max_cost_usd, "USD"), (used.wall_s / HOUR_S, limits.max_hours, "h"))
-    return " and ".join(f"{figure(amount)} of {figure(limit)} {unit}" for amount, limit, unit in pairs if limit)
+    return " and ".join(
+        f"{amount_text(amount)} of {amount_text(limit)} {unit}" for amount, limit, unit in pairs if limit
+    )
 
 
-def figure(amount: float) -> str:
+def amount_text(amount: float) -> str:
     """`12.50`, `0.0163`, `0.000009`: cents of large sums, three digits of small ones, at most six decimals."""
     if amount >= 1:
         return f"{amount:.2f}"

@@ -65,7 +65,7 @@ SETTINGS = (
     "runtime.calibrate_s=0",
 )
 TARGETS: tuple[Target, ...] = ("supervisor", "stage", "everything")
-AIMS: tuple[Aim, ...] = ("time", "save", "upload")
+DRAWN_AIMS: tuple[Aim, ...] = ("time", "save", "upload")
 RESTORES_KILLED = 0.3
 """Share of the restores from a store that are killed too."""
 KILLS, KILL_WEIGHTS = (1, 2, 3), (60, 25, 15)
@@ -239,7 +239,7 @@ def plan_trials(count: int, seed: int, known: Reference, store: bool) -> Iterato
         store: the first run and every second after it go on from the store alone.
     """
     random = Random(seed)
-    aims = AIMS if store else AIMS[:2]
+    aims = DRAWN_AIMS if store else DRAWN_AIMS[:2]
     kinds: list[tuple[Aim, Target]] = [(aim, target) for aim in aims for target in TARGETS]
     turns: list[tuple[Aim, Target]] = []
     while len(turns) < count:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from configs.calendar import shifted
 from configs.schema import BudgetConfig
-from runner.budget import describe, figure
+from runner.budget import amount_text, describe
 from runner.console import WIDE, clock
 from runner.plan import Range, RunPlan, StagePlan
 from runner.preflight.check import human_bytes
@@ -64,7 +64,7 @@ def _cells(stage: StagePlan, priced: bool) -> tuple[str, ...]:
         str(stage.units),
         clock(stage.span_s.expected),
         f"{clock(stage.span_s.low)} to {clock(stage.span_s.high)}",
-        *([figure(stage.cost_usd)] if priced else []),
+        *([amount_text(stage.cost_usd)] if priced else []),
         human_bytes(stage.memory_bytes),
         clock(stage.checkpoint_every_s) if stage.checkpoint_every_s else "-",
     )
@@ -103,8 +103,8 @@ def _windows(plan: RunPlan) -> str:
 def _costs(plan: RunPlan) -> str:
     cost = plan.cost_usd
     return (
-        f"{figure(cost.expected)} USD ({figure(cost.low)} to {figure(cost.high)}) "
-        f"at {figure(plan.price_usd_per_hour)} USD an hour"
+        f"{amount_text(cost.expected)} USD ({amount_text(cost.low)} to {amount_text(cost.high)}) "
+        f"at {amount_text(plan.price_usd_per_hour)} USD an hour"
     )
 
 

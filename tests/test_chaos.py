@@ -12,7 +12,7 @@ import pytest
 
 from configs.events import EventLog
 from configs.run_dir import Request, RunDir
-from runner.chaos import AIMS, TARGETS, Outcome, Reference, Span, plan_trials
+from runner.chaos import DRAWN_AIMS, TARGETS, Outcome, Reference, Span, plan_trials
 from runner.strikes import LAUNCH, REPORT, Point, Striker
 from tests.cli import cli
 from tests.runner.fixture_stages.world import ONE, World, lives, wait_for
@@ -91,7 +91,7 @@ def test_the_trials_cover_every_kind_of_kill_and_the_whole_timeline():
     trials = list(plan_trials(50, 0, KNOWN, store=True))
     points = [point for trial in trials for point in trial.points]
     kinds = {(point.aim, point.target) for point in points}
-    assert {kind for kind in kinds if kind[0] != "restore"} == set(itertools.product(AIMS, TARGETS))
+    assert {kind for kind in kinds if kind[0] != "restore"} == set(itertools.product(DRAWN_AIMS, TARGETS))
     assert {target for aim, target in kinds if aim == "restore"} == {"supervisor", "everything"}
     assert {point.unit for point in points} == {LAUNCH, *UNITS, REPORT}
     begins = {span.unit: span.begin_s for span in TIMELINE}

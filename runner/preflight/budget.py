@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from configs.errors import ExitCode
 from configs.schema import BudgetConfig
-from runner.budget import HOUR_S, cost_of, describe, figure, left_s
+from runner.budget import HOUR_S, amount_text, cost_of, describe, left_s
 from runner.plan import RunPlan
 from runner.preflight.check import CheckResult
 from runner.store.layout import Spent
@@ -38,5 +38,5 @@ def check_budget(limits: BudgetConfig, used: Spent, plan: RunPlan, accepted: boo
 
 
 def _amount(wall_s: float, price_usd_per_hour: float) -> str:
-    cost = f" ({figure(cost_of(wall_s, price_usd_per_hour))} USD)" if price_usd_per_hour else ""
-    return f"{figure(wall_s / HOUR_S)} h{cost}"
+    cost = f" ({amount_text(cost_of(wall_s, price_usd_per_hour))} USD)" if price_usd_per_hour else ""
+    return f"{amount_text(wall_s / HOUR_S)} h{cost}"

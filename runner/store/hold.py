@@ -74,17 +74,17 @@ class Trouble:
             self.tell(says)
 
 
-class Heartbeat:
+class Renewals:
     """Renews the lease while inside, from before the run is brought here until it is let go."""
 
     def __init__(self, lease: Lease, lease_s: float, spent: Callable[[], Spent], trouble: Trouble) -> None:
         """Wrap a lease that was just acquired."""
         self._lease, self._every_s, self._spent, self._trouble = lease, lease_s / RENEWALS_PER_LEASE, spent, trouble
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self.fenced: FencedError | None = None
 
-    def __enter__(self) -> Heartbeat:
+    def __enter__(self) -> Renewals:
         """Start."""
         self._thread.start()
         return self
@@ -93,7 +93,7 @@ class Heartbeat:
         """Stop; a renewal under way is left to end by itself."""
         self._ended.set()
 
-    def _beat(self) -> None:
+    def _renew(self) -> None:
         while not self._ended.wait(self._every_s):
             try:
                 self._lease.renew(self._spent())
@@ -120,12 +120,12 @@ class Hold:
         """What the store had of the run directory when it was brought here."""
         self.abandoned = False
         """A call to the store was left to itself; it may hold the lease's lock for long."""
-        self.heartbeat = Heartbeat(lease, lease_s, lambda: self.spent(), trouble)
+        self.renewals = Renewals(lease, lease_s, lambda: self.spent(), trouble)
 
     def let_go(self) -> None:
         """Release the lease, by one attempt; one that is not released expires."""
         self.cancel.set()
-        if not self.abandoned and not self.trouble.last and not self.heartbeat.fenced:
+        if not self.abandoned and not self.trouble.last and not self.renewals.fenced:
             with contextlib.suppress(ProjectError):
                 self.lease.release(self.spent())
 
@@ -164,7 +164,7 @@ def held(run: RunDir, config: StoreConfig, take_over: bool, tell: Callable[[str]
     hold = Hold(lease, config.lease_s, trouble, cancel)
     for notice in lease.notices:
         tell(notice)
-    with hold.heartbeat:
+    with hold.renewals:
         try:
             hold.known = bring_here(run, lease, config.url, tell)
             yield hold

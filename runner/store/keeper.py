@@ -105,7 +105,7 @@ class Keeper:
 
     def verdict(self) -> Ending | None:
         """The run ends when another runner owns it."""
-        fenced = self._fenced or self._hold.heartbeat.fenced
+        fenced = self._fenced or self._hold.renewals.fenced
         return Ending(ExitCode.OWNED_BY_ANOTHER, str(fenced)) if fenced else None
 
     # -- what the main job calls

@@ -44,7 +44,7 @@ def open_store(
 
 
 @dataclass(frozen=True)
-class Place:
+class Address:
     """What a store's URL names."""
 
     scheme: str
@@ -54,7 +54,7 @@ class Place:
     """Of a directory, or a prefix that is empty or ends with a slash."""
 
 
-def parse_url(url: str) -> Place:
+def parse_url(url: str) -> Address:
     """Take a store's URL apart; nothing is sent.
 
     Raises:
@@ -71,7 +71,7 @@ def parse_url(url: str) -> Place:
     if parts.scheme == "file":
         if parts.netloc or not parts.path.startswith("/"):
             raise ConfigError(f"store URL {url!r} names no absolute path; {EXPECTED}")
-        return Place(parts.scheme, "", unquote(parts.path))
+        return Address(parts.scheme, "", unquote(parts.path))
     if parts.scheme not in ("s3", "gs") or not parts.netloc:
         raise ConfigError(f"store URL {url!r} is of no known form; {EXPECTED}")
     prefix = parts.path.strip("/")
@@ -79,7 +79,7 @@ def parse_url(url: str) -> Place:
         prefix = prefix and check_key(prefix) + "/"
     except StoreError as error:
         raise ConfigError(f"store URL {url!r}: {error}; {EXPECTED}") from error
-    return Place(parts.scheme, parts.netloc, prefix)
+    return Address(parts.scheme, parts.netloc, prefix)
 
 
 def _open_bare(url: str, answer_s: float) -> ObjectStore:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from configs.errors import ExitCode
 from configs.load import resolve
 from configs.schema import BudgetConfig
-from runner.budget import Budget, BudgetError, figure, left_s, opening, spent, within
+from runner.budget import Budget, BudgetError, amount_text, left_s, opening, spent, within
 from runner.plan import Facts, Range, make_plan
 from runner.preflight.budget import check_budget
 from runner.store.layout import Spent
@@ -148,7 +148,7 @@ def test_the_ending_says_what_was_spent_and_how_to_go_on():
 
 
 def test_small_amounts_are_written_without_exponents():
-    shown = [figure(amount) for amount in (12.5, 0.0163, 4.57e-05, 8.67e-06, 0.0)]
+    shown = [amount_text(amount) for amount in (12.5, 0.0163, 4.57e-05, 8.67e-06, 0.0)]
     assert shown == ["12.50", "0.0163", "0.000046", "0.000009", "0"]
 
 

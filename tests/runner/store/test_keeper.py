@@ -98,7 +98,7 @@ def kept(tmp_path) -> Iterator[Kept]:
 
 @contextlib.contextmanager
 def running(kept: Kept) -> Iterator[Kept]:
-    with kept.hold.heartbeat, kept.keeper, contextlib.closing(kept.events):
+    with kept.hold.renewals, kept.keeper, contextlib.closing(kept.events):
         yield kept
         kept.store.is_down = False
         kept.store.uploads.set()
