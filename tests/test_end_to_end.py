@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.cli import BASE, cli, run_json, settings
+from tests.run_dirs import write_csv
 from training.demo import demo_bars
 from training.market import Bars
 
@@ -18,14 +19,8 @@ pytestmark = pytest.mark.slow
 BARS = 3_600
 TEST_STARTS = int(BARS * 0.8)
 NAME = "ADA-EUR_1H"
-
-
-def write_csv(directory: Path, frame: pd.DataFrame) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    stamps = pd.to_datetime(frame["t"], unit="s", utc=True).dt.strftime("%Y-%m-%dT%H:%M:%SZ")
-    columns = ["timestamp", "open", "high", "low", "close", "volume"]
-    frame.assign(timestamp=stamps)[columns].to_csv(directory / f"{NAME}.csv", index=False)
-    return directory
+PAIR = "[lstm,dlstm]"
+SMALL = settings(f"ensemble.members={PAIR}")
 
 
 def market() -> pd.DataFrame:
@@ -44,8 +39,8 @@ def perturbed(frame: pd.DataFrame, first_bar: int) -> pd.DataFrame:
 
 
 def run(directory: Path, frame: pd.DataFrame, *extra: str) -> Path:
-    data_dir, runs_dir = write_csv(directory / "data", frame), directory / "runs"
-    result = run_json("--dataset", NAME, "--data-dir", data_dir, "--runs-dir", runs_dir, *BASE, *settings(), *extra)
+    data_dir, runs_dir = write_csv(directory / "data", NAME, frame), directory / "runs"
+    result = run_json("--dataset", NAME, "--data-dir", data_dir, "--runs-dir", runs_dir, *BASE, *SMALL, *extra)
     return runs_dir / result["run_id"]
 
 
@@ -60,7 +55,7 @@ def reference(tmp_path_factory) -> Path:
 
 def test_nothing_at_or_before_a_bar_depends_on_later_bars(reference, tmp_path):
     t = TEST_STARTS + 300
-    other = run(tmp_path, perturbed(market(), t + 1))
+    other = run(tmp_path, perturbed(market(), t + 1), "--set", f"classifiers.members={PAIR}")
     for path in (
         "prepare/features.parquet",
         "classifiers/lstm/predictions.parquet",
@@ -96,7 +91,7 @@ def test_a_finished_run_does_no_work_again(reference):
     started = sorted((reference / "events").iterdir())
     sizes = {path.name: path.stat().st_size for path in started if path.name != "supervisor.jsonl"}
     data_dir, runs_dir = reference.parents[1] / "data", reference.parent
-    result = run_json("--dataset", NAME, "--data-dir", data_dir, "--runs-dir", runs_dir, *BASE, *settings())
+    result = run_json("--dataset", NAME, "--data-dir", data_dir, "--runs-dir", runs_dir, *BASE, *SMALL)
     assert result["run_id"] == reference.name
     after = {path.name: path.stat().st_size for path in (reference / "events").iterdir()}
     assert {name: after[name] for name in sizes} == sizes
@@ -104,7 +99,7 @@ def test_a_finished_run_does_no_work_again(reference):
 
 def test_the_result_object_names_every_agent_and_baseline(reference):
     data_dir, runs_dir = reference.parents[1] / "data", reference.parent
-    result = run_json("--dataset", NAME, "--data-dir", data_dir, "--runs-dir", runs_dir, *BASE, *settings())
+    result = run_json("--dataset", NAME, "--data-dir", data_dir, "--runs-dir", runs_dir, *BASE, *SMALL)
     assert result["exit_code"] == 0
     assert result["verdict"] in {"edge", "collapsed", "no evidence of an edge"}
     assert Path(result["report"]).is_file()
@@ -131,7 +126,7 @@ def test_a_bad_file_is_refused_with_its_code_and_no_traceback(case, tmp_path):
 
 
 def test_too_few_bars_says_how_many_are_needed(tmp_path):
-    write_csv(tmp_path, market().iloc[:200])
+    write_csv(tmp_path, NAME, market().iloc[:200])
     options = ("--data-dir", tmp_path, "--runs-dir", tmp_path / "runs", "--skip-preflight", *BASE)
     done = cli("--dataset", NAME, *options)
     assert_refused(done, 65, r"200.*\d{3,}|\d{3,}.*200")
@@ -152,13 +147,13 @@ def test_too_few_bars_says_how_many_are_needed(tmp_path):
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_refused_with_its_code_and_no_traceback(arguments, code, part, tmp_path):
-    write_csv(tmp_path, market())
+    write_csv(tmp_path, NAME, market())
     done = cli("run", "--offline", "--data-dir", tmp_path, "--runs-dir", tmp_path / "runs", *arguments)
     assert_refused(done, code, part)
 
 
 def test_an_unwritable_runs_directory_is_exit_code_73(tmp_path):
-    write_csv(tmp_path, market())
+    write_csv(tmp_path, NAME, market())
     (tmp_path / "file").write_text("")
     options = ("--data-dir", tmp_path, "--runs-dir", tmp_path / "file" / "runs", "--skip-preflight", *BASE)
     done = cli("--dataset", NAME, *options)
@@ -167,18 +162,8 @@ def test_an_unwritable_runs_directory_is_exit_code_73(tmp_path):
 
 def test_a_run_id_that_exists_with_another_configuration_names_the_keys(reference):
     data_dir, runs_dir = reference.parents[1] / "data", reference.parent
-    done = cli(
-        "--dataset",
-        NAME,
-        "--data-dir",
-        data_dir,
-        "--runs-dir",
-        runs_dir,
-        *BASE,
-        *settings("seed=4"),
-        "--run-id",
-        reference.name,
-    )
+    where = ("--data-dir", data_dir, "--runs-dir", runs_dir, "--run-id", reference.name)
+    done = cli("--dataset", NAME, *where, *BASE, *SMALL, "--set", "seed=4")
     assert_refused(done, 78, "seed")
 
 

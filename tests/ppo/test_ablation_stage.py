@@ -23,24 +23,16 @@ from ppo.stages import walk_forward
 from ppo.stages.in_turn import Done
 from ppo.trials import LEDGER_NAME, Trial, record
 from ppo.walk_forward import load_window, window_job, within_tail
-from tests.ppo.test_walk_forward_stage import CLASSIFIER, Stopping, copied, digests, prepare
+from tests.ppo.test_walk_forward_stage import CLASSIFIER, Stopping, copied, prepare
+from tests.run_dirs import digests
 from training.synthetic import preset_parameters
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("torch_as_before")]
 UNITS = ("ablation/seed-0", "ablation/seed-1")
 SETTINGS = (
     "synthetic.scenarios=3", "synthetic.bars=500", "pretrain.timesteps=384", "ablation.seeds=2", "ablation.windows=2",
     "ablation.crash_scenarios=5",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def torch_as_before():
-    """A stage sets torch up for its own process; here it is put back."""
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def work(run: RunDir, unit_id: str, of=stage, after: int = 0) -> None:

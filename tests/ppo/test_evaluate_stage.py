@@ -22,6 +22,7 @@ from ppo.ledger import read_trades
 from ppo.rules import ACTIONS, observation_size
 from ppo.stages import evaluate, evaluate_other
 from ppo.trials import LEDGER_NAME
+from tests.run_dirs import write_csv
 from training.demo import demo_bars
 from training.market import Bars
 from training.scaling import Scaler
@@ -52,14 +53,6 @@ def market(start: int = 0) -> Bars:
     return demo_bars(max_gap_s=6 * 3_600).slice(start, start + BARS)
 
 
-def write_csv(directory: Path, name: str, bars: Bars) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    frame = bars.frame().drop(columns="segment").rename(columns={"t": "timestamp"})
-    frame["timestamp"] = pd.to_datetime(frame["timestamp"], unit="s", utc=True).dt.strftime("%Y-%m-%dT%H:%M:%SZ")
-    frame.to_csv(directory / f"{name}.csv", index=False)
-    return directory
-
-
 def work(run: RunDir, module, unit_id: str, cache_key: str = "key") -> dict:
     agents = sorted(path.parent.relative_to(run.stages).as_posix() for path in run.stages.rglob("policy.json"))
     run.save_request(Request(unit=unit_id, cache_key=f"{unit_id}-{cache_key}", inputs=dict.fromkeys(agents, "digest")))
@@ -88,7 +81,7 @@ def untrained_agents(run: RunDir) -> None:
 def template(tmp_path_factory) -> Path:
     """A runs directory with one run, finished up to `evaluate`."""
     root = tmp_path_factory.mktemp("evaluate")
-    data = write_csv(root / "data", "ADA-EUR_1H", market())
+    data = write_csv(root / "data", "ADA-EUR_1H", market().frame())
     config = resolve("ADA-EUR_1H", "quick", settings=SETTINGS).config
     digest = load_dataset("ADA-EUR_1H", [data], options=config.dataset)[0].digest()
     run = RunDir(root / "runs" / "one")
@@ -238,7 +231,7 @@ def noisy(bars: Bars) -> Bars:
 
 
 def test_another_market_is_scored_whole_and_the_overlap_is_said(fresh, tmp_path, capsys):
-    data = write_csv(tmp_path / "data", "ETH-EUR_1H", noisy(market()))
+    data = write_csv(tmp_path / "data", "ETH-EUR_1H", noisy(market()).frame())
     code, printed, _ = other(fresh, data, "ETH-EUR_1H", tmp_path / "out", capsys)
     answer = json.loads(printed)
     assert code == 0
@@ -253,7 +246,7 @@ def test_another_market_is_scored_whole_and_the_overlap_is_said(fresh, tmp_path,
 
 @pytest.mark.parametrize("name", ["ADA-EUR_1H", "ADA-USDT_1H"])
 def test_of_the_runs_own_market_only_later_bars_are_scored(name, fresh, tmp_path, capsys):
-    data = write_csv(tmp_path / "data", name, market(start=1_000))
+    data = write_csv(tmp_path / "data", name, market(start=1_000).frame())
     code, printed, _ = other(fresh, data, name, tmp_path / "out", capsys)
     answer, prepared = json.loads(printed), prepare.load_prepared(fresh)
     assert code == 0 and answer["scope"]["same_market"]
@@ -302,7 +295,7 @@ def test_another_asset_class_brings_its_own_costs_and_calendar(quick_config):
 )
 def test_what_cannot_be_scored_is_refused_in_one_line(dataset, code, part, fresh, tmp_path, capsys):
     for name in ("ADA-EUR_1H", "ADA-EUR_4H", "QQQ-EUR_1H"):
-        data = write_csv(tmp_path / "data", name, market().slice(0, 1_500))
+        data = write_csv(tmp_path / "data", name, market().slice(0, 1_500).frame())
     found, printed, complaint = other(fresh, data, dataset, tmp_path / "out", capsys)
     assert (found, printed, complaint.count("\n")) == (code, "", 1)
     assert part in complaint

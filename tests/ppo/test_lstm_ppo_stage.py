@@ -11,8 +11,9 @@ from configs.load import resolve
 from configs.run_dir import Request, RunDir
 from ppo.learner.policy import read_policy
 from ppo.stages import lstm_ppo as stage
-from tests.ppo.test_ppo_stage import template, torch_as_before, unit_of  # noqa: F401 -- fixtures
+from tests.ppo.test_ppo_stage import template, unit_of  # noqa: F401 -- a fixture
 
+pytestmark = pytest.mark.usefixtures("torch_as_before")
 UNIT = "lstm_ppo/seed-0"
 SETTINGS = {
     "num_envs": 16, "rollout_steps": 16, "minibatch_size": 64, "epochs": 1, "timesteps": 1_024, "hidden": (8,),

@@ -28,12 +28,14 @@ from ppo.learner.policy import Policy, PolicySizes, read_policy, save_policy
 from ppo.learner.train import start
 from ppo.stages import ppo as stage
 from ppo.stages.agent import load_market
+from tests.run_dirs import digests
 from training.demo import demo_bars
 from training.features import FEATURE_NAMES, compute
 from training.scaling import Scaler
 from training.splits import split
 from training.stages.prepare import load_prepared, write_table
 
+pytestmark = pytest.mark.usefixtures("torch_as_before")
 ROOT = Path(__file__).parents[2]
 BARS = 2_000
 UNIT = "ppo/seed-1"
@@ -45,15 +47,6 @@ OUTPUTS = {
     "policy.safetensors", "policy.json", "scaler.json", "history.json", "training.json", "export.zip",
     "export_maskable.zip",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def torch_as_before():
-    """A stage sets torch up for its own process; here it is put back."""
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -96,12 +89,6 @@ def template(tmp_path_factory) -> Path:
     return run.root
 
 
-@pytest.fixture
-def run(template, tmp_path) -> RunDir:
-    shutil.copytree(template, tmp_path / "run")
-    return RunDir(tmp_path / "run")
-
-
 def unit_of(run: RunDir, unit_id: str = UNIT) -> Unit:
     return Unit(run, unit_id, run.load_config(), EventLog(run.events, unit_id))
 
@@ -120,10 +107,6 @@ def finished(template, tmp_path_factory) -> RunDir:
     run = RunDir(root)
     work(run)
     return run
-
-
-def digests(run: RunDir) -> dict[str, str]:
-    return {name: output.sha256 for name, output in run.result(UNIT).outputs.items()}
 
 
 def test_the_unit_writes_its_files_and_nothing_else(finished):
@@ -186,7 +169,7 @@ def test_the_saved_policy_and_the_export_take_the_same_actions(finished):
 
 def test_the_same_unit_twice_gives_the_same_bytes(finished, run):
     work(run)
-    assert digests(run) == digests(finished)
+    assert digests(run, UNIT) == digests(finished, UNIT)
 
 
 def test_a_stopped_unit_goes_on_to_the_same_bytes(finished, run):
@@ -197,7 +180,7 @@ def test_a_stopped_unit_goes_on_to_the_same_bytes(finished, run):
             stage.work(unit)
     assert sorted(path.name for path in (run.unit_dir(UNIT) / "checkpoints").iterdir()) == ["256", "512"]
     work(run)
-    assert digests(run) == digests(finished)
+    assert digests(run, UNIT) == digests(finished, UNIT)
 
 
 class KilledError(Exception):
@@ -218,7 +201,7 @@ def test_a_unit_killed_between_two_checkpoints_goes_on_to_the_same_bytes_and_cur
         stage.work(unit)
     monkeypatch.undo()
     work(run)
-    assert digests(run) == digests(finished)
+    assert digests(run, UNIT) == digests(finished, UNIT)
     assert distinct(curve(run)) == curve(finished)
     assert tensorboard(run) == tensorboard(finished)
     assert [step for step, _ in tensorboard(run)["entropy"]] == list(range(256, 2_049, 256))
@@ -253,7 +236,7 @@ def test_a_damaged_checkpoint_is_said_in_the_log_and_costs_time_only(finished, r
     work(run)
     said = capsys.readouterr().out
     assert "checkpoint 512 is damaged (state.safetensors has sha256 " in said and "going on from 256" in said
-    assert digests(run) == digests(finished)
+    assert digests(run, UNIT) == digests(finished, UNIT)
 
 
 def test_a_unit_that_ran_out_of_memory_learns_nearly_the_same_in_smaller_parts(finished, run):
@@ -305,7 +288,7 @@ def test_training_starts_from_the_pretrained_weights_that_the_request_names(fini
         assert torch.equal(value, (fresh if name.startswith("logits_head") else taught)[name])
     assert work(run)["start"] == "pretrained"
     assert finished.result(UNIT).metrics["start"] == "scratch"
-    assert digests(run) != digests(finished)
+    assert digests(run, UNIT) != digests(finished, UNIT)
 
 
 def test_a_pretrained_policy_that_lies_there_unasked_is_left_alone(run):
@@ -349,7 +332,7 @@ def test_the_sb3_backend_starts_anew_after_a_stop_says_so_and_ends_with_the_same
             with pytest.raises(StopRequested):
                 stage.work(unit)
         work(run)
-        found.append((digests(run), tensorboard(run)))
+        found.append((digests(run, UNIT), tensorboard(run)))
     assert found[0] == found[1]
     assert capsys.readouterr().out.count("cannot be resumed: training starts from the first step") == 3
 
@@ -377,7 +360,7 @@ def test_a_unit_killed_in_mid_training_goes_on_to_the_same_bytes(finished, run):
     second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert second.returncode == 0, second.stderr
     assert killed
-    assert digests(run) == digests(finished)
+    assert digests(run, UNIT) == digests(finished, UNIT)
 
 
 def test_history_is_plain_json_without_gaps_in_its_numbers(finished):

@@ -26,6 +26,7 @@ from training.features import compute
 from training.scaling import Scaler
 from training.synthetic import preset_parameters, worlds_tape_inputs
 
+pytestmark = pytest.mark.usefixtures("torch_as_before")
 UNIT = "pretrain/seed-1"
 SETTINGS = (
     "synthetic.scenarios=3", "synthetic.bars=500", "pretrain.timesteps=1024", "pretrain.window_bars=50",
@@ -34,15 +35,6 @@ SETTINGS = (
 )  # fmt: skip
 CONFIG = resolve("DEMO-USD_1H", "quick", settings=SETTINGS).config
 PARAMETERS = preset_parameters(CONFIG)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def torch_as_before():
-    """A stage sets torch up for its own process; here it is put back."""
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def prioritised(config):

@@ -25,12 +25,14 @@ from ppo.scoring import enter, judge, write_evaluation
 from ppo.stages import walk_forward as stage
 from ppo.tracks import join_tracks
 from ppo.walk_forward import load_monthly_vote, load_window
+from tests.run_dirs import digests
 from training import meter
 from training.demo import demo_bars
 from training.features import FEATURE_NAMES, compute
 from training.splits import month_rows, split
 from training.stages.prepare import load_prepared, write_table
 
+pytestmark = pytest.mark.usefixtures("torch_as_before")
 CLASSIFIER, MONTHS = "walk_forward/classifier-lstm", ("walk_forward/2023-03", "walk_forward/2023-04")
 SETTINGS = (
     "walk_forward.smoke=true", "walk_forward.train_months=1", "walk_forward.first_test_month=2023-03",
@@ -43,15 +45,6 @@ SETTINGS = (
     "costs.slippage_frac=0", "ppo.learning_rate=0.01",
 )  # fmt: skip
 AGENT = {"policy.safetensors", "policy.json", "history.json"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def torch_as_before():
-    """A stage sets torch up for its own process; here it is put back."""
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def prepare(root: Path, change=lambda bars: bars, *settings) -> RunDir:
@@ -97,10 +90,6 @@ def work(run: RunDir, unit_id: str, *inputs: str, after: int = 0) -> dict:
 def copied(run: RunDir, to: Path) -> RunDir:
     shutil.copytree(run.root, to)
     return RunDir(to)
-
-
-def digests(run: RunDir, unit_id: str) -> dict[str, str]:
-    return {name: output.sha256 for name, output in run.result(unit_id).outputs.items()}
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ from runner.store.layout import Spent
 from runner.store.lease import acquire, owner_facts, read_head
 from runner.store.records import encode
 from tests.cli import BASE
+from tests.run_dirs import write_csv
 from tests.runner.store.runs import tree
 from tests.runner.test_cli import Done, assert_one_message, call
-from tests.test_end_to_end import NAME, market, write_csv
+from tests.test_end_to_end import NAME, market
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ QUICK = ("--skip-preflight", "--until", "prepare", "--offline")
 def world(tmp_path_factory) -> Path:
     """`data` with a file, `runs` with a run of it, `store` with that run."""
     folder = tmp_path_factory.mktemp("world")
-    write_csv(folder / "data", market())
+    write_csv(folder / "data", NAME, market())
     done = begin(folder, folder / "runs")
     assert done.returncode == 0, done.stderr
     return folder
@@ -157,7 +158,7 @@ def test_a_run_goes_on_without_its_dataset_once_it_is_prepared(world, run, tmp_p
 def test_other_data_under_the_same_name_are_refused(world, run, tmp_path):
     frame = market()
     frame.loc[10, "close"] *= 1.0001
-    write_csv(tmp_path / "other", frame)
+    write_csv(tmp_path / "other", NAME, frame)
     done = call("--resume", run.run_id, *kept(world), "--runs-dir", tmp_path, "--data-dir", tmp_path / "other", *QUICK)
     assert done.returncode == 65 and "not the data of run" in done.stderr
 

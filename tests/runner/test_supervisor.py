@@ -16,13 +16,6 @@ from tests.runner.fixture_stages.world import CHAIN, ONE, World, lives, wait_for
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def world(tmp_path) -> World:
-    world = World(tmp_path / "runs" / "one")
-    world.plans()
-    return world
-
-
 def kinds(run: RunDir, unit: str) -> list[str]:
     return [event["kind"] for event in read_events(run.events) if event["unit"] == unit]
 

@@ -20,13 +20,6 @@ pytestmark = pytest.mark.slow
 MEMORY_LIMIT_BYTES = 700_000_000
 
 
-@pytest.fixture
-def world(tmp_path) -> World:
-    world = World(tmp_path / "runs" / "one")
-    world.plans()
-    return world
-
-
 def events(run: RunDir, kind: str, unit: str = "first") -> list[dict]:
     return [event for event in read_events(run.events) if event["kind"] == kind and event["unit"] == unit]
 

@@ -9,6 +9,7 @@ import pytest
 from configs.errors import BadDataError
 from configs.files import write_json
 from configs.run_dir import Request, RunDir
+from tests.run_dirs import write_csv
 from tests.training.feature_samples import config_of, random_walk
 from training.features import FEATURE_NAMES, compute
 from training.market import Bars
@@ -19,17 +20,11 @@ from training.stages.prepare import check_enough, describe, load_prepared, main
 DATASET = "ADA-EUR_1H"
 
 
-def write_csv(path, bars):
-    frame = bars.frame().drop(columns="segment").rename(columns={"t": "timestamp"})
-    frame["timestamp"] = pd.to_datetime(frame["timestamp"], unit="s", utc=True).dt.strftime("%Y-%m-%dT%H:%M:%SZ")
-    frame.to_csv(path, index=False)
-
-
 def make_run(root, bars, *changes):
     """A run directory that asks for `prepare` on these bars, and its configuration."""
     root.mkdir(exist_ok=True)
     path = root / f"{DATASET}.csv"
-    write_csv(path, bars)
+    write_csv(root, DATASET, bars.frame())
     config = config_of(DATASET, *changes)
     digest = load_dataset(DATASET, [root], options=config.dataset)[0].digest()
     run = RunDir(root / "runs" / "one")
@@ -82,7 +77,8 @@ def test_a_dataset_that_changed_since_the_run_began_is_refused(tmp_path, market,
     run, _ = make_run(tmp_path, market)
     close = market.close.copy()
     close[7] *= 1.0001
-    write_csv(tmp_path / f"{DATASET}.csv", replace(market, close=close, high=np.maximum(market.high, close)))
+    changed = replace(market, close=close, high=np.maximum(market.high, close))
+    write_csv(tmp_path, DATASET, changed.frame())
     assert prepare(run) == 65
     assert "the data have changed" in capsys.readouterr().err
     assert run.result("prepare") is None

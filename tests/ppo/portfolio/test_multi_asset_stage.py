@@ -8,7 +8,6 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from configs.errors import BadDataError, StopRequested
 from configs.events import EventLog
@@ -20,10 +19,10 @@ from ppo.learner.policy import read_policy
 from ppo.portfolio import data
 from ppo.stages import evaluate
 from ppo.stages import multi_asset as stage
+from tests.run_dirs import digests, write_csv
 from training.artifacts import load_model
 from training.demo import demo_bars
 from training.features import FEATURE_NAMES, compute
-from training.market import Bars
 from training.stages import classifiers, prepare
 from training.stages.prepare import load_predictions, load_prepared, read_bars
 
@@ -42,17 +41,10 @@ SETTINGS = (
 OUTPUTS = {"policy.safetensors", "policy.json", "scaler.json", "history.json", "training.json"}
 
 
-def write_csv(folder: Path, name: str, bars: Bars) -> str:
-    """Write a dataset; returns its digest as a run records it."""
-    frame = bars.frame().drop(columns="segment").rename(columns={"t": "timestamp"})
-    frame.to_csv(folder / f"{name}.csv", index=False)
-    return bars.digest()
-
-
 @pytest.fixture(scope="module")
-def template(tmp_path_factory) -> Path:
+def template(torch_as_before, tmp_path_factory) -> Path:
     """A run of two assets, of which the other is listed later and has gaps, up to its classifiers."""
-    threads, root = torch.get_num_threads(), tmp_path_factory.mktemp("portfolio")
+    root = tmp_path_factory.mktemp("portfolio")
     run = RunDir(root / "run")
     config = resolve(OWN, "quick", settings=SETTINGS).config
     bars = demo_bars(max_gap_s=config.market.max_gap_s).slice(0, 2_000)
@@ -61,18 +53,17 @@ def template(tmp_path_factory) -> Path:
     wild = {name: getattr(bars, name) * price for name in ("open", "high", "low", "close")}
     other = replace(bars, **wild)
     other = replace(other, **{name: getattr(other, name)[kept] for name in vars(other) if name != "timeframe_s"})
-    digests = {name: write_csv(root, name, own) for name, own in ((OWN, bars), (OTHER, other))}
-    facts = {"dataset_digest": digests[OWN], "data_path": "", "data_dirs": [str(root)]}
-    assets = [{"name": name, "digest": digest} for name, digest in digests.items()]
+    for name, own in ((OWN, bars), (OTHER, other)):
+        write_csv(root, name, own.frame())
+    facts = {"dataset_digest": bars.digest(), "data_path": "", "data_dirs": [str(root)]}
+    assets = [{"name": OWN, "digest": bars.digest()}, {"name": OTHER, "digest": other.digest()}]
     run.save_config(config)
     write_json(run.run_json, facts | {"assets": assets})
     work(run, "prepare", prepare)
     for member in (*config.ensemble.members, "ensemble"):
         work(run, f"classifiers/{member}", classifiers)
     work(run, data.UNIT, stage)
-    yield run.root
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
+    return run.root
 
 
 def unit_of(run: RunDir, unit_id: str) -> Unit:
@@ -85,16 +76,6 @@ def work(run: RunDir, unit_id: str, module: ModuleType) -> dict:
     metrics = module.work(unit_of(run, unit_id))
     run.save_result(unit_id, metrics)
     return metrics
-
-
-def digests(run: RunDir, unit_id: str) -> dict[str, str]:
-    return {name: output.sha256 for name, output in run.result(unit_id).outputs.items()}
-
-
-@pytest.fixture
-def run(template, tmp_path) -> RunDir:
-    shutil.copytree(template, tmp_path / "run")
-    return RunDir(tmp_path / "run")
 
 
 def test_predictions_by_time_are_the_stored_ones_on_the_runs_own_bars_and_never_in_sample(template):
@@ -205,12 +186,12 @@ def test_without_further_assets_the_runs_own_is_the_portfolio(run):
 def test_an_asset_that_changed_or_begins_too_late_is_refused(run, tmp_path):
     identity, bars = read_json(run.run_json), read_bars(run, run.load_config(), OTHER)[0]
     short = bars.slice(900, len(bars))
-    digest = write_csv(tmp_path, OTHER, short)
+    write_csv(tmp_path, OTHER, short.frame())
     shutil.copy(Path(identity["data_dirs"][0]) / f"{OWN}.csv", tmp_path)
     write_json(run.run_json, identity | {"data_dirs": [str(tmp_path)]})
     with pytest.raises(BadDataError, match="the data have changed"):
         stage.work(unit_of(run, data.UNIT))
-    identity["assets"][1]["digest"] = digest
+    identity["assets"][1]["digest"] = short.digest()
     write_json(run.run_json, identity | {"data_dirs": [str(tmp_path)]})
     with pytest.raises(BadDataError, match="ETH-USD_1H has 0 bars to decide on in the training part"):
         stage.work(unit_of(run, data.UNIT))

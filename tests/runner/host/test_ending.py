@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import IO
 
@@ -46,12 +46,6 @@ os.environ["SEQUENCE_END_AFTER_H"] = "1"
 """
 LONG_NAME = "command.plan = SimpleNamespace(run=RunDir(Path('x' * 300)))\n"
 """Looking for its report is an error of the file system."""
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRunPod]:
-    with FakeRunPod() as server:
-        yield server
 
 
 class Ending:

@@ -17,10 +17,11 @@ from runner.host.ending import LONGEST_WAIT_S, waits
 from runner.store.file import FileStore
 from runner.store.layout import Head
 from runner.store.lease import acquire, read_head
+from tests.run_dirs import write_csv
 from tests.runner.fixture_stages.world import wait_for
 from tests.runner.host.pod import HOLDS, KEY, POD, Api, end_of, pod, serving
 from tests.runner.store.runs import owner
-from tests.test_end_to_end import NAME, market, write_csv
+from tests.test_end_to_end import NAME, market
 
 pytestmark = pytest.mark.slow
 EVERYTHING = os.environ.get("LAUNCH") == "all"
@@ -39,7 +40,7 @@ def api() -> Iterator[Api]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_csv(folder, market())
+    write_csv(folder, NAME, market())
     return folder
 
 

@@ -11,12 +11,6 @@ from tests.providers.runpod import KEY, FakeRunPod
 REFUSED = Fault("DELETE", Reply(403, {"title": "Forbidden", "status": 403, "detail": f"{KEY} has no such scope"}))
 
 
-@pytest.fixture
-def fake():
-    with FakeRunPod() as fake:
-        yield fake
-
-
 def inside(fake: FakeRunPod) -> dict[str, str]:
     """The variables of a pod, where no program is."""
     urls = {"SEQUENCE_RUNPOD_URL": fake.url, "SEQUENCE_RUNPOD_GRAPHQL_URL": fake.graphql_url}
