@@ -13,29 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numba import njit
 
 from configs.errors import BadDataError
 from configs.schema import Config
 from ppo.evaluate import Spans, Track, follow
-from ppo.rules import (
-    ACCOUNT_FIELDS,
-    CASH,
-    EQUITY,
-    FEE,
-    FILL_SHAPE,
-    HOLD,
-    INITIAL_EQUITY,
-    LEAST,
-    OPEN,
-    ORDER,
-    QUANTITY,
-    SLIPPAGE,
-    _trade,
-    advance,
-    open_account,
-    terms_of,
-)
+from ppo.rules import replay, terms_of
 from ppo.tape import Tape, price_table
 
 
@@ -102,55 +84,5 @@ def shifted(tape: Tape, config: Config, spans: Spans, tracks: Sequence[Track], b
     events = np.stack([track.ordered[counted] | starts for track in tracks])
     prices = price_table(tape, spans[-1][1])[tracks[0].row[counted]]
     terms = terms_of(config.env, config.costs, config.market.bars_per_year)
-    sharpe, total_return = _replay(prices, starts, ends, held, events, np.asarray(bars, np.int64), terms)
+    sharpe, total_return = replay(prices, starts, ends, held, events, np.asarray(bars, np.int64), terms)
     return Shifts(np.asarray(bars), sharpe, total_return)
-
-
-@njit
-def _replay(prices, starts, ends, held, events, shifts, terms):
-    """Per-bar Sharpe ratio and total return of the mean of the tracks (K, L), for each shift."""
-    count, length = held.shape
-    sharpe, total_return = np.zeros(shifts.size), np.zeros(shifts.size)
-    account, fills, mean = np.zeros(ACCOUNT_FIELDS), np.zeros(FILL_SHAPE), np.zeros(length)
-    for shift in range(shifts.size):
-        mean[:] = 0.0
-        for track in range(count):
-            open_account(account, terms[INITIAL_EQUITY])
-            for bar in range(length):
-                source = (bar + shifts[shift]) % length
-                before = account[EQUITY]
-                if starts[bar] or events[track, source]:
-                    _trade_to(account, held[track, source], prices[bar, OPEN], terms, fills)
-                _, terminated, _ = advance(account, HOLD, prices[bar], ends[bar], terms, fills)
-                mean[bar] += (account[EQUITY] / before - 1.0) / count
-                if terminated:
-                    break
-        deviation = np.sqrt(np.sum((mean - mean.mean()) ** 2) / (length - 1))
-        sharpe[shift] = mean.mean() / deviation if deviation > 0.0 else 0.0
-        total_return[shift] = np.prod(1.0 + mean) - 1.0
-    return sharpe, total_return
-
-
-@njit
-def _trade_to(account, weight, price, terms, fills):
-    """Trade at the open so that position over equity, both at `price` and after costs, is `weight`; dust is 0.
-
-    With k the cash that one unit's trade moves, over its price, q' p = weight (c + q p k - q' p k + q' p).
-    """
-    cash, quantity = account[CASH], account[QUANTITY]
-    equity = cash + quantity * price
-    if equity <= 0.0:
-        return  # the open gapped through a short's whole equity: the rulebook liquidates it on this bar
-    if abs(weight) < terms[LEAST]:
-        weight = 0.0
-    drifted = quantity * price / equity
-    if weight == drifted:
-        return
-    if weight > drifted:
-        fill_price = price * (1.0 + terms[SLIPPAGE])
-        moved = fill_price * (1.0 + terms[FEE])
-    else:
-        fill_price = price * (1.0 - terms[SLIPPAGE])
-        moved = fill_price * (1.0 - terms[FEE])
-    wanted = weight * (cash + quantity * moved) / (price + weight * (moved - price))
-    _trade(account, wanted - quantity, fill_price, ORDER, terms, fills, 0)

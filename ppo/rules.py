@@ -87,8 +87,8 @@ ILLEGAL, POSITION_CHANGES, EPISODES, LIQUIDATIONS = range(ACTIONS, ACTIONS + 4)
 COUNTERS = ACTIONS + 4
 
 compiled = njit(cache=True, _nrt=False)  # type: ignore[call-overload]
-"""Without reference counts on array views (`_nrt`, which the stubs omit): nothing compiled here allocates,
-and counting made a step 8 x as long."""
+"""Without reference counts on array views (`_nrt`, which the stubs omit): what it compiles allocates
+nothing, and counting made a step 8 x as long."""
 
 
 def terms_of(env: EnvConfig, costs: CostsConfig, bars_per_year: float) -> np.ndarray:
@@ -413,3 +413,53 @@ def play_all(
             observe(own, bars[ticks[BAR], CLOSE], market[ticks[BAR]], terms, final_obs[env])
             begin_next(own, ticks, starts, seed[0], env, terms)
         look(own, ticks, bars, market, terms, obs[env], mask[env])
+
+
+@compiled
+def trade_to(account, weight, price, terms, fills):
+    """Trade at the open so that position over equity, both at `price` and after costs, is `weight`; dust is 0.
+
+    With k the cash that one unit's trade moves, over its price, q' p = weight (c + q p k - q' p k + q' p).
+    """
+    cash, quantity = account[CASH], account[QUANTITY]
+    equity = cash + quantity * price
+    if equity <= 0.0:
+        return  # the open gapped through a short's whole equity: the rulebook liquidates it on this bar
+    if abs(weight) < terms[LEAST]:
+        weight = 0.0
+    drifted = quantity * price / equity
+    if weight == drifted:
+        return
+    if weight > drifted:
+        fill_price = price * (1.0 + terms[SLIPPAGE])
+        moved = fill_price * (1.0 + terms[FEE])
+    else:
+        fill_price = price * (1.0 - terms[SLIPPAGE])
+        moved = fill_price * (1.0 - terms[FEE])
+    wanted = weight * (cash + quantity * moved) / (price + weight * (moved - price))
+    _trade(account, wanted - quantity, fill_price, ORDER, terms, fills, 0)
+
+
+@njit(cache=True)  # allocates, unlike the others
+def replay(prices, starts, ends, held, events, shifts, terms):
+    """Per-bar Sharpe ratio and total return of the mean of the tracks (K, L), for each shift."""
+    count, length = held.shape
+    sharpe, total_return = np.zeros(shifts.size), np.zeros(shifts.size)
+    account, fills, mean = np.zeros(ACCOUNT_FIELDS), np.zeros(FILL_SHAPE), np.zeros(length)
+    for shift in range(shifts.size):
+        mean[:] = 0.0
+        for track in range(count):
+            open_account(account, terms[INITIAL_EQUITY])
+            for bar in range(length):
+                source = (bar + shifts[shift]) % length
+                before = account[EQUITY]
+                if starts[bar] or events[track, source]:
+                    trade_to(account, held[track, source], prices[bar, OPEN], terms, fills)
+                _, terminated, _ = advance(account, HOLD, prices[bar], ends[bar], terms, fills)
+                mean[bar] += (account[EQUITY] / before - 1.0) / count
+                if terminated:
+                    break
+        deviation = np.sqrt(np.sum((mean - mean.mean()) ** 2) / (length - 1))
+        sharpe[shift] = mean.mean() / deviation if deviation > 0.0 else 0.0
+        total_return[shift] = np.prod(1.0 + mean) - 1.0
+    return sharpe, total_return

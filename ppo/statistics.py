@@ -102,10 +102,10 @@ def trial_variance(n: int, trial_sharpes: list[float]) -> float:
 
 def optimal_block_bars(returns: np.ndarray) -> float:
     """Mean block of the stationary bootstrap, by Politis & White 2004 with the correction of Patton et al. 2009."""
-    from arch.bootstrap import optimal_block_length  # inner: 1 s of imports that most commands never need
-
     if len(returns) < 10 or np.ptp(returns) == 0.0:
         return 1.0
+    from arch.bootstrap import optimal_block_length  # inner: 1 s of imports that most commands never need
+
     block = float(optimal_block_length(returns)["stationary"].iloc[0])
     return max(1.0, block) if math.isfinite(block) else 1.0
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from configs.errors import ConfigError
 from configs.schema import MultiAssetConfig
 from ppo import rules as single
-from ppo.baselines import _trade_to
 from ppo.portfolio import rules
 from ppo.portfolio.rules import CASH, EQUITY, F_CASH, F_FEE, F_PRICE, F_REASON, FLOW, PRESENT, QUANTITY, READY
 from tests.ppo.portfolio.markets import FEE, SLIP, config_of
@@ -75,7 +74,7 @@ def test_one_asset_is_the_single_asset_account(seed, volatility, maintenance_shi
         high, low = max(opened, close) * (1 + rng.exponential(volatility)), min(opened, close) * 0.97
         target, ends = np.float64(np.float32(rng.choice([-1, 1, 0, 0.3, -0.4, rng.uniform(-1, 1)]))), bar % 20 == 19
         log_return, over, _ = own.play([target], [opened], closes=[close], highs=[high], lows=[low], ends=ends)
-        _trade_to(account, target, opened, terms, fills)
+        single.trade_to(account, target, opened, terms, fills)
         other, other_over, _ = single.advance(account, 0, np.array([opened, high, close]), ends, terms, fills)
         assert over == other_over
         assert log_return == pytest.approx(other, rel=1e-9, abs=1e-12)
