@@ -19,7 +19,7 @@ from configs.events import read_events
 from configs.files import sha256_file
 from configs.run_dir import RunDir
 from runner.store.file import LOCK
-from tests.cli import BASE, cli, settings
+from tests.cli import BASE, ONE_CLASSIFIER, cli, settings
 from tests.runner.fixture_stages.world import wait_for
 from tests.servers import Server, gcs_emulator, seaweed
 
@@ -27,8 +27,9 @@ EVERYWHERE = os.environ.get("FAULTS") == "all"
 """On every kind of store (`make faults`); the gate has one for each story."""
 pytestmark = pytest.mark.slow
 
-DEMO = ("--dataset", "DEMO-USD_1H_20230101-20230630", "--offline", "--skip-preflight", *BASE)
-OFTEN = ("store.min_interval_s=0.2",)
+DATASET = "DEMO-USD_1H_20230101-20230630"
+DEMO = ("--dataset", DATASET, "--offline", "--skip-preflight", *BASE, *settings(*ONE_CLASSIFIER))
+OFTEN = ("--set", "store.min_interval_s=0.2")
 
 
 def outputs(run: RunDir) -> dict[str, str]:
@@ -79,7 +80,7 @@ def started(*arguments: str | Path, **environment: str) -> Iterator[Start]:
 def reference(tmp_path_factory) -> RunDir:
     """The run that nothing disturbs, without a store."""
     runs_dir = tmp_path_factory.mktemp("reference")
-    done = cli("run", *DEMO, "--runs-dir", runs_dir, *settings())
+    done = cli("run", *DEMO, "--runs-dir", runs_dir)
     assert done.returncode == 0, done.stderr
     return run_in(runs_dir)
 
@@ -150,7 +151,7 @@ def away(server: Server) -> Iterator[None]:
 def test_a_run_whose_machine_is_gone_goes_on_from_the_store_to_the_same_bytes(place, reference, tmp_path):
     url, environment = place
     after_classifiers(reference, tmp_path / "lost")
-    with started(*DEMO, "--runs-dir", tmp_path / "lost", "--store", url, *settings(*OFTEN), **environment) as start:
+    with started(*DEMO, "--runs-dir", tmp_path / "lost", "--store", url, *OFTEN, **environment) as start:
         wait_for(lambda: newest_has_agents(tmp_path / "lost") or start.process.poll() is not None, timeout_s=180)
         start.process.kill()
         start.ended()
@@ -182,7 +183,7 @@ def test_a_run_whose_machine_is_gone_goes_on_from_the_store_to_the_same_bytes(pl
 
 def test_what_every_snapshot_shares_and_the_store_lost_is_made_anew(reference, tmp_path):
     store, runs_dir = tmp_path / "store", after_classifiers(reference, tmp_path / "runs")
-    again = (*DEMO, "--store", f"file://{store}", *settings(*OFTEN), "--runs-dir")
+    again = (*DEMO, "--store", f"file://{store}", *OFTEN, "--runs-dir")
     assert cli("run", *again, runs_dir).returncode == 0
     run = run_in(runs_dir)
     lost = "stages/prepare/features.parquet"
@@ -209,7 +210,7 @@ def fencing_place(request, tmp_path) -> tuple[str, dict[str, str]]:
 
 def test_a_runner_that_slept_while_another_took_over_ends_with_76_and_harms_nothing(fencing_place, tmp_path):
     url, environment = fencing_place
-    slow = settings(*OFTEN, "ppo.timesteps=3276800", "store.lease_s=3600")
+    slow = (*OFTEN, "--set", "ppo.timesteps=3276800", "--set", "store.lease_s=3600")
     with started(*DEMO, "--runs-dir", tmp_path / "one", "--store", url, *slow, **environment) as sleeper:
         run = begun(tmp_path / "one")
         asleep(sleeper, url)
@@ -257,7 +258,7 @@ def status_of(url: str, environment: dict[str, str]) -> dict:
 def test_a_run_goes_on_without_its_store_and_what_is_missing_there_follows(servers, reference, tmp_path):
     server, runs_dir = servers["s3"], after_classifiers(reference, tmp_path / "runs")
     url = server.store_url()
-    arguments = (*DEMO, "--runs-dir", runs_dir, "--store", url, *settings(*OFTEN))
+    arguments = (*DEMO, "--runs-dir", runs_dir, "--store", url, *OFTEN)
     with started(*arguments, **server.environment) as start, away(server):
         run = begun(runs_dir)
         server.kill()
@@ -278,7 +279,7 @@ def test_a_store_that_is_gone_for_good_is_74_at_the_end_and_a_later_start_sends_
 ):
     server, runs_dir = servers["s3"], after_classifiers(reference, tmp_path / "runs")
     url = server.store_url()
-    arguments = (*DEMO, "--runs-dir", runs_dir, "--store", url, *settings(*OFTEN))
+    arguments = (*DEMO, "--runs-dir", runs_dir, "--store", url, *OFTEN)
     with started(*arguments, "--set", "store.final_upload_s=1", **server.environment) as start, away(server):
         run = begun(runs_dir)
         server.kill()
@@ -298,7 +299,7 @@ def test_a_store_that_is_gone_for_good_is_74_at_the_end_and_a_later_start_sends_
 
 def test_a_stop_uploads_within_its_grace_and_the_next_machine_goes_on(reference, tmp_path):
     url, _ = f"file://{tmp_path / 'store'}", after_classifiers(reference, tmp_path / "one")
-    arguments = ("--store", url, *settings(*OFTEN, "runtime.stop_grace_s=20"))
+    arguments = ("--store", url, *OFTEN, "--set", "runtime.stop_grace_s=20")
     with started(*DEMO, "--runs-dir", tmp_path / "one", *arguments) as start:
         wait_for(lambda: newest_has_agents(tmp_path / "one"), 180)
         start.process.terminate()
@@ -327,7 +328,7 @@ def test_who_follows_a_run_with_nothing_here_and_loses_the_store_meanwhile_sees_
     server, runs_dir, here = servers["s3"], tmp_path / "runs", tmp_path / "here"
     shutil.copytree(reference.root, runs_dir / "earlier", ignore=shutil.ignore_patterns("evaluate", "lock"))
     url, said = server.store_url(), tmp_path / "said.txt"
-    often = settings(*OFTEN, "store.live_every_s=0.1")
+    often = (*OFTEN, "--set", "store.live_every_s=0.1")
     with started(*DEMO, "--runs-dir", runs_dir, "--store", url, *often, **server.environment) as start, away(server):
         run = begun(runs_dir)
         command = [sys.executable, "-c", FOLLOW, url, run.run_id, str(here)]
