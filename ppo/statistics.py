@@ -46,15 +46,15 @@ def moments(returns: np.ndarray) -> Moments:
     return Moments(n, float(returns.mean()) / math.sqrt(variance * n / (n - 1)), skew, kurtosis)
 
 
-def sharpe_standard_error(series: Moments, sharpe: float | None = None) -> float:
+def sharpe_standard_error(series: Moments) -> float:
     """Standard error of a Sharpe ratio, for returns that are neither normal nor symmetric.
 
     Source: Mertens 2002; Bailey & Lopez de Prado 2012, eq. 8. Assumes independent returns;
     the bootstrap does not.
     """
-    at = series.sharpe if sharpe is None else sharpe
     if series.n < 2:
         return math.inf
+    at = series.sharpe
     return math.sqrt(max(0.0, 1 - series.skew * at + (series.kurtosis - 1) / 4 * at**2) / (series.n - 1))
 
 

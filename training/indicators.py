@@ -68,9 +68,9 @@ def commodity_channel_index(typical: np.ndarray, window: int) -> np.ndarray:
     return index
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
-    """`numerator / denominator`, and `otherwise` where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, otherwise), where=denominator != 0)
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """`numerator / denominator`, and 0 where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=denominator != 0)
 
 
 def _blocks(size: int, window: int) -> Iterator[tuple[int, int]]:

@@ -17,6 +17,8 @@ THRESHOLD_STEPS = 100
 """A no-skill rule's thresholds are chosen among this many quantiles of its signal."""
 BLOCK_HORIZONS = 2
 """Mean bootstrap block, in label horizons: labels closer than one horizon overlap."""
+CONFIDENCE = 0.95
+"""Of the lower bound of a skill."""
 CHUNK_VALUES = 4_000_000
 """Bootstrap indices held in memory at once."""
 
@@ -59,12 +61,12 @@ def log_loss(truth: np.ndarray, probability: np.ndarray) -> float:
     return float(-np.log(np.maximum(own, np.finfo(np.float64).eps)).mean())
 
 
-def calibration_error(truth: np.ndarray, probability: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
+def calibration_error(truth: np.ndarray, probability: np.ndarray) -> float:
     """Expected calibration error of the called class over equal-width bins (Guo et al. 2017, arXiv:1706.04599)."""
     confidence = probability.max(axis=1).astype(np.float64)
     right = most_likely(probability) == truth
-    cell = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gaps = np.bincount(cell, weights=right - confidence, minlength=bins)
+    cell = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+    gaps = np.bincount(cell, weights=right - confidence, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / truth.size)
 
 
@@ -182,7 +184,7 @@ class Skill:
     best_rule_accuracy: float
     difference: float
     lower: float
-    """One-sided bootstrap bound of the difference."""
+    """One-sided bootstrap bound of the difference, with `CONFIDENCE`."""
     skilled: bool
     """`lower` is above 0."""
 
@@ -194,7 +196,6 @@ def skill(
     rng: np.random.Generator,
     *,
     samples: int = 2_000,
-    confidence: float = 0.95,
 ) -> Skill:
     """Whether right calls exceed those of the best rule: paired difference, stationary bootstrap, block 2k.
 
@@ -204,12 +205,11 @@ def skill(
         horizon: k of the labels, in bars.
         rng: source of the resampling.
         samples: bootstrap samples.
-        confidence: of the lower bound.
     """
     best = max(rules_right, key=lambda name: rules_right[name].sum())
     difference = right.astype(np.float64) - rules_right[best]
     means = bootstrap_means(difference, BLOCK_HORIZONS * horizon, samples, rng)
-    lower = float(np.quantile(means, 1 - confidence))
+    lower = float(np.quantile(means, 1 - CONFIDENCE))
     return Skill(
         bars=int(right.size),
         accuracy=float(right.mean()),

@@ -116,7 +116,7 @@ def save_policy(directory: Path, policy: Policy) -> None:
     write_json(directory / SIZES, policy.sizes.model_dump(mode="json"))
 
 
-def read_policy(directory: Path, device: str = "cpu") -> Policy:
+def read_policy(directory: Path) -> Policy:
     """The policy that `save_policy` wrote.
 
     Raises:
@@ -127,7 +127,7 @@ def read_policy(directory: Path, device: str = "cpu") -> Policy:
         policy.load_state_dict(load_file(directory / WEIGHTS))
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise BadDataError(f"{directory} holds no readable policy ({error}); train it again") from error
-    return policy.to(device).eval()
+    return policy.eval()
 
 
 def handed_over(weights: dict[str, Tensor]) -> dict[str, Tensor]:

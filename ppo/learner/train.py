@@ -58,7 +58,6 @@ def single_asset_job(
     config: Config,
     seed: int,
     ppo: PPOConfig | None = None,
-    start: dict[str, Tensor] | None = None,
 ) -> Job:
     """One account on one tape with nine actions; `ppo` defaults to the section of that name."""
     ppo = ppo or config.ppo
@@ -71,7 +70,7 @@ def single_asset_job(
     def validator() -> Validator:
         return Validator(tape, validation_spans, config, ppo.eval_slices)
 
-    return Job(environments, validator, sizes, ppo, config, seed, start)
+    return Job(environments, validator, sizes, ppo, config, seed)
 
 
 def single_asset_sizes(config: Config, columns: int, ppo: PPOConfig) -> PolicySizes:
