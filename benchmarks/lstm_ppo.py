@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from sb3_contrib import RecurrentPPO
 
-from benchmarks.ppo import ours, take_turns, turn_of
+from benchmarks.ppo import matmul_flop_per_s, ours, report, take_turns, turn_of
 from configs.load import resolve
 from configs.schema import Config, LstmPPOConfig
 from ppo.export import hyperparameters
@@ -55,9 +55,7 @@ def main() -> None:
         "RecurrentPPO": theirs(config, settings.minibatch_size),
         f"RecurrentPPO, its own minibatch of {OWN_MINIBATCH}": theirs(config, OWN_MINIBATCH),
     }
-    rates = take_turns(learners, config, arguments.turns, rollouts=1)
-    for name, rate in rates.items():
-        print(f"  {name:<42}{rate:>10,.0f} steps/s   ours is {rates['ours'] / rate:.2f}x")
+    report(take_turns(learners, config, arguments.turns, rollouts=1))
     breakdown(config)
 
 
@@ -96,7 +94,7 @@ def breakdown(config: Config) -> None:
     played_s, learnt_s = (statistics.median(column) for column in zip(*times_s[1:], strict=True))
     samples = ppo.num_envs * ppo.rollout_steps
     achieved = samples * ppo.epochs * update_flop_per_sample(config) / learnt_s
-    peak = matmul_flop_per_s(config)
+    peak = matmul_flop_per_s(ppo.minibatch_size, ppo.memory_units, 4 * ppo.memory_units)
     print(f"  a rollout takes {played_s:.3f} s, its update {learnt_s:.3f} s")
     print(f"  update: {achieved / 1e9:.1f} of {peak / 1e9:.1f} GFLOP/s of one whole product: {achieved / peak:.0%}")
 
@@ -109,21 +107,6 @@ def update_flop_per_sample(config: Config) -> float:
     inputs, recurrent = 4 * memory * sizes.observation, 4 * memory * memory
     weights = 2 * (inputs + recurrent + layers) + widths[-1] * (sizes.actions + 1)
     return 2 * (3 * weights - 2 * inputs - 2 * sizes.observation * widths[1])
-
-
-def matmul_flop_per_s(config: Config) -> float:
-    """What one product of a whole minibatch with the gates of an LSTM reaches."""
-    ppo = config.lstm_ppo
-    batch, weight = (
-        torch.randn(ppo.minibatch_size, ppo.memory_units),
-        torch.randn(ppo.memory_units, 4 * ppo.memory_units),
-    )
-    times_s = []
-    for _ in range(20):
-        begin = time.perf_counter()
-        torch.mm(batch, weight)
-        times_s.append(time.perf_counter() - begin)
-    return 2 * batch.numel() * weight.shape[1] / statistics.median(times_s)
 
 
 if __name__ == "__main__":

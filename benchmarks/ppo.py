@@ -56,7 +56,8 @@ def main() -> None:
     print(f"\nreference: {describe(reference)}")
     report(rates)
     achieved = rates["ours"] * flop_per_step(reference)
-    peak = matmul_flop_per_s(reference)
+    inputs, units = max(pairwise((OBSERVATIONS, *reference.ppo.hidden)), key=lambda pair: pair[0] * pair[1])
+    peak = matmul_flop_per_s(reference.ppo.minibatch_size, inputs, units)
     print(f"  {achieved / 1e9:.1f} of {peak / 1e9:.1f} GFLOP/s of its largest matrix product: {achieved / peak:.0%}")
 
 
@@ -125,10 +126,9 @@ def flop_per_step(config: Config) -> float:
     return 2 * weights + config.ppo.epochs * 2 * (3 * weights - first)
 
 
-def matmul_flop_per_s(config: Config) -> float:
-    """What one product of a minibatch with the largest layer reaches."""
-    inputs, units = max(pairwise((OBSERVATIONS, *config.ppo.hidden)), key=lambda pair: pair[0] * pair[1])
-    batch, weight = torch.randn(config.ppo.minibatch_size, inputs), torch.randn(inputs, units)
+def matmul_flop_per_s(samples: int, inputs: int, units: int) -> float:
+    """What one product of a minibatch with a layer reaches."""
+    batch, weight = torch.randn(samples, inputs), torch.randn(inputs, units)
     times_s = []
     for _ in range(20):
         begin = time.perf_counter()
@@ -148,8 +148,9 @@ def describe(config: Config) -> str:
 
 def report(rates: dict[str, float]) -> None:
     """Print each learner's rate and ours over it."""
+    width = max(map(len, rates)) + 2
     for name, rate in rates.items():
-        print(f"  {name:<16}{rate:>10,.0f} steps/s   ours is {rates['ours'] / rate:.2f}x")
+        print(f"  {name:<{width}}{rate:>10,.0f} steps/s   ours is {rates['ours'] / rate:.2f}x")
 
 
 if __name__ == "__main__":

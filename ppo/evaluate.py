@@ -97,11 +97,6 @@ class Track:
         return (self.equity[1:] / self.equity[:-1] - 1)[~self.first[1:]]
 
 
-def stateless(decide: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Agent:
-    """A function (obs, mask) -> actions as an agent without memory."""
-    return _Stateless(decide)
-
-
 def rollout(tape: Tape, config: Config, spans: Spans, agent: Agent) -> Track:
     """Let an agent trade the spans, each of which begins an episode; `config` gives account and costs.
 
@@ -145,14 +140,6 @@ def follow(tape: Tape, config: Config, spans: Spans, long: np.ndarray) -> Track:
 
 def _terms(config: Config) -> np.ndarray:
     return terms_of(config.env, config.costs, config.market.bars_per_year)
-
-
-@dataclass(frozen=True)
-class _Stateless:
-    decide: Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-    def player(self, count: int) -> Player:
-        return lambda obs, mask, start: self.decide(obs, mask)
 
 
 Choose = Callable[[int, Sequence[np.ndarray]], Sequence[int]]

@@ -63,11 +63,6 @@ def write_trades(path: Path, frame: pd.DataFrame) -> None:
         writer.writerows(frame.itertuples(index=False, name=None))
 
 
-def read_trades(path: Path) -> pd.DataFrame:
-    """The frame that `write_trades` wrote, bit for bit."""
-    return pd.read_csv(path, keep_default_na=False)
-
-
 def _fill_row(tape: Tape, bar: int, fill: np.ndarray) -> tuple:
     value = fill.tolist()
     quantity, price = value[rules.F_QUANTITY], value[rules.F_PRICE]

@@ -15,7 +15,7 @@ import numpy as np
 import talib
 from talib import MA_Type
 
-from configs.needs import column_warmups, warmup_bars
+from configs.needs import warmup_bars
 from configs.schema import FeaturesConfig
 from training.indicators import commodity_channel_index, ratio, window_moments, window_sum
 from training.market import Bars, segment_bounds
@@ -72,11 +72,6 @@ def compute(bars: Bars, config: FeaturesConfig) -> np.ndarray:
                 column[start:stop] = values
         columns[:, start : min(start + warmup, stop)] = np.nan
     return columns.T
-
-
-def warmups(config: FeaturesConfig) -> dict[str, int]:
-    """Bars of a segment before the first value of each column."""
-    return dict(zip(FEATURE_NAMES, column_warmups(config), strict=True))
 
 
 def segment_columns(bars: Bars, config: FeaturesConfig) -> Iterator[np.ndarray]:

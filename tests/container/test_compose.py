@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import time
 import uuid
@@ -22,9 +21,6 @@ from tests.servers import free_ports
 ROOT = Path(__file__).parents[2]
 DOCKER = "/usr/bin/docker"
 COMPOSE = [DOCKER, "compose"] if Path("/usr/libexec/docker/cli-plugins/docker-compose").exists() else ["docker-compose"]
-ENVIRONMENT = [
-    f"{name}={value}" for name, value in re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.M)
-]
 DEMO = ("--dataset", "DEMO-USD_1H_20230101-20230630", "--skip-preflight", *BASE)
 SETTINGS = [part for setting in (*TINY, *ONE_CLASSIFIER, "store.min_interval_s=0.2") for part in ("--set", setting)]
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from configs.errors import BadDataError
 from ppo.baselines import classifier_long, moving_average_long, rule_tracks, shifted
-from ppo.evaluate import follow, rollout, stateless
+from ppo.evaluate import follow, rollout
 from ppo.metrics import mean_track, trading_metrics
 from ppo.statistics import moments
 from ppo.tape import spans
-from tests.ppo.worlds import FREE, make_tape, random_tape
+from tests.ppo.worlds import FREE, Stateless, make_tape, random_tape
 
 
 def sparse_agent(seed, *, activity=0.2):
@@ -23,7 +23,7 @@ def sparse_agent(seed, *, activity=0.2):
     def decide(obs, mask):
         return np.array([rng.choice(np.flatnonzero(mask[0])) if rng.random() < activity else 0])
 
-    return stateless(decide)
+    return Stateless(decide)
 
 
 def test_flat_never_trades_and_buy_and_hold_earns_the_price(quick_config):
@@ -110,7 +110,7 @@ def test_a_replay_that_is_liquidated_stays_in_cash(quick_config):
     tape, script = make_tape(opens, highs, closes), {10: 3, 11: 8, 21: 7, 31: 3, 41: 7}
     rows = iter(range(100))
     config = quick_config.model_copy(update={"costs": FREE})
-    track = rollout(tape, config, [(0, 100)], stateless(lambda obs, mask: np.array([script.get(next(rows), 0)])))
+    track = rollout(tape, config, [(0, 100)], Stateless(lambda obs, mask: np.array([script.get(next(rows), 0)])))
     before, after = shifted(tape, config, [(0, 100)], [track], np.array([0, 99 - 30])).total_return
     assert before == pytest.approx(track.equity[-1] / 10_000 - 1)
     # 10,000 short at 100: cash 20,000 and 100 units owed, bought back at p_liq = 20,000 / (100 x 1.05)
@@ -123,7 +123,7 @@ def test_a_replay_whose_short_is_gapped_through_is_liquidated_before_its_next_or
     tape, script = make_tape(prices, prices, prices), {10: 3, 11: 8, 21: 7}
     rows = iter(range(100))
     config = quick_config.model_copy(update={"costs": FREE})
-    track = rollout(tape, config, [(0, 100)], stateless(lambda obs, mask: np.array([script.get(next(rows), 0)])))
+    track = rollout(tape, config, [(0, 100)], Stateless(lambda obs, mask: np.array([script.get(next(rows), 0)])))
     own, moved = shifted(tape, config, [(0, 100)], [track], np.array([0, 99 - 30])).total_return
     assert own == pytest.approx(0, abs=1e-12)
     assert moved == pytest.approx(config.env.equity_floor_frac - 1)

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import BadDataError
-from ppo.evaluate import follow, rollout, rollouts, stateless
+from ppo.evaluate import follow, rollout, rollouts
 from ppo.learner.policy import Policy, PolicySizes
 from ppo.rules import F_CASH, F_FEE, F_POSITION, F_PRICE, F_QUANTITY, F_REASON, LIQUIDATION, SEGMENT_END
 from ppo.tape import spans
 from ppo.vec_env import TradingVecEnv
-from tests.ppo.worlds import BARS_PER_YEAR, COSTS, FREE, make_tape, random_tape
+from tests.ppo.worlds import BARS_PER_YEAR, COSTS, FREE, Stateless, make_tape, random_tape
 
 HOLD, BUY_25, BUY_ALL, CLOSE, REVERSE = 0, 1, 3, 7, 8
 
@@ -24,12 +24,12 @@ def priced(config, costs, **env):
 
 def script(actions):
     remaining = iter(actions)
-    return stateless(lambda obs, mask: np.array([next(remaining)]))
+    return Stateless(lambda obs, mask: np.array([next(remaining)]))
 
 
 def at_random(seed, *, legal=True):
     rng = np.random.default_rng(seed)
-    return stateless(lambda obs, mask: np.array([rng.choice(np.flatnonzero(mask[0])) if legal else rng.integers(9)]))
+    return Stateless(lambda obs, mask: np.array([rng.choice(np.flatnonzero(mask[0])) if legal else rng.integers(9)]))
 
 
 def flat_prices(count):
@@ -103,7 +103,7 @@ def test_the_observation_shown_is_the_one_agents_train_on(quick_config):
         shown.append((obs[0].copy(), mask[0].copy()))
         return np.array([rng.choice(np.flatnonzero(mask[0]))])
 
-    track = rollout(tape, config, [(0, 80)], stateless(decide))
+    track = rollout(tape, config, [(0, 80)], Stateless(decide))
     env = TradingVecEnv(tape, [(0, 80)], config.env, config.costs, BARS_PER_YEAR, num_envs=1, seed=1)
     obs, mask = first_full_episode(env, tape)
     for bar in range(79):
@@ -193,10 +193,10 @@ def test_a_policys_accounts_side_by_side_are_what_each_is_alone(quick_config):
 def test_a_liquidated_account_does_not_stop_the_others(quick_config):
     tape = make_tape([100.0] * 4 + [300.0] * 6, [100.0] * 4 + [300.0] * 6, [100.0] * 4 + [300.0] * 6)
     levels = [priced(quick_config, FREE), priced(quick_config, COSTS)]
-    shorter = stateless(lambda obs, mask: np.array([REVERSE if weight > 0 else BUY_ALL for weight in obs[:, -4]]))
+    shorter = Stateless(lambda obs, mask: np.array([REVERSE if weight > 0 else BUY_ALL for weight in obs[:, -4]]))
     dead, _ = rollouts(tape, levels, [(0, 10)], shorter)
     assert dead.liquidated and (dead.action[5:] == -1).all()
-    longer = stateless(lambda obs, mask: np.array([REVERSE if obs[0, -4] > 0 else BUY_ALL, BUY_ALL]))
+    longer = Stateless(lambda obs, mask: np.array([REVERSE if obs[0, -4] > 0 else BUY_ALL, BUY_ALL]))
     dead, alive = rollouts(tape, levels, [(0, 10)], longer)
     assert dead.liquidated and not alive.liquidated
     assert (alive.action[:9] == BUY_ALL).all() and alive.equity[-1] > 2.5 * alive.equity[0]

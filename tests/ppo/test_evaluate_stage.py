@@ -18,7 +18,6 @@ from configs.run_dir import Request, RunDir
 from configs.unit import Unit
 from configs.verdicts import COLLAPSED, EDGE, NO_EVIDENCE, leading
 from ppo.learner.policy import Policy, PolicySizes, save_policy
-from ppo.ledger import read_trades
 from ppo.rules import ACTIONS, observation_size
 from ppo.stages import evaluate, evaluate_other
 from ppo.trials import LEDGER_NAME
@@ -154,7 +153,7 @@ def test_the_curves_are_those_of_the_metrics(evaluated):
 
 def test_the_trades_lead_to_the_final_equity(evaluated):
     for seed in range(2):
-        ledger = read_trades(evaluated.unit_dir("evaluate") / "ppo" / f"trades-seed-{seed}.csv")
+        ledger = pd.read_csv(evaluated.unit_dir("evaluate") / "ppo" / f"trades-seed-{seed}.csv", keep_default_na=False)
         assert ledger["equity_after"].iloc[-1] == equity_of(evaluated)[f"equity_seed_{seed}"].iloc[-1]
         assert len(ledger) > 10
 

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from ppo.evaluate import follow, rollout, stateless
+from ppo.evaluate import follow, rollout
 from ppo.judge import COLLAPSED, EDGE, NO_EVIDENCE, best_baseline, decide, judgement, score, summary
 from ppo.metrics import mean_track, track_metrics, trading_metrics
 from ppo.statistics import moments, probabilistic_sharpe
 from ppo.tracks import join_tracks
-from tests.ppo.worlds import COSTS, FREE, make_tape, planted_tape, random_tape
+from tests.ppo.worlds import COSTS, FREE, Stateless, make_tape, planted_tape, random_tape
 
 HOLD, BUY_25, BUY_50, BUY_ALL, SELL_25, _, SELL_ALL, CLOSE, REVERSE = range(9)
 GOOD_MEAN = {"sharpe_lower_bound": 1.5, "dsr": 0.99}
@@ -19,7 +19,7 @@ BEST = {"name": "buy_and_hold", "sharpe": 1.0}
 
 def script(actions):
     remaining = iter(actions)
-    return stateless(lambda obs, mask: np.full(len(mask), next(remaining, HOLD)))
+    return Stateless(lambda obs, mask: np.full(len(mask), next(remaining, HOLD)))
 
 
 def seeds(*collapsed):
@@ -130,7 +130,7 @@ def test_what_was_paid_is_what_is_missing(quick_config):
     tape = make_tape([100.0] * 60, [100.0] * 60, [100.0] * 60)
     config = quick_config.model_copy(update={"costs": COSTS})
     rng = np.random.default_rng(0)
-    anything = stateless(lambda obs, mask: np.array([rng.choice(np.flatnonzero(mask[0]))]))
+    anything = Stateless(lambda obs, mask: np.array([rng.choice(np.flatnonzero(mask[0]))]))
     track = rollout(tape, config, [(0, 60)], anything)
     found = trading_metrics(track, config)
     assert found["borrow_paid"] > 0
@@ -171,7 +171,7 @@ SIDES = {
 
 @pytest.mark.parametrize(("side", "orders"), [("half long", 1), ("short", 2)])
 def test_one_position_through_twelve_months_is_collapse_as_in_one(quick_config, side, orders):
-    tape, holder = random_tape(600, 0), stateless(lambda obs, mask: np.array([SIDES[side](one) for one in mask]))
+    tape, holder = random_tape(600, 0), Stateless(lambda obs, mask: np.array([SIDES[side](one) for one in mask]))
     months = [[(start, start + 50)] for start in range(0, 600, 50)]
     whole = rollout(tape, quick_config, [(0, 600)], holder)
     joined = join_tracks([rollout(tape, quick_config, month, holder) for month in months])
@@ -202,7 +202,7 @@ def test_a_short_is_exposure_with_a_negative_weight(quick_config):
 def test_slow_buying_of_one_position_is_collapse(quick_config):
     # 25 % of the cash until none is left: many position changes, one weight
     tape = random_tape(4_000, 0)
-    buyer = stateless(lambda obs, mask: np.array([BUY_25 if mask[0, 1] else HOLD]))
+    buyer = Stateless(lambda obs, mask: np.array([BUY_25 if mask[0, 1] else HOLD]))
     track = rollout(tape, quick_config, [(0, 4_000)], buyer)
     found = trading_metrics(track, quick_config)
     assert found["position_changes"] > 10
@@ -238,12 +238,12 @@ def blind(seed):
         change = rng.random() < 0.05
         return np.array([rng.choice(np.flatnonzero(legal)) if change else HOLD for legal in mask])
 
-    return stateless(decide)
+    return Stateless(decide)
 
 
 def test_knowledge_of_the_market_is_an_edge(quick_config):
     config = small(quick_config).model_copy(update={"costs": FREE})
-    found = judged(config, planted_tape(2_000, 0, regime_bars=24), [stateless(informed)] * 3)
+    found = judged(config, planted_tape(2_000, 0, regime_bars=24), [Stateless(informed)] * 3)
     assert found["verdict"] == EDGE
     assert found["mean"]["sharpe_lower_bound"] > found["best_baseline"]["sharpe"]
     assert found["baselines"]["random"]["share_at_least_agents"] == 0
@@ -295,7 +295,7 @@ def informed_by_time():
     def decide(obs, mask):
         return np.where(obs[:, 0] > 1.5, np.where(mask[:, CLOSE], CLOSE, BUY_ALL), HOLD)
 
-    return stateless(decide)
+    return Stateless(decide)
 
 
 def test_metrics_name_everything_that_is_promised(quick_config):

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from configs.errors import BadDataError
 from configs.schema import JudgingConfig
-from ppo.evaluate import rollout, stateless
+from ppo.evaluate import rollout
 from ppo.learner.train import Job, TrainResult, evaluation_due, single_asset_job, start, train
 from ppo.learner.update import learning_rate
 from ppo.learner.validate import Validation, Validator, collapse_reasons, slice_spans
 from ppo.metrics import return_metrics, trading_metrics
 from ppo.rules import HOLD
-from tests.ppo.worlds import COSTS, FREE, make_tape, planted_tape, random_tape
+from tests.ppo.worlds import COSTS, FREE, Stateless, make_tape, planted_tape, random_tape
 from training.fit import TrainingDivergedError
 
 
@@ -30,7 +30,7 @@ def config(quick_config):
 
 def always(action):
     """A decision-maker that takes `action` where it is legal."""
-    return stateless(lambda obs, mask: np.where(mask[:, action], action, HOLD))
+    return Stateless(lambda obs, mask: np.where(mask[:, action], action, HOLD))
 
 
 def test_the_learning_rate_falls_linearly_to_its_final_value(quick_config):
@@ -136,8 +136,8 @@ def test_validation_equals_one_account_played_slice_by_slice(config):
         wish = np.where(obs[:, 0] > 0.5, 3, np.where(obs[:, 1] > 0.5, 8, HOLD))
         return np.where(mask[np.arange(len(obs)), wish], wish, HOLD)
 
-    whole = Validator(tape, [(0, 200)], config, 3)(stateless(decide))
-    alone = [Validator(tape, [span], config, 1)(stateless(decide)) for _, span in slice_spans([(0, 200)], 3)]
+    whole = Validator(tape, [(0, 200)], config, 3)(Stateless(decide))
+    alone = [Validator(tape, [span], config, 1)(Stateless(decide)) for _, span in slice_spans([(0, 200)], 3)]
     assert whole.slice_scores == pytest.approx([each.score for each in alone])
     assert whole.position_changes == sum(each.position_changes for each in alone)
 
@@ -148,7 +148,7 @@ def test_the_performance_of_one_slice_is_that_of_one_account_scored_as_agents_ar
     tape, spans = random_tape(200, seed, columns=2, segments=2), [(0, 100), (100, 200)]
     tape.observation[190:, 0] = 2  # closed before the end of the data, where a track pays for closing and training not
     wish = lambda obs: np.where(obs[:, 0] > 1, 7, np.where(obs[:, 0] < -1, 3, HOLD))  # noqa: E731
-    agent = stateless(lambda obs, mask: np.where(mask[np.arange(len(obs)), wish(obs)], wish(obs), HOLD))
+    agent = Stateless(lambda obs, mask: np.where(mask[np.arange(len(obs)), wish(obs)], wish(obs), HOLD))
     validated, track = Validator(tape, spans, config, 1)(agent), rollout(tape, config, spans, agent)
     expected = return_metrics(track.returns, track.equity, config, "any") | trading_metrics(track, config)
     found = validated.performance

@@ -17,7 +17,6 @@ import pytest
 
 from configs.schema import Config, CostsConfig
 from ppo import backend_sb3
-from ppo.evaluate import stateless
 from ppo.learner.policy import handed_over
 from ppo.learner.train import Job, single_asset_job, train
 from ppo.learner.validate import Validation, Validator
@@ -25,6 +24,7 @@ from ppo.pretrain import pretraining_job
 from ppo.rules import HOLD, REVERSE
 from ppo.tape import Tape
 from tests.ppo.planted import BUY_ALL, LOG_ODDS, WEIGHTS, Law, Optimal, follow
+from tests.ppo.worlds import Stateless
 from training.synthetic import preset_parameters
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("torch_of_a_unit")]
@@ -66,7 +66,7 @@ def test_quick_ppo_gets_most_of_the_optimum_on_unseen_bars(quick_config, name, s
     print(
         f"\n{name} seed {seed}: optimum {optimum:.2f}, agent {total(agent) / optimum:.0%} "
         f"({agent.position_changes} orders, {cpu_s:.0f} s CPU), "
-        f"blindly following the feature {total(play(stateless(follow))) / optimum:.0%}"
+        f"blindly following the feature {total(play(Stateless(follow))) / optimum:.0%}"
     )
     assert total(agent) >= LEAST_SHARE * optimum
     assert result.collapse == []
@@ -84,7 +84,7 @@ def test_the_optimum_is_above_every_simple_rule(quick_config, name):
         lambda obs, mask: mask[:, BUY_ALL] * BUY_ALL,
     ]
     assert optimum > 0
-    assert all(total(play(stateless(rule))) < 1.02 * optimum for rule in rules)
+    assert all(total(play(Stateless(rule))) < 1.02 * optimum for rule in rules)
 
 
 def test_the_optimum_stays_out_where_no_move_pays_the_fee():

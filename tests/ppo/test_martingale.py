@@ -6,13 +6,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ppo.evaluate import stateless
 from ppo.judge import COLLAPSED, EDGE, judgement, score
 from ppo.learner.train import single_asset_job, train
 from ppo.metrics import mean_track
 from ppo.statistics import moments
 from ppo.tape import Tape, spans
-from tests.ppo.worlds import FREE, make_tape
+from tests.ppo.worlds import FREE, Stateless, make_tape
 from training.determinism import set_up_torch
 
 WORLDS = 20
@@ -79,7 +78,7 @@ def test_rules_that_know_nothing_have_no_edge(quick_config, costs, kind):
     config, verdicts = config_for(quick_config, costs), Counter()
     for seed in range(WORLDS):
         rules = [persistent(3 * seed + i) for i in range(3)] if kind == "persistent" else [momentum] * 3
-        agents = [stateless(rule) for rule in rules]
+        agents = [Stateless(rule) for rule in rules]
         verdicts[verdict_of(martingale(800, seed), config, [(0, 800)], agents)] += 1
     assert verdicts[EDGE] <= MOST_EDGES
     assert verdicts[COLLAPSED] == 0

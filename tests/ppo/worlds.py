@@ -1,8 +1,12 @@
 """Small synthetic tapes with known content, shared by the tests of the game and its agents."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
-from configs.schema import CostsConfig, EnvConfig
+from configs.schema import CostsConfig
+from ppo.evaluate import Player
 from ppo.tape import Tape
 
 HOUR_S = 3_600
@@ -64,4 +68,11 @@ def planted_tape(count: int, seed: int, regime_bars: int = 1, drift: float = 0.0
     return make_tape(opens, highs, closes, observation=np.clip(observation, -10, 10))
 
 
-DEFAULT_ENV = EnvConfig()
+@dataclass(frozen=True)
+class Stateless:
+    """A function (obs, mask) -> actions as an agent without memory."""
+
+    decide: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+    def player(self, count: int) -> Player:
+        return lambda obs, mask, start: self.decide(obs, mask)

@@ -149,12 +149,6 @@ class FakeRunPod(FakeApi):
         """The pods of a name that are there."""
         return [pod for pod in self.pods.values() if pod.name == name]
 
-    def preempt(self, pod: Pod) -> None:
-        """What a host loss or a higher bid does: the pod is stopped, its container gone."""
-        with self.lock:
-            pod.status = "EXITED"
-        self.on_end(pod)
-
     def add(self, name: str, status: str = "RUNNING", **more: Any) -> Pod:
         """A pod that was made some other way."""
         gpu = {"id": "NVIDIA A40", "count": 1}

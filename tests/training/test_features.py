@@ -9,9 +9,9 @@ import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.needs import warmup_bars
+from configs.needs import column_warmups, warmup_bars
 from tests.training.feature_samples import bars_of, changed_after, config_of, flat, random_walk
-from training.features import FEATURE_NAMES, MARKET_OBSERVATION, compute, segment_columns, warmups
+from training.features import FEATURE_NAMES, MARKET_OBSERVATION, compute, segment_columns
 from training.indicators import commodity_channel_index, window_moments, window_sum
 
 CRYPTO, FX = config_of().features, config_of("EUR-USD_1H").features
@@ -256,9 +256,10 @@ def test_each_segment_is_computed_as_if_it_were_alone():
 
 @pytest.mark.parametrize("config", [CRYPTO, FX], ids=["crypto", "fx"])
 def test_each_column_starts_where_it_declares(config):
-    for name, values in columns(random_walk(120), config).items():
-        assert np.flatnonzero(np.isfinite(values))[0] == warmups(config)[name], name
-        assert np.isfinite(values[warmups(config)[name] :]).all(), name
+    found = columns(random_walk(120), config).items()
+    for (name, values), warmup in zip(found, column_warmups(config), strict=True):
+        assert np.flatnonzero(np.isfinite(values))[0] == warmup, name
+        assert np.isfinite(values[warmup:]).all(), name
 
 
 def test_rows_before_the_longest_warmup_are_missing_throughout():

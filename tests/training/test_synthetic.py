@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from configs.needs import warmup_bars
 from tests.training.feature_samples import config_of
+from tests.training.parts import without
 from training.features import FEATURE_NAMES, MARKET_OBSERVATION, compute
 from training.synthetic import PRESET, REGIMES, SCRIPTS, Parameters, generate, preset_parameters, worlds_tape_inputs
 from training.synthetic.parameters import stationary_shares
@@ -83,7 +84,7 @@ def test_every_held_out_scenario_carries_a_script():
 
 def scripted(name, bars=3_000, count=6):
     """Scenarios of one script without any other drama."""
-    calm = PRESET.without(jumps=True, regimes=True, garch=True)
+    calm = without(PRESET, jumps=True, regimes=True, garch=True)
     place = list(SCRIPTS).index(name)
     return [generate(calm, settings_of(bars=bars), 3, "held_out", place + 5 * i, 1) for i in range(count)]
 

@@ -7,6 +7,7 @@ import pytest
 from arch import arch_model
 
 from tests.training.feature_samples import config_of, flat, random_walk
+from tests.training.parts import without
 from training.synthetic import PRESET, REGIMES, fit_parameters, fit_stop_row, generate, worlds_tape_inputs
 from training.synthetic.kernel import filtered_regimes, local_deviation
 from training.synthetic.moments import JUMPS, expected, measured, of_worlds
@@ -57,7 +58,7 @@ def test_regimes_last_as_long_as_their_probability_to_stay_says(whole):
 
 
 def test_garch_alone_has_bollerslevs_kurtosis_and_autocorrelation():
-    alone = MILD.without(jumps=True, regimes=True)
+    alone = without(MILD, jumps=True, regimes=True)
     a, b = MILD.alpha, MILD.beta
     theory = expected(alone)
     assert theory["kurtosis"] == pytest.approx(3 * (1 - (a + b) ** 2) / (1 - (a + b) ** 2 - 2 * a * a))
@@ -67,7 +68,7 @@ def test_garch_alone_has_bollerslevs_kurtosis_and_autocorrelation():
 
 def test_jumps_alone_have_mertons_kurtosis():
     regime, sigma = replace(MILD.regimes[RANGE], jump_mean=-1.0, jump_intensity=0.1), MILD.volatility
-    alone = replace(MILD, regimes=(regime,) * len(REGIMES)).without(garch=True, regimes=True)
+    alone = without(replace(MILD, regimes=(regime,) * len(REGIMES)), garch=True, regimes=True)
     rate, m, s = regime.jump_intensity, regime.jump_mean * sigma, regime.jump_deviation * sigma
     excess = rate * (m**4 + 6 * m**2 * s**2 + 3 * s**4) / (sigma**2 + rate * (m**2 + s**2)) ** 2
     assert expected(alone)["kurtosis"] == pytest.approx(3 + excess)
@@ -75,7 +76,7 @@ def test_jumps_alone_have_mertons_kurtosis():
 
 
 def test_with_everything_off_it_is_a_brownian_walk():
-    found = of_worlds(worlds_of(MILD.without(jumps=True, regimes=True, garch=True)))
+    found = of_worlds(worlds_of(without(MILD, jumps=True, regimes=True, garch=True)))
     assert found["volatility"] == pytest.approx(MILD.volatility, rel=0.005)
     assert found["kurtosis"] == pytest.approx(3, abs=0.03)
     assert np.abs(found["acf_squared"]).max() < 4.5 / np.sqrt(600_000)
@@ -83,7 +84,7 @@ def test_with_everything_off_it_is_a_brownian_walk():
 
 def test_drift_is_compensated_so_that_only_the_regimes_drift_is_left_in_the_expected_price():
     wild = replace(MILD.regimes[CRASH], drift=0.1, volatility=1.0)
-    parameters = replace(MILD.without(garch=True), regimes=(wild,) * len(REGIMES))
+    parameters = replace(without(MILD, garch=True), regimes=(wild,) * len(REGIMES))
     growth = np.exp(np.diff(np.log(worlds_of(parameters).close))).ravel()
     error = growth.std() / np.sqrt(growth.size)
     assert growth.mean() == pytest.approx(np.exp(0.1 * MILD.volatility), abs=4 * error)
@@ -91,7 +92,7 @@ def test_drift_is_compensated_so_that_only_the_regimes_drift_is_left_in_the_expe
 
 def test_more_moves_inside_a_bar_widen_its_range_towards_the_brownian_one():
     """Mean range of a Brownian bar is sqrt(8 / pi) sigma (Feller 1951); discrete paths see less of it."""
-    walk = MILD.without(jumps=True, regimes=True, garch=True)
+    walk = without(MILD, jumps=True, regimes=True, garch=True)
     widths = []
     for steps in (4, 64):
         few = LONG.synthetic.model_copy(update={"path_steps": steps, "bars": 2_000})
@@ -101,7 +102,7 @@ def test_more_moves_inside_a_bar_widen_its_range_towards_the_brownian_one():
 
 
 def test_arch_recovers_the_persistence_with_jumps_and_regimes_off():
-    returns = np.diff(np.log(worlds_of(PRESET.without(jumps=True, regimes=True), 4).close)).ravel()
+    returns = np.diff(np.log(worlds_of(without(PRESET, jumps=True, regimes=True), 4).close)).ravel()
     result = arch_model(returns / returns.std(), mean="Zero", rescale=False).fit(disp="off")
     assert result.params["alpha[1]"] == pytest.approx(PRESET.alpha, abs=0.015)
     assert result.params["alpha[1]"] + result.params["beta[1]"] == pytest.approx(PRESET.persistence, abs=0.01)
@@ -114,7 +115,7 @@ def test_measured_products_do_not_cross_from_one_scenario_to_the_next():
 
 
 def test_a_fit_finds_the_parameters_that_made_the_bars():
-    made = PRESET.without(regimes=True)
+    made = without(PRESET, regimes=True)
     bars = bars_of_worlds(made, 5)
     found = fit_parameters(bars, 50_000, LONG)
     assert found.volatility == pytest.approx(made.volatility, rel=0.05)

@@ -80,19 +80,6 @@ class Parameters:
         """alpha + beta."""
         return self.alpha + self.beta
 
-    def without(self, *, jumps: bool = False, regimes: bool = False, garch: bool = False) -> Parameters:
-        """The same world with parts of it switched off; no regimes means range throughout, without drift."""
-        changed = self
-        if garch:
-            changed = replace(changed, alpha=0.0, beta=0.0)
-        if regimes:
-            calm = replace(self.regimes[RANGE], drift=0.0, volatility=1.0)
-            stay = tuple(tuple(float(column == RANGE) for column in range(len(REGIMES))) for _ in REGIMES)
-            changed = replace(changed, regimes=(calm,) * len(REGIMES), transitions=stay)
-        if jumps:
-            changed = replace(changed, regimes=tuple(replace(r, jump_intensity=0.0) for r in changed.regimes))
-        return changed
-
 
 def stationary_shares(transitions: np.ndarray) -> np.ndarray:
     """(R,) long-run share of each regime: the left eigenvector of eigenvalue 1, by solving pi (P - I) = 0, sum 1."""

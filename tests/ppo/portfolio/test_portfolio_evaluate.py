@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ppo.baselines import moving_average_long
 from ppo.baselines import rule_tracks as single_rule_tracks
-from ppo.evaluate import rollout, stateless
+from ppo.evaluate import rollout
 from ppo.judge import judgement
 from ppo.learner.validate import slice_spans
 from ppo.ledger import write_trades
@@ -25,6 +25,7 @@ from ppo.portfolio.play import Lane, rollouts
 from ppo.portfolio.validate import PortfolioValidator
 from ppo.tape import spans as tape_spans
 from tests.ppo.portfolio.markets import FEE, MAX_GAP_S, config_of, random_portfolio, random_series, series
+from tests.ppo.worlds import Stateless
 
 BUY_ALL, CLOSE = 3, 7
 
@@ -32,7 +33,7 @@ BUY_ALL, CLOSE = 3, 7
 def noise(assets: int, seed: int):
     """An agent that asks for random weights."""
     rng = np.random.default_rng(seed)
-    return stateless(lambda obs, mask: rng.uniform(-1, 1, (len(obs), assets)))
+    return Stateless(lambda obs, mask: rng.uniform(-1, 1, (len(obs), assets)))
 
 
 def play(tape, config, agent, spans=None):
@@ -44,9 +45,9 @@ def test_with_one_asset_a_track_is_the_single_asset_track():
     config = config_of("multi_asset.rebalance_threshold=0.001", "judging.moving_average_bars=[3,8]")
     tape = random_series([*range(90), *range(120, 180), *range(200, 300)], 3, volatility=0.03)
     portfolio, spans = align({"A-USD": tape}, MAX_GAP_S), tape_spans(tape, 0, 250)
-    inside = stateless(lambda obs, mask: (obs[:, :1] > 0) * 1.0)
+    inside = Stateless(lambda obs, mask: (obs[:, :1] > 0) * 1.0)
     own = play(portfolio, config, inside)
-    other = rollout(tape, config, spans, stateless(lambda obs, mask: np.where(obs[:, 0] > 0, BUY_ALL, CLOSE)))
+    other = rollout(tape, config, spans, Stateless(lambda obs, mask: np.where(obs[:, 0] > 0, BUY_ALL, CLOSE)))
     for name in ("row", "first", "equity"):
         assert getattr(own, name) == pytest.approx(getattr(other, name), rel=1e-9)
     assert own.held[:, 0] == pytest.approx(other.held, abs=1e-9)
@@ -68,7 +69,7 @@ def test_lanes_side_by_side_play_as_each_alone():
         Lane(spans[1:], _terms(config_of("costs.fee_frac=0"))),
         Lane(spans[:1], _terms(config)),
     ]
-    agent = stateless(lambda obs, mask: obs[:, :3] * 5)
+    agent = Stateless(lambda obs, mask: obs[:, :3] * 5)
     for track, lane in zip(rollouts(tape, lanes, agent), lanes, strict=True):
         (alone,) = rollouts(tape, [lane], agent)
         assert np.array_equal(track.equity, alone.equity) and np.array_equal(track.fills, alone.fills)
@@ -130,7 +131,7 @@ def test_statistics_of_two_legs_by_hand():
     config = config_of("costs.fee_frac=0", "costs.slippage_frac=0", "costs.borrow_frac_per_year=0")
     tape = align({"A-USD": main, "B-USD": other}, MAX_GAP_S)
     plan = iter([[0.5, 0.5], [0.0, 0.0], [0.0, 0.0]])
-    track = play(tape, config, stateless(lambda obs, mask: np.array([next(plan)])))
+    track = play(tape, config, Stateless(lambda obs, mask: np.array([next(plan)])))
     assert track.equity.tolist() == pytest.approx([10_000, 10_000, 12_500, 12_500])
     metrics = by_asset(track, config, tape.assets)
     assert metrics["A-USD"]["return_contribution"] == pytest.approx(0.5)
@@ -148,7 +149,7 @@ def test_contributions_to_the_mean_of_two_unlike_seeds_add_up_to_its_return_and_
     """One seed holds A all the time, the other is long or short of both at random: neither sum is a mean of sums."""
     tape = random_portfolio(2, 300, 4, volatility=0.03)
     config = config_of("judging.random_shifts=20", "judging.bootstrap_samples=50", "judging.cost_sweep_bps=[]")
-    hold = stateless(lambda obs, mask: np.tile([1.0, 0.0], (len(obs), 1)))
+    hold = Stateless(lambda obs, mask: np.tile([1.0, 0.0], (len(obs), 1)))
     played = score(tape, config, portfolio_spans(tape, 0, len(tape)), [hold, noise(2, 8)])
     found = PlayedPortfolio(tape, config, played, (0, len(tape)), {}, [], "").judge({"own": 0.0})
     mean = found["mean"]
@@ -163,7 +164,7 @@ def test_contributions_to_a_mean_by_hand():
     main, other = series(range(3), [100, 100, 150], [100, 150, 150]), series(range(3), [100] * 3, [100, 100, 50])
     tape = align({"A-USD": main, "B-USD": other}, MAX_GAP_S)
     plans = iter([[1.0, 0.0], [0.0, 0.0]]), iter([[0.0, 0.0], [0.0, 1.0]])
-    tracks = [play(tape, config, stateless(lambda obs, mask, plan=plan: np.array([next(plan)]))) for plan in plans]
+    tracks = [play(tape, config, Stateless(lambda obs, mask, plan=plan: np.array([next(plan)]))) for plan in plans]
     added = contributions(tracks, config, tape.assets)
     assert added["A-USD"]["return_contribution"] == pytest.approx(0.25)
     assert added["B-USD"]["return_contribution"] == pytest.approx(-0.3125)
@@ -267,7 +268,7 @@ def test_judgement_and_tables_have_the_keys_of_all_families():
 def test_the_validator_sums_up_its_slices():
     config, tape = config_of("multi_asset.eval_slices=4"), random_portfolio(2, 300, 6)
     spans = portfolio_spans(tape, 100, 280)
-    agent = stateless(lambda obs, mask: obs[:, :2])
+    agent = Stateless(lambda obs, mask: obs[:, :2])
     found = PortfolioValidator(tape, spans, config)(agent)
     tracks = [play(tape, config, agent, [piece]) for _, piece in slice_spans(spans, 4)]
     returns = np.concatenate([track.returns for track in tracks])
