@@ -31,6 +31,7 @@ from ppo.portfolio.rules import (
     QUANTITY,
     TRIMMED,
 )
+from ppo.rules import SHAPING_STATE
 
 Rule = Callable[["Account"], None]
 """Fills `account.order` for the row after `account.row`."""
@@ -218,5 +219,5 @@ def _accounts(tape: PortfolioTape, lanes: Sequence[Lane]) -> list[Account]:
 
 
 def _observation_size(tape: PortfolioTape, terms: np.ndarray) -> int:
-    shaping = rules.SHAPING_STATE[int(terms[rules.SHAPING])]
+    shaping = SHAPING_STATE[int(terms[rules.SHAPING])]
     return tape.market.shape[1] + len(tape.assets) * rules.LEG_OBSERVATION + rules.ACCOUNT_OBSERVATION + shaping

@@ -43,6 +43,7 @@ import numpy as np
 from numba import njit
 
 from configs.schema import CostsConfig, EnvConfig, MultiAssetConfig
+from ppo.rules import SHAPING_STATE, SHAPINGS
 
 CASH, EQUITY, HELD, BORROW, SHAPE_A, SHAPE_B = range(6)
 """Account row, float64: EQUITY at the last mark, HELD in bars since the account was flat, BORROW paid since the last
@@ -72,10 +73,7 @@ ROUNDING = 1e-9
 (GROSS_LIMIT, ASSET_CAP, ALLOW_SHORT, THRESHOLD, LEAST) = range(16, 21)
 TERMS = 21
 
-SHAPINGS = ("none", "drawdown", "differential_sharpe")
 NONE, DRAWDOWN, DIFFERENTIAL_SHARPE = range(3)
-SHAPING_STATE = (0, 1, 2)
-"""Numbers that each shaping adds to the observation."""
 LEG_OBSERVATION = 3
 """Weight, unrealised return, whether it may be traded."""
 ACCOUNT_OBSERVATION = 3
