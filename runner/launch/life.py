@@ -117,12 +117,13 @@ def wait_until_running(launched: Launched, book: Book, limit_s: float = START_LI
         LaunchError: the provider cannot be asked any more; the machine may be there.
     """
     sight, give_up_t, told = launched.sight, time.monotonic() + limit_s, ""
+    is_managed = PROVIDERS[sight.provider.name].is_managed  # it waits for a machine, and costs nothing meanwhile
     machine = sight.machine
     while machine.status == "starting":
         if machine.says != told:
             say(f"{sight}: {machine.says}")
             told = machine.says
-        if time.monotonic() > give_up_t:
+        if time.monotonic() > give_up_t and not is_managed:
             break
         beat()
         time.sleep(POLL_S)

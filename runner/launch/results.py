@@ -14,6 +14,7 @@ from runner.heartbeat import beat
 from runner.remote import bring_light, fetched, light_files
 from runner.say import say
 from runner.store.hold import Trouble
+from runner.store.objects import StoreDeniedError
 from runner.summary import next_steps, run_object
 from runner.watch import Ending
 
@@ -54,7 +55,8 @@ def _patiently_fetched(url: str, run_id: str, ending: Ending, to: Path | None) -
         try:
             return _fetched(url, run_id, ending, to)
         except StoreError as error:
-            if not error.retryable or time.monotonic() > give_up_s:
+            is_for_good = not error.retryable or isinstance(error, StoreDeniedError)
+            if is_for_good or time.monotonic() > give_up_s:
                 raise
             trouble.note(error)
         beat()

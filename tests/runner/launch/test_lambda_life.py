@@ -208,7 +208,7 @@ def test_a_machine_that_only_this_command_ends_is_ended_or_named_whatever_goes_w
 
 
 def test_a_machine_that_only_this_command_ends_is_ended_when_its_time_is_over_whatever_the_store_does(
-    fake, launch, expiring, monkeypatch, capsys
+    fake, launch, expiring, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(until_end, "__defaults__", (None, Pace(0.02, 0.1, 0.1, 0.02, 0.1)))
     monkeypatch.setattr(results, "PATIENCE_S", 0.1)
@@ -220,6 +220,7 @@ def test_a_machine_that_only_this_command_ends_is_ended_when_its_time_is_over_wh
     assert launch("lambda", *asked) == 79
     said = capsys.readouterr().err
     assert not fake.named(RUN) and "ExpiredToken" in said and "nothing is fetched" in said
+    assert not Book(tmp_path / "runs").find("lambda", RUN).ends_itself, "whatever a command says that joins it"
 
 
 def test_a_dry_run_asks_for_nothing_and_shows_no_secret(fake: FakeLambda, launch: Launch, capsys):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from runner.launch import life
 from runner.launch.book import Book, Entry
 from runner.launch.life import end_run
 from runner.launch.provider import BadRequestError, LaunchError, Machine, Offer, Order, UnclearError
@@ -282,6 +283,14 @@ def test_of_a_job_no_end_and_no_ceiling_of_its_name_is_sure(sky, tmp_path):
     noted(tmp_path, RUN, asked_t=time.time() - 20 * 3600)
     (late,) = survey([SkyPilot()], book).seen
     assert "its ceiling of 12 h passed" in late.orphan and not late.is_sure, "it may have waited for a machine"
+
+
+def test_a_job_that_waits_for_a_machine_is_waited_for_and_not_cancelled(sky, tmp_path, monkeypatch):
+    monkeypatch.setattr(life, "POLL_S", 0.01)
+    machine = created(order())
+    entry = Entry(provider="sky", run_id=RUN, machine_id="1", asked_t=time.time(), max_hours=12.0)
+    launched = life.Launched(life.Sight(SkyPilot(), machine, is_listed=True), entry, False)
+    assert life.wait_until_running(launched, Book(tmp_path), limit_s=-1).status == "running"
 
 
 REAL = """
