@@ -180,11 +180,10 @@ class _Start:
         supervisor.leave_out({unit for unit, state in states.items() if state == "left out"})
         with watching(f"run {plan.run.run_id}", self.choice.verbose) as observe:
             try:
-                return supervisor.run(observe)
+                return supervisor.run(self.signals, observe)
             finally:
                 ceiling_s = time.monotonic() + self.budget.left_s()  # holds for what follows a run that ends by itself
-                deadline_s = min(supervisor.deadline_s, ceiling_s)
-                self.signals.adopt(supervisor.stop_signal, supervisor.hurried, deadline_s)
+                self.signals.limit(min(supervisor.deadline_s, ceiling_s))
 
     def _preflight(self, answers: Callable[[], Answers]) -> Ending:
         say("pre-flight: checking the machine, the data and what the stages need")

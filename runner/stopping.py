@@ -1,4 +1,4 @@
-"""Stop requests while no unit runs: before the units, and after them."""
+"""Stop requests: counted, and by when the program must be gone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from runner.guard import Terminated
 
 
 class StopSignals:
-    """SIGINT and SIGTERM while inside: they interrupt what is being done, and the first sets the program's deadline.
-
-    The supervisor takes the signals itself while units run; what it learned is to be told to `adopt`.
-    """
+    """SIGINT and SIGTERM while inside: they interrupt what is not shielded; the first sets the program's deadline."""
 
     def __init__(self, grace_s: float) -> None:
         """Allow `grace_s` from the first request to the end of the program."""
@@ -41,11 +38,9 @@ class StopSignals:
         """A second request came: nothing is waited for."""
         return self._count > 1
 
-    def adopt(self, name: str, hurried: bool, deadline_s: float) -> None:
-        """Go on with the stop that the supervisor began, by the signal of that name or, without one, by itself."""
+    def limit(self, deadline_s: float) -> None:
+        """Be gone by then, signal or none."""
         self.deadline_s = min(self.deadline_s, deadline_s)
-        self.name = self.name or name
-        self._count += bool(name) + hurried
 
     def left_s(self) -> float:
         """Seconds until the deadline."""

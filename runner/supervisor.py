@@ -1,18 +1,16 @@
 """The supervisor: starts units side by side, watches them, retries, stops, and leaves no process behind.
 
-It alone receives signals. It asks units to stop (SIGTERM: they end at a safe
-boundary) and kills what is left after the grace time. It never reads what a
-unit computed, only whether its result is there and intact.
+Stop signals reach this process alone. It asks units to stop (SIGTERM: they end
+at a safe boundary) and kills what is left after the grace time. It never reads
+what a unit computed, only whether its result is there and intact.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from configs.errors import CannotWriteError, ExitCode
@@ -31,6 +29,7 @@ from runner.reasons import OUTCOMES, Reason, Status, reason_of
 from runner.resources import Sampler
 from runner.reuse import clear_for, done_result, find_equal, has_durable_progress, link_equal
 from runner.schedule import in_turn
+from runner.stopping import StopSignals
 from runner.view import RUN, EventTail, RunView
 from runner.watch import Ending, Watcher
 
@@ -41,29 +40,6 @@ MAX_HALVINGS = 3
 
 GOES_ON = "the same command goes on from here"
 NOTHING_DONE = "before anything was finished"
-
-
-@dataclass
-class Stop:
-    """Stop requests that arrived as signals."""
-
-    signals: list[int] = field(default_factory=list)
-    first_s: float = math.inf
-    """When the first one came, by `time.monotonic`."""
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM while inside."""
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: Any) -> None:
-        self.first_s = min(self.first_s, time.monotonic())
-        self.signals.append(number)
 
 
 class Supervisor:
@@ -111,7 +87,6 @@ class Supervisor:
         """What a failed unit or a watcher decided."""
         self._decided_s = math.inf
         """When a watcher did; a failure has no deadline."""
-        self._stop = Stop()
         self._tail = EventTail(run.events)
         self._next_sample_s = 0.0
         self.view = RunView()
@@ -128,18 +103,19 @@ class Supervisor:
         self.view = RunView()
         self.view.expect(self._waiting)
 
-    def run(self, observe: Callable[[RunView], None] = lambda _view: None) -> Ending:
+    def run(self, signals: StopSignals, observe: Callable[[RunView], None] = lambda _view: None) -> Ending:
         """Run all units; returns when no process is left.
 
         Args:
+            signals: the stop requests, taken by the caller and only noted meanwhile.
             observe: called about twenty times a second with the current view.
         """
+        self._signals, self._observe = signals, observe
         self._tail.skip()
-        self._observe = observe
         self.view.started_t = time.time()
         self._sampler = Sampler(self._run.root)
         try:
-            with self._stop.listening():
+            with signals.shield():
                 return self._supervise()
         finally:
             self.view.stopping = False
@@ -174,22 +150,12 @@ class Supervisor:
 
     @property
     def _stopping(self) -> bool:
-        return bool(self._stop.signals) or self._decided is not None
+        return bool(self._signals.name) or self._decided is not None
 
     @property
     def deadline_s(self) -> float:
         """When the whole program must be gone, by `time.monotonic`; infinite where nobody asked for a stop."""
-        return min(self._stop.first_s, self._decided_s) + self._config.runtime.stop_grace_s
-
-    @property
-    def hurried(self) -> bool:
-        """A second stop signal came: whatever can be left out is to be left out."""
-        return len(self._stop.signals) > 1
-
-    @property
-    def stop_signal(self) -> str:
-        """Name of the first stop signal; empty where none came."""
-        return signal.Signals(self._stop.signals[0]).name if self._stop.signals else ""
+        return min(self._signals.deadline_s, self._decided_s + self._config.runtime.stop_grace_s)
 
     # -- starting
 
@@ -319,7 +285,7 @@ class Supervisor:
             return Ending(ExitCode.DONE)
         if has_durable_progress(self._run):
             return Ending(ExitCode.INTERRUPTED, GOES_ON)
-        interrupted = self._stop.signals[0] == signal.SIGINT
+        interrupted = self._signals.name == "SIGINT"
         return Ending(ExitCode.CTRL_C if interrupted else ExitCode.TERMINATED, NOTHING_DONE)
 
     # -- watching
@@ -340,7 +306,8 @@ class Supervisor:
         for attempt in self._running.values() if self._stopping else ():
             if attempt.stopped_for is None:
                 attempt.ask_to_stop(Reason.STOPPED, self._unit_grace_s)
-            attempt.kill_at_s = 0.0 if self.hurried else min(attempt.kill_at_s, self.deadline_s - self._reserve_s)
+            latest_s = 0.0 if self._signals.hurried else self.deadline_s - self._reserve_s
+            attempt.kill_at_s = min(attempt.kill_at_s, latest_s)
             attempt.press()
 
     @property

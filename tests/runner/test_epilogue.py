@@ -158,16 +158,21 @@ def test_a_report_that_fails_is_said_and_the_upload_still_tried(run, monkeypatch
 def test_with_little_time_left_the_report_gives_way_to_the_upload(run):
     keeper = StubKeeper()
     with ready(run, keeper) as end:
-        end.signals.adopt("SIGTERM", hurried=False, deadline_s=time.monotonic() + 5)
+        with end.signals.shield():
+            kill_me(signal.SIGTERM)
+        end.signals.limit(time.monotonic() + 5)
         assert end.wind_up(Ending(ExitCode.INTERRUPTED)).exit_code == ExitCode.INTERRUPTED
     assert not run.report.exists() and len(keeper.reasons) == 1
     assert last_finish(run)["signal"] == "SIGTERM"
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", ""], ids=["stopped", "budget"])
-def test_a_run_that_has_no_time_left_for_its_report_is_not_done(run, name):
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "budget"])
+def test_a_run_that_has_no_time_left_for_its_report_is_not_done(run, stopped):
     with ready(run) as end:
-        end.signals.adopt(name, hurried=False, deadline_s=time.monotonic() + 5)
+        if stopped:
+            with end.signals.shield():
+                kill_me(signal.SIGTERM)
+        end.signals.limit(time.monotonic() + 5)
         assert end.wind_up(DONE).exit_code == ExitCode.INTERRUPTED
     assert read_exit_record(run)["exit_code"] == last_finish(run)["exit_code"] == 75
 

@@ -69,8 +69,8 @@ def test_nobody_asked_for_a_stop_means_no_deadline(world):
     world.needs = ONE
     world.plans(first={"crash": "no"})
     world.supervise()
-    assert world.supervisor.deadline_s == math.inf and not world.supervisor.hurried
-    assert world.supervisor.stop_signal == ""
+    assert world.supervisor.deadline_s == math.inf and not world.signals.hurried
+    assert world.signals.name == ""
 
 
 @pytest.mark.parametrize("grace_s", [5, 30])

@@ -16,6 +16,7 @@ from runner.executor import LocalExecutor
 from runner.graph import Unit
 from runner.guard import Owner
 from runner.identity import Keys
+from runner.stopping import StopSignals
 from runner.supervisor import Ending, Supervisor
 
 UNIT = "tests.runner.fixture_stages.unit"
@@ -67,7 +68,8 @@ class World:
                     self.run, self.units(), self.keys(), executor=executor, events=events, **options
                 )
                 self.supervisor.leave_out(left_out)
-                return self.supervisor.run()
+                with StopSignals(self.config.runtime.stop_grace_s) as self.signals:
+                    return self.supervisor.run(self.signals)
         finally:
             events.close()
 
