@@ -25,10 +25,10 @@ from runner.say import say
 from runner.store.ends import ends, newest_end
 from runner.store.hold import Trouble
 from runner.store.layout import End, Head, Live, head_key
+from runner.store.lease import read_head
 from runner.store.live import read_live, view_in
 from runner.store.objects import StoreDeniedError
 from runner.store.open import open_store
-from runner.store.snapshots import read_head
 from runner.view import RunView
 from runner.watch import Ending
 

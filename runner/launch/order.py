@@ -10,7 +10,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from configs.assets import can_be_fetched
+from configs.assets import can_be_fetched, is_path
 from configs.errors import ConfigError, DatasetNotFoundError
 from configs.files import digest
 from configs.load import Resolved, flatten, resolve
@@ -215,7 +215,7 @@ def _dataset(ask: Ask, config: Config) -> tuple[str, dict[str, Path]]:
         parse_url(ask.dataset)  # credentials in it would be sent, and shown
         return ask.dataset, {}
     names = config.asset_datasets()
-    place = str(Path(ask.dataset).resolve()) if ask.dataset != names[0] else ""
+    place = str(Path(ask.dataset).resolve()) if is_path(ask.dataset) else ""
     dirs = searched(ask.data_dirs, ask.runs_dir, *([Path(place).parent] if place else []))
     files = {}
     for name in names:

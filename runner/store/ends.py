@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pydantic import ValidationError
-
 from runner.store.layout import END_FORMAT, End, end_key
 from runner.store.objects import KeyMissingError, ObjectStore, Stat
 from runner.store.records import encode, parse
@@ -39,6 +37,6 @@ def newest_end(store: ObjectStore, found: Collection[Stat]) -> End | None:
     for stat in sorted(found, key=lambda stat: stat.modified_t, reverse=True):
         try:
             return End.model_validate(parse(store.get(stat.key)[0], END_FORMAT, f"{store.url}/{stat.key}"))
-        except (KeyMissingError, ValueError, ValidationError):
+        except (KeyMissingError, ValueError):
             continue
     return None

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from configs.errors import ProjectError
 from configs.run_dir import RunDir
@@ -115,7 +115,7 @@ def read_live(store: ObjectStore, run_id: str, epoch: int) -> Live | None:
     try:
         live = Live.model_validate(parse(store.get(key)[0], LIVE_FORMAT, f"{store.url}/{key}"))
         view_in(live)
-    except (KeyMissingError, ValueError, ValidationError):
+    except (KeyMissingError, ValueError):
         return None
     return live
 

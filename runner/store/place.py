@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from configs.errors import CannotWriteError, ConfigError, StoreError
 from configs.files import read_json, write_json
@@ -59,7 +59,7 @@ def read_place(run: RunDir) -> Place:
     """What the directory knows; nothing where it says nothing that can be read."""
     try:
         return Place.model_validate(read_json(run.root / NAME))
-    except (OSError, ValueError, ValidationError):
+    except (OSError, ValueError):
         return Place()
 
 
