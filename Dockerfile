@@ -58,6 +58,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     TMPDIR=/tmp \
     TEMP=/runs \
     TORCHINDUCTOR_CACHE_DIR=/dev/shm/torchinductor \
+    MPLCONFIGDIR=/dev/shm/matplotlib \
     NUMBA_CACHE_LOCATOR_CLASSES=training.numba_cache.PrivateCopyLocator \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \

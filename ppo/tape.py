@@ -82,7 +82,8 @@ def build_tape(
 
 def finish_tape(bars: Bars, block: np.ndarray, market: np.ndarray, ready: np.ndarray, clip: float) -> Tape:
     """A tape of a prediction block (N, P) and scaled market columns (N, M); rows that are not `ready` (N,) become 0."""
-    observation = np.concatenate([block, market], axis=1, dtype=np.float32)
+    # rows side by side, however the columns came: compiled rules are cached for that layout alone
+    observation = np.ascontiguousarray(np.concatenate([block, market], axis=1, dtype=np.float32))
     observation[~ready] = 0
     np.clip(observation, -clip, clip, out=observation)
     return Tape(bars.t, bars.open, bars.high, bars.low, bars.close, bars.segment, bars.timeframe_s, observation, ready)

@@ -176,7 +176,8 @@ def test_a_run_that_loses_its_machine_ends_as_if_nothing_had_been_and_leaves_not
     wait_for(lambda: any(f"{LOST_IN}: running" in one.text for one in account.pods.of(pod)), LIMIT_S)
     shown = f"{LOST_IN}: running" if WHOLE else " has begun"
     wait_for(lambda: shown in launcher.said, 60)
-    wait_for(lambda: not WHOLE or account.keeps(pod.name, f"stages/{LOST_IN}/checkpoints/"), 60)
+    kept = f"stages/{LOST_IN}/checkpoints/" if WHOLE else f"stages/{KEPT}/result.json"
+    wait_for(lambda: account.keeps(pod.name, kept), 60)
     time.sleep(1)
     account.pods.lose(pod)
     assert launcher.ended() == 0, launcher.said

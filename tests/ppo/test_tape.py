@@ -53,6 +53,13 @@ def test_a_row_has_13_prediction_numbers_and_5_market_numbers(world):
     assert tape.ready.all()
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_numbers_of_a_bar_lie_side_by_side_however_the_features_lie(world, order):
+    bars, features, predictions, scaler, config = world
+    tape = build_tape(bars, np.array(features, order=order), predictions, scaler, config)
+    assert tape.observation.flags.c_contiguous
+
+
 def test_the_prediction_block_by_hand():
     row = {"fall": 0.2, "stationary": 0.3, "rise": 0.5}
     row |= {"gru_fall": 0.6, "gru_stationary": 0.3, "gru_rise": 0.1}

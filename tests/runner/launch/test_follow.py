@@ -166,7 +166,7 @@ def test_while_the_store_refuses_the_machine_and_its_time_are_looked_at(expiring
     expiring.answers_before = 4
     looks = []
     ask = lambda: looks.append(1) or (status if len(looks) > 3 else "running")  # noqa: E731
-    machine = Rented(ask, "pod-1", end_by_t=time.time() + (1 if status == "running" else 60))
+    machine = Rented(ask, "pod-1", end_by_t=time.time() + (4 if status == "running" else 60))
     pace = Pace(poll_s=0.02, last_poll_s=0.1, silent_s=0.1, ask_s=0.02, gone_s=0.1, store_s=0.5)
     ending = until_end(expiring.url, RUN, machine, pace)
     assert ending.exit_code == code and words in ending.message
