@@ -168,7 +168,7 @@ def _win_rate(evaluation: dict[str, Any], config: Config) -> Measured | str:
     middle = (share + z**2 / (2 * trades)) / (1 + z**2 / trades)
     half = z / (1 + z**2 / trades) * math.sqrt(share * (1 - share) / trades + z**2 / (4 * trades**2))
     error = math.sqrt(share * (1 - share) / trades)
-    return Measured(share, error, (middle - half, middle + half), f"{trades:,.0f} trades")
+    return Measured(share, error, (middle - half, middle + half), f"{trades:,.1f} trades a seed")
 
 
 def _drawdown(evaluation: dict[str, Any], returns: np.ndarray, config: Config) -> Measured:

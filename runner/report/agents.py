@@ -50,7 +50,7 @@ def targets(facts: Facts) -> Section | None:
         return None
     rows = [
         [
-            join([str(target["text"]), tag("span", target["of"] or "", class_="of")]),
+            join([str(target["text"]), tag("span", target["of"] or target["says"], class_="of")]),
             badge(STATE_WORDS.get(target["state"], target["state"]), STATE_TONES.get(target["state"], "quiet")),
             f"{'<' if target['below'] else '>'} {_value(target, target['wanted'])}",
             f"{_value(target, target['measured'])} \u00b1 {_value(target, target['standard_error'])}",
@@ -105,7 +105,7 @@ def _growth(name: str, family: Family) -> Trace | None:
 
 
 def _figure(traces: list[Trace]) -> Figure:
-    layout = {"xaxis": {"type": "date"}, "yaxis": {"tickformat": "+.0%", "zeroline": True}}
+    layout = {"xaxis": {"type": "date"}, "yaxis": {"tickformat": "+.2~%", "zeroline": True}}
     label = "Total return over time of each kind of agent, mean of its seeds"
     caption = "Return since each one's first test bar. Walk-forward joins many test months, so it may begin earlier."
     return Figure("figure-agents-equity", traces, layout, 380, label, caption)

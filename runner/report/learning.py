@@ -31,9 +31,9 @@ AGENT_PANELS = (
     ("Policy entropy, nats", ("entropy",), 1, ".2f"),
     ("Explained variance of the critic", ("explained_variance",), 1, ".2f"),
     ("Approximate KL of an update", ("approx_kl",), 1, "~g"),
-    ("Share of clipped samples", ("clip_frac", "clip_fraction"), 1, ".0%"),
+    ("Share of clipped samples", ("clip_frac", "clip_fraction"), 1, ".2~%"),
     ("Gradient norm before clipping", ("grad_norm",), 1, "~g"),
-    ("Share of actions other than hold", ("position_change_frac",), 1, ".0%"),
+    ("Share of actions other than hold", ("position_change_frac",), 1, ".2~%"),
 )
 """Title, keys (the first that is there), factor, tick format."""
 

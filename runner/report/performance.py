@@ -88,7 +88,7 @@ def equity(facts: Facts) -> Section | None:
         name = f"drawdown, {'agents' if key == 'mean' else 'buy & hold'}"
         traces.append(time_line(t, fall, name, colour, width=1, fillcolor=f"{colour}_soft", **shades))
     height_px = 540
-    panels: list[Panel] = [("Equity", 3, {"tickformat": ",.0f"}), ("Drawdown", 1, {"tickformat": ".0%", "nticks": 4})]
+    panels: list[Panel] = [("Equity", 3, {"tickformat": ",.0f"}), ("Drawdown", 1, {"tickformat": ".2~%", "nticks": 4})]
     layout = stacked(panels, height_px)
     layout["xaxis"] |= {"type": "date"}
     label = "Equity on the test part of every seed, their mean and the baselines, with drawdown below"
@@ -134,7 +134,7 @@ def positions(facts: Facts) -> Section | None:
         weight = facts.equity[f"weight_seed_{seed}"]
         style = {"width": 1, "shape": "hv", "fill": "tozeroy", "fillcolor": "@mean_soft", "yaxis": f"y{number}"}
         traces.append(time_line(t, weight, f"seed {seed}", "@mean", **style))
-        panels.append((f"Seed {seed}", 1, {"tickformat": ".0%", "nticks": 4, "zeroline": True, "range": reach}))
+        panels.append((f"Seed {seed}", 1, {"tickformat": ".2~%", "nticks": 4, "zeroline": True, "range": reach}))
     height_px = 260 + 110 * len(seeds)
     layout = stacked(panels, height_px)
     layout["xaxis"] |= {"type": "date"}
@@ -175,7 +175,7 @@ def actions(facts: Facts) -> Section | None:
         "barmode": "stack",
         "bargap": 0.45,
         "legend": {"traceorder": "normal"},
-        "xaxis": {"tickformat": ".0%", "range": [0, 1.001], "dtick": 0.25},
+        "xaxis": {"tickformat": ".2~%", "range": [0, 1.001], "dtick": 0.25},
         "margin": {"r": 24},
         "yaxis": {"autorange": "reversed", "type": "category"},
         "hovermode": "closest",
@@ -213,7 +213,7 @@ def costs(facts: Facts) -> Section | None:
     height_px = 480
     panels: list[Panel] = [
         ("Sharpe", 1, {"zeroline": True}),
-        ("Total return", 1, {"tickformat": ".0%", "zeroline": True}),
+        ("Total return", 1, {"tickformat": ".2~%", "zeroline": True}),
     ]
     layout = stacked(panels, height_px)
     layout["xaxis"] |= {"title": {"text": "cost per side, basis points"}, "tickvals": x}

@@ -81,7 +81,7 @@ def _weights(columns: Columns, assets: list[str]) -> Figure:
         style: dict[str, Any] = {"width": 1, "shape": "hv", "fill": "tozeroy"}
         axis = "y" if not panels else f"y{len(panels) + 1}"
         traces.append(time_line(columns["t"], mean, asset, COLOURS[(number - 1) % len(COLOURS)], yaxis=axis, **style))
-        panels.append((asset, 1.0, {"tickformat": ".0%", "nticks": 4, "zeroline": True}))
+        panels.append((asset, 1.0, {"tickformat": ".2~%", "nticks": 4, "zeroline": True}))
     height_px = 110 + 120 * max(1, len(panels))
     layout = stacked(panels, height_px) if panels else {}
     if panels:

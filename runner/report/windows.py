@@ -99,7 +99,7 @@ def _heat_map(months: list[dict[str, Any]]) -> Figure:
         "zmin": -reach,
         "zmax": reach,
         "colorscale": [[0, "@bad"], [0.5, "@panel"], [1, "@good"]],
-        "colorbar": {"tickformat": "+.0%", "thickness": 10, "outlinewidth": 0},
+        "colorbar": {"tickformat": "+.2~%", "thickness": 10, "outlinewidth": 0},
         "xgap": 1,
         "ygap": 1,
         "hovertemplate": "%{y}, %{x}: %{z:+.1%}<extra></extra>",
