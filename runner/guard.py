@@ -31,7 +31,9 @@ _PRCTL = ctypes.CDLL(None).prctl
 _PR_SET_PDEATHSIG = 1
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _TAKE_TIMEOUT_S = 2.0
-"""A probe by `status` holds the lock for an instant, the reaper of a killed runner a little longer."""
+"""A probe by `status` holds the lock for an instant."""
+_REAPER_TIMEOUT_S = 30.0
+"""The reaper of a killed runner holds it until what it kills is gone: seconds, on a loaded machine many."""
 
 
 class OwnedByAnotherError(ProjectError):
@@ -95,7 +97,7 @@ class Owner:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-            if not _lock_within(self._descriptor, _TAKE_TIMEOUT_S):
+            if not (_lock_within(self._descriptor, _TAKE_TIMEOUT_S) or self._lock_of_the_dead()):
                 raise self._refusal()
             facts = {"pid": os.getpid(), "host": os.uname().nodename, "place": this_host().place}
             facts |= {"started_s": started_s(os.getpid())}
@@ -111,6 +113,13 @@ class Owner:
         self.reaper.close()
         os.truncate(self._descriptor, 0)
         os.close(self._descriptor)
+
+    def _lock_of_the_dead(self) -> bool:
+        """Take the lock from a reaper whose runner is gone; whether that is so and succeeded."""
+        facts = _read_lock(self._descriptor)
+        if not facts or not (holder := _holder(facts)).is_here or started_s(holder.pid) == facts.get("started_s"):
+            return False
+        return _lock_within(self._descriptor, _REAPER_TIMEOUT_S)
 
     def _refusal(self) -> OwnedByAnotherError:
         holder = _holder(_read_lock(self._descriptor))

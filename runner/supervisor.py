@@ -136,6 +136,7 @@ class Supervisor:
 
     def _take_turn(self) -> None:
         beat()
+        self._hear()  # else words that came while this process stood still would not count
         self._collect_ended()
         self._enforce_limits()
         self._consult_watchers()
@@ -327,13 +328,16 @@ class Supervisor:
             self._next_sample_s = time.monotonic() + self._config.runtime.sample_resources_every_s
             pids = {unit_id: attempt.process.pid for unit_id, attempt in self._running.items()}
             self._events.emit("resources", RUN, **self._sampler.sample(pids))
+        self._hear()
+        self._observe(self.view)
+
+    def _hear(self) -> None:
         for event in self._tail.poll():
             self.view.apply(event)
             for watcher in self._watchers:
                 watcher.on_event(event)
             if event["unit"] in self._running:
                 self._running[event["unit"]].heard_s = time.monotonic()
-        self._observe(self.view)
 
 
 def _joined(*parts: str) -> str:

@@ -154,7 +154,7 @@ class Keeper:
                 self._ask_again(reason)
                 not_before_s, retry_s = time.monotonic() + retry_s, min(2 * retry_s, LAST_RETRY_S)
             else:
-                self._failed, retry_s = "", FIRST_RETRY_S
+                retry_s = FIRST_RETRY_S
 
     def _next_request(self, not_before_s: float) -> str | None:
         """The reason of the next snapshot once its time has come; None at the end. A last one does not wait long."""
@@ -192,6 +192,7 @@ class Keeper:
         write_place(self._run, self._place())
         self._hold.lease.commit(snapshot, self._hold.spent())
         self._newest, self._committed, self._pending = snapshot, snapshot.id, ()
+        self._failed = ""  # before anybody is told that this was the last one
         self._hold.trouble.over()
         write_place(self._run, self._place(complete=is_last))
         self._events.emit(

@@ -69,7 +69,7 @@ def test_the_classifier_is_followed_from_a_rise_to_a_fall():
     assert long.tolist() == [False, False, True, True, True, False, False, True]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_a_shift_by_nothing_gives_the_tracks_own_returns(quick_config, seed):
     tape = random_tape(120, seed, segments=3, volatility=0.03)

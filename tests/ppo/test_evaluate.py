@@ -123,7 +123,7 @@ def first_full_episode(env, tape):
     raise AssertionError("no episode began on the first bar")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), legal=st.booleans())
 def test_equity_is_what_the_fills_alone_account_for(quick_config, seed, legal):
     tape = random_tape(40, seed, segments=2, volatility=0.05)

@@ -63,7 +63,7 @@ def assert_same(path, account):
     assert float(track[-1][2]) == pytest.approx(account[rules.QUANTITY], rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.sampled_from([0.01, 0.05, 0.2]))
 def test_the_account_is_what_trades_csv_says_in_exact_fractions(tmp_path_factory, seed, volatility):
     tape = random_tape(200, seed, columns=1, segments=3, volatility=volatility)

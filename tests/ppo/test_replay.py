@@ -88,7 +88,7 @@ numbers = arrays(np.float64, 12, elements=st.floats(0, 100))
 ages = arrays(np.int64, 12, elements=st.integers(-1, 50))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(numbers, ages, st.floats(0.05, 10), st.floats(0, 1), st.floats(0, 1), st.randoms())
 def test_chances_are_a_distribution_that_favours_higher_scores_and_knows_no_order(
     score, age, beta, rho, replay_frac, random
@@ -167,7 +167,7 @@ def test_an_episode_is_as_long_as_a_window():
     assert (clock[:, rules.END] - clock[:, rules.BAR] == 50).any()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**31), st.integers(0, 4))
 def test_a_state_loaded_between_rollouts_continues_bit_for_bit(seed, rollouts):
     vec, other = make_replay(5, seed), make_replay(5, seed + 1)
@@ -181,7 +181,7 @@ def test_a_state_loaded_between_rollouts_continues_bit_for_bit(seed, rollouts):
     assert same(vec.state().values(), other.state().values())
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**31), st.integers(1, 4), st.integers(5, 9))
 def test_with_equal_scores_what_an_environment_does_is_independent_of_how_many_there_are(seed, few, many):
     actions = random_actions(seed, 120, many)

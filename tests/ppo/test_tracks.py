@@ -19,7 +19,7 @@ def at_random(tape, config, played, seed):
     return follow(tape, config, played, np.random.default_rng(seed).random(len(tape)) < 0.5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_accounts_joined_are_one_account_that_went_through_all_spans(quick_config, seed):
     tape = random_tape(140, seed, volatility=0.03)

@@ -48,7 +48,7 @@ def same(left, right):
     return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**63 - 1), st.integers(1, 5), st.sampled_from(rules.SHAPINGS))
 def test_gymnasium_and_batched_trajectories_are_equal_under_random_actions(seed, num_envs, shaping):
     env = EnvConfig(episode_bars=25, shaping=shaping)
@@ -74,7 +74,7 @@ def test_gymnasium_and_batched_trajectories_are_equal_under_random_actions(seed,
             assert np.array_equal(single.action_masks(), step.mask[k])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**63 - 1))
 def test_scalar_rules_and_batched_trajectories_are_equal_under_random_actions(seed):
     tape = random_tape(200, 3, segments=3, volatility=0.05)
@@ -99,7 +99,7 @@ def test_scalar_rules_and_batched_trajectories_are_equal_under_random_actions(se
         assert np.array_equal(tape.observation[bar], step.obs[1, :-4])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**31), st.integers(1, 4), st.integers(5, 9))
 def test_what_an_environment_does_is_independent_of_how_many_there_are(seed, few, many):
     actions = random_actions(seed, 60, many)
@@ -125,7 +125,7 @@ def test_after_an_automatic_reset_environments_differ_too():
     assert len(set(vec.state()["clock"][:, rules.BAR].tolist())) > 40
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**31), st.integers(0, 60), st.sampled_from(rules.SHAPINGS))
 def test_a_loaded_state_continues_bit_for_bit_in_mid_episode(seed, cut, shaping):
     env, actions = EnvConfig(episode_bars=25, shaping=shaping), random_actions(seed, 90, 4)

@@ -173,7 +173,7 @@ def plan_of(stages: list[tuple[int, float, float, float, float]], workers: int, 
     return planned(units, answers, workers=workers, **rates)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(works, st.integers(1, 4), st.floats(1, 5))
 def test_ranges_are_in_order_and_plans_monotone_in_amounts_and_workers(stages, workers, factor):
     plan, wider, larger = plan_of(stages, workers), plan_of(stages, workers + 1), plan_of(stages, workers, factor)

@@ -428,7 +428,7 @@ def test_all_that_the_further_stages_leave_may_be_damaged_at_once(own_run, conte
 ANY_JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists, max_leaves=6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data(), ANY_JSON | st.dictionaries(st.text(max_size=3), ANY_JSON, max_size=2))
 def test_a_value_of_another_form_never_stops_the_report(facts, data, value):
     """At any place of the evaluation, down to two levels."""

@@ -84,7 +84,7 @@ def staged(widths: list[list[float]]) -> tuple[dict[str, float], dict[str, tuple
     return seconds, waits
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(stages, st.integers(1, 4), st.floats(1, 3))
 def test_more_workers_and_shorter_units_never_end_stages_later(widths, workers, factor):
     seconds, waits = staged(widths)
@@ -95,7 +95,7 @@ def test_more_workers_and_shorter_units_never_end_stages_later(widths, workers, 
     assert wall <= wall_s(spans_of(longer, waits, Places(workers))) + slack
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(stages, st.integers(1, 4))
 def test_a_schedule_keeps_the_rules_and_its_shares_add_up(widths, workers):
     seconds, waits = staged(widths)

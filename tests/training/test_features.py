@@ -216,7 +216,7 @@ def test_no_feature_changes_when_all_later_bars_do_at_every_bar_of_a_small_serie
         assert whole[: t + 1].tobytes() == other[: t + 1].tobytes(), f"a feature at or before bar {t} changed"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(t=st.integers(60, 9_500), seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([60_000, 1.0, 1e-8]))
 def test_no_feature_changes_when_all_later_bars_do(t, seed, scale):
     bars = random_walk(9_700, seed=6, price=scale, segments=(4_000, 4_020, 8_193))
@@ -224,7 +224,7 @@ def test_no_feature_changes_when_all_later_bars_do(t, seed, scale):
     assert whole[: t + 1].tobytes() == other[: t + 1].tobytes()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(stop=st.integers(1, 9_700))
 def test_features_of_a_prefix_are_a_prefix_of_the_features(stop):
     bars = random_walk(9_700, seed=6, segments=(4_000, 4_020, 8_193))
@@ -298,7 +298,7 @@ def test_a_constant_market_has_defined_values(price, volume):
         assert abs(row[name]) < 1e-12, name
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), price=st.sampled_from([60_000, 1.0, 1e-8]))
 def test_features_are_finite_in_markets_that_stand_still_for_a_while(seed, price):
     rng = np.random.default_rng(seed)
@@ -328,7 +328,7 @@ def test_a_power_of_two_in_the_price_changes_no_bit(factor):
     assert compute(replace(bars, **scaled), FX).tobytes() == compute(bars, FX).tobytes()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(price=st.floats(1e-8, 1e6), volume=st.floats(1e-6, 1e9))
 def test_features_do_not_depend_on_the_units_of_price_and_volume(price, volume):
     bars = random_walk(300, seed=10)

@@ -26,7 +26,7 @@ def by_definition(bars, kind, k):
     return values
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     k=st.integers(1, 30),
     kind=st.sampled_from(["forward", "smoothed"]),

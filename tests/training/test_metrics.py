@@ -48,7 +48,7 @@ def sample(seed, n=400, present=3, coarse=False):
 
 
 @pytest.mark.filterwarnings("ignore:A single label was found")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), present=st.integers(1, 3), n=st.integers(3, 200))
 def test_counts_and_scores_equal_sklearn(seed, present, n):
     truth, probability = sample(seed, n, present)
@@ -62,7 +62,7 @@ def test_counts_and_scores_equal_sklearn(seed, present, n):
     assert log_loss(truth, probability) == pytest.approx(oracle.log_loss(truth, probability, labels=LABELS))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), coarse=st.booleans(), label=st.sampled_from(LABELS))
 def test_roc_and_its_area_equal_sklearn_also_with_ties(seed, coarse, label):
     truth, probability = sample(seed, coarse=coarse)
@@ -100,7 +100,7 @@ def test_a_report_is_json_also_when_a_class_never_occurs():
 # -- no-skill rules --------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 18), ties=st.booleans())
 def test_a_threshold_rule_is_the_best_of_all_two_threshold_rules(seed, n, ties):
     rng = np.random.default_rng(seed)

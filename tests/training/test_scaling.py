@@ -15,7 +15,7 @@ from training.features import compute
 from training.scaling import Scaler
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1e-6, 1e6), shift=st.floats(-1e3, 1e3))
 def test_scaling_equals_sklearn_then_a_clip(seed, scale, shift):
     rng = np.random.default_rng(seed)

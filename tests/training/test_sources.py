@@ -142,7 +142,7 @@ STAMPS = {
 
 @pytest.mark.parametrize("format", STAMPS)
 @given(first=st.integers(120_000, 2_000_000))  # hours: 1983 to 2198
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_each_stamp_format_names_the_hour_it_was_written_for(tmp_path_factory, format, first):
     hours = [datetime.fromtimestamp((first + hour) * HOUR, UTC) for hour in range(26)]
     lines = [HEADER, *(row_text(0, STAMPS[format](hour)) for hour in hours)]
@@ -329,7 +329,7 @@ def test_finer_and_coarser_files_are_told_apart(tmp_path):
 
 
 @given(st.permutations(range(12)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_any_order_of_rows_gives_the_same_bars_and_is_counted(tmp_path_factory, order):
     rows = [row_text(hour, values=f"10,12,9,11,{hour}") for hour in range(12)]
     path = save(tmp_path_factory.mktemp("order"), [HEADER, *(rows[place] for place in order)])
@@ -602,7 +602,7 @@ def test_text_dictionary_and_decimal_columns_are_read_by_their_value(tmp_path):
 
 
 @given(st.binary(max_size=300), st.sampled_from([".csv", ".csv.gz", ".zip", ".json", ".parquet", ".feather"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_bytes_whatever_raise_anything_but_a_data_error(tmp_path_factory, data, ending):
     path = tmp_path_factory.getbasetemp() / f"fuzz{ending}"
     path.write_bytes(data)
@@ -616,7 +616,7 @@ CELL = st.sampled_from(
 
 
 @given(st.lists(st.lists(CELL, min_size=5, max_size=7), min_size=1, max_size=6), st.sampled_from(["none", "drop"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_table_of_odd_cells_raises_anything_but_a_data_error(tmp_path_factory, cells, repair):
     path = save(tmp_path_factory.getbasetemp(), [HEADER, *(",".join(row) for row in cells)], "cells.csv")
     try:

@@ -44,7 +44,7 @@ def test_seeds_splits_and_indices_have_streams_of_their_own():
     assert np.abs(correlation).max() < 4 / np.sqrt(BARS)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @example(volatility=0.09765625, alpha=0.0, beta=0.0, multiple=6.0, steps=2)
 @given(
     volatility=st.floats(1e-6, 0.1),

@@ -75,7 +75,7 @@ def test_lanes_side_by_side_play_as_each_alone():
         assert np.array_equal(track.equity, alone.equity) and np.array_equal(track.fills, alone.fills)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32), st.sampled_from([0.005, 0.05]))
 def test_the_account_is_what_the_trades_say_in_exact_fractions(tmp_path_factory, seed, volatility):
     """Rebuilt from trades.csv alone: cash after every row, units of each leg, equity at the end."""

@@ -57,7 +57,7 @@ class Player:
         return self.legs[:, QUANTITY] * self.last[:, rules.CLOSE] / self.account[EQUITY]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.sampled_from([0.01, 0.1, 0.3]), st.sampled_from([0.0, 0.02]))
 def test_one_asset_is_the_single_asset_account(seed, volatility, maintenance_shift):
     """Cash, quantity, return and end of every bar: longs, shorts, borrow, liquidations, segment ends."""
@@ -102,7 +102,7 @@ def test_two_assets_round_trip_by_hand():
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32), st.integers(1, 5))
 def test_traded_legs_hit_their_targets_after_costs_and_cash_pays_for_all(seed, assets):
     """Self-financing: equity falls by exactly the fees and the slippage; weights at the raw opens are the targets."""
@@ -190,7 +190,7 @@ def test_limits_know_no_threshold():
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32), st.integers(1, 5), st.sampled_from([0.0, 0.2, 1.0]), st.sampled_from([0.6, 1.0, 2.5]))
 def test_no_order_leaves_more_than_the_limits_allow(seed, assets, threshold, limit):
     """At the raw opens, without costs: unless what cannot be traded is over the limits by itself."""
@@ -293,7 +293,6 @@ def test_the_end_of_a_segment_closes_its_leg_alone():
     assert player.legs[0, QUANTITY] == 0 and player.legs[1, QUANTITY] > 0
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**62), st.integers(0, 5_000), st.integers(0, 10_000), st.integers(1, 10**6))
 def test_episodes_start_where_those_of_the_single_asset_game_do(seed, env, episode, starts):
     assert rules.draw_start(seed, env, episode, starts) == single.draw_start(seed, env, episode, starts)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from configs.errors import BadDataError
 from configs.unit import OUT_OF_MEMORY_STATUS, Unit, run_stage
@@ -15,8 +16,7 @@ def work(unit: Unit) -> dict:
     plan = json.loads((unit.run.root / "plan.json").read_text()).get(unit.id, {})
     starts = unit.run.root / "starts"
     starts.mkdir(exist_ok=True)
-    attempt = len(list(starts.glob(f"{unit.name}-*"))) + 1
-    (starts / f"{unit.name}-{attempt}").write_text(str(os.getpid()))
+    attempt = note_start(starts, unit.name)
     if attempt <= plan.get("killed_attempts", 0):
         os.kill(os.getpid(), 9)
     if "fault" in plan:
@@ -31,12 +31,33 @@ def work(unit: Unit) -> dict:
         fill_disk(unit, plan["survives_it"])
     if "child" in plan:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-        (starts / f"{unit.name}-child").write_text(str(child.pid))
+        note_pid(starts / f"{unit.name}-child", child.pid)
     linger(unit, plan)
     unit.dir.mkdir(parents=True, exist_ok=True)
     read = " ".join(sorted(unit.run.request(unit.id).inputs))
     (unit.dir / "made.txt").write_text(f"{unit.id} {unit.config.seed} {read}")
     return {"attempt": attempt} | plan.get("metrics", {})
+
+
+def note_pid(path: Path, pid: int) -> None:
+    """Appears with its content, and never in place of another."""
+    beside = path.with_name(f".{os.getpid()}")
+    try:
+        beside.write_text(str(pid))
+        os.link(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def note_start(starts: Path, name: str) -> int:
+    """Which attempt this is; units of one name may start in one instant."""
+    attempt = 1
+    while True:
+        try:
+            note_pid(starts / f"{name}-{attempt}", os.getpid())
+            return attempt
+        except FileExistsError:
+            attempt += 1
 
 
 def halved(unit: Unit, whole_bytes: int) -> None:
@@ -60,15 +81,17 @@ def fill_disk(unit: Unit, survives: bool) -> None:
 
 
 def linger(unit: Unit, plan: dict) -> None:
-    """Work for a while: `seconds`, in silence or with progress, heeding a stop or not."""
-    end = time.monotonic() + plan.get("seconds", 0)
+    """Work for a while: `seconds`, or until there is the file `until` among the starts; in silence or with progress,
+    heeding a stop or not."""
+    until = unit.run.root / "starts" / plan.get("until", "never")
+    end = time.monotonic() + plan.get("seconds", 300 if "until" in plan else 0)
     if plan.get("has_no_stacks"):
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     checkpoint = unit.dir / "checkpoints" / "1" / "manifest.json"
     if plan.get("checkpoint"):
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text("{}")
-    while time.monotonic() < end:
+    while time.monotonic() < end and not until.exists():
         if plan.get("deaf"):
             time.sleep(0.02)
             if unit._stop[0]:

@@ -23,6 +23,8 @@ UNIT = "tests.runner.fixture_stages.unit"
 DIAMOND = {"first": (), "second": ("first",), "third": ("first",), "last": ("second", "third")}
 CHAIN = {"first": (), "second": ("first",)}
 ONE = {"first": ()}
+SOON = "runtime.stop_grace_s=0.5"
+"""For units that heed no stop; one that heeds it may be slow to do so."""
 
 
 class World:
@@ -31,7 +33,7 @@ class World:
     def __init__(self, root: Path, *settings: str) -> None:
         self.run = RunDir(root)
         if not self.run.config_yaml.exists():
-            settings = ("runtime.stop_grace_s=0.5", *settings)
+            settings = ("runtime.stop_grace_s=60", *settings)
             self.run.save_config(resolve("DEMO-USD_1H", "quick", settings=settings).config)
         self.config = self.run.load_config()
         self.limits: dict = {}
@@ -86,8 +88,8 @@ class World:
         return subprocess.Popen(command, **options)
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    """Return as soon as the condition holds."""
+def wait_for(condition: Callable[[], object], timeout_s: float = 120.0) -> None:
+    """Return as soon as the condition holds; what must come is waited for longer than a loaded machine needs."""
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "the condition never held"

@@ -166,9 +166,7 @@ ACTS = st.lists(st.sampled_from(["commit", "commit", "collect", "take over", "ro
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(acts=ACTS, last=st.integers(2, 3), every=st.integers(1, 4), seed=st.integers(0, 99))
 def test_in_no_history_is_anything_removed_that_head_needs(tmp_path_factory, acts, last, every, seed):
     """Commits of a few recurring contents, removals, take-overs, rollbacks, and a former owner that goes on."""
