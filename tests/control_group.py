@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,16 +38,21 @@ def control_group(name: str) -> Iterator[ControlGroup]:
     parents = cgroup_directories("memory")
     if not parents:
         pytest.skip("no memory control group is mounted")
-    directory = parents[0] / f"sequence-runner-test-{os.getpid()}-{name}"
     try:
-        directory.mkdir()
+        directory = Path(tempfile.mkdtemp(prefix=f"sequence-runner-test-{name}-", dir=parents[0]))
     except OSError as error:
         pytest.skip(f"no control group can be made here: {error}")
     try:
         yield ControlGroup(directory)
     finally:
-        wait_for(lambda: not (directory / "cgroup.procs").read_text())
+        wait_for(lambda: _is_removed(directory), 60)
+
+
+def _is_removed(directory: Path) -> bool:
+    """The kernel refuses while a process is inside, and for a moment after it has ended."""
+    with contextlib.suppress(OSError):
         directory.rmdir()
+    return not directory.exists()
 
 
 def _first(directory: Path, *names: str) -> Path:

@@ -80,12 +80,13 @@ class FaultProxy:
         while True:
             try:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
-            except ConnectionRefusedError:  # the server is down: so is the way to it
-                _end(client)
-                continue
             except OSError:
                 return
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:  # the server is down, or going down: so is the way to it
+                _end(client)
+                continue
             self._open |= {client, server}
             for source, target, direction in ((client, server, "request"), (server, client, "reply")):
                 pump = (source, target, direction)

@@ -7,6 +7,8 @@ it. `server.environment` is what a client needs beside `server.store_url()`, a f
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import json
 import os
 import random
@@ -21,6 +23,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -30,7 +33,7 @@ from runner.guard import die_with_parent
 
 BUCKET = "runs"
 ACCESS_KEY, SECRET_KEY = "TEST-ACCESS-KEY", "test-secret-key"
-START_LIMIT_S = 60.0
+START_LIMIT_S = 180.0
 GRPC_OFFSET = 10_000
 """SeaweedFS listens for gRPC this far above each of its ports."""
 
@@ -179,13 +182,30 @@ def storage_testbench() -> Iterator[Server]:
 
 
 def free_ports(count: int, also: int = 0) -> list[int]:
-    """Ports on loopback that nobody listens on, nor on the one `also` above each; below the ephemeral range."""
+    """Ports on loopback that nobody listens on, nor on the one `also` above each; below the ephemeral range.
+
+    No other process of these tests is given one of them while this one lives.
+    """
     found: list[int] = []
     while len(found) < count:
         port = random.SystemRandom().randrange(12_000, 22_000)
-        if port not in found and _is_free(port) and (not also or _is_free(port + also)):
+        if port not in found and _is_ours(port) and _is_free(port) and (not also or _is_free(port + also)):
             found.append(port)
     return found
+
+
+@functools.cache
+def _ports_file() -> IO[bytes]:
+    """One byte for each port, locked by the process that has it; it stays open, for closing it lets all of them go."""
+    return (Path(tempfile.gettempdir()) / f"sequence-runner-ports-{os.getuid()}.lock").open("ab")
+
+
+def _is_ours(port: int) -> bool:
+    try:
+        fcntl.lockf(_ports_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
 
 
 def _is_free(port: int) -> bool:
@@ -239,7 +259,7 @@ def _gcs_environment(endpoint: str) -> dict[str, str]:
     return {"STORAGE_EMULATOR_HOST": endpoint}
 
 
-def s3_client(server: Server):
+def s3_client(server: Server, answer_s: float = 60.0):
     """The plain SDK client, its retries off; the other road by which tests look at a bucket."""
     import boto3
     from botocore.config import Config
@@ -250,7 +270,7 @@ def s3_client(server: Server):
         aws_access_key_id=ACCESS_KEY,
         aws_secret_access_key=SECRET_KEY,
         region_name="us-east-1",
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=5),
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=answer_s, read_timeout=answer_s),
     )
 
 
@@ -259,7 +279,7 @@ def _serves_s3(server: Server) -> bool:
 
     if not _listens(server.endpoint):
         return False
-    client = s3_client(server)
+    client = s3_client(server, answer_s=5)
     try:
         if BUCKET not in (bucket["Name"] for bucket in client.list_buckets()["Buckets"]):
             client.create_bucket(Bucket=BUCKET)

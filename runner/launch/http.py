@@ -182,8 +182,11 @@ class Api:
     def _send(self, method: str, path: str, query: Mapping[str, Any] | None, body: Any) -> httpx.Response:
         headers = self._headers()
         self._wait_for_turn()
-        with self._client(httpx.Timeout(ANSWER_S, connect=CONNECT_S)) as client:
-            return client.request(method, self.url + path, params=query, json=body, headers=headers)
+        try:
+            with self._client(httpx.Timeout(ANSWER_S, connect=CONNECT_S)) as client:
+                return client.request(method, self.url + path, params=query, json=body, headers=headers)
+        finally:  # however long it was on its way, the provider sees the next one late enough
+            self._next_t = max(self._next_t, time.monotonic() + self._interval_s)
 
     def _client(self, timeout: httpx.Timeout) -> httpx.Client:
         # a proxy of the environment has no business between this computer and itself
@@ -239,13 +242,19 @@ def is_loopback(url: str) -> bool:
 
 
 def _until_idle(lines: Iterator[str], idle_s: float) -> Iterator[str]:
-    """Lines until for so long only comments came, which servers send to keep a stream open."""
-    said_t = time.monotonic()
-    for line in lines:
-        now = time.monotonic()
+    """Lines until for so long only comments came, which servers send to keep a stream open.
+
+    Only the waiting for lines counts: who takes them slowly (`| less`) loses none of those that are there.
+    """
+    silent_s = 0.0
+    while True:
+        begun_t = time.monotonic()
+        if (line := next(lines, None)) is None:
+            return
+        silent_s += time.monotonic() - begun_t
         if line and not line.startswith(":"):
-            said_t = now
-        elif now - said_t > idle_s:
+            silent_s = 0.0
+        elif silent_s > idle_s:
             return
         yield line
 

@@ -52,7 +52,7 @@ class Computer(Generic[Fake]):
     def run(self, *arguments: str, exit_code: int = 0) -> str:
         """What the script says; it must end so, show no secret and leave none behind."""
         command = [*self.command, *arguments]
-        done = subprocess.run(command, env=self.environment, cwd=self.root, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=self.environment, cwd=self.root, capture_output=True, text=True, timeout=300)
         said = done.stdout + done.stderr
         assert done.returncode == exit_code, said
         assert self._hidden.key not in said and self._hidden.secret not in said

@@ -85,7 +85,7 @@ class Machine:
         """Start it, wait for its end, and return what it said."""
         process = self.start(what)
         try:
-            said = process.communicate(timeout=20)[0]
+            said = process.communicate(timeout=300)[0]
         finally:
             process.kill()
             process.wait()
@@ -94,9 +94,10 @@ class Machine:
 
     def hold(self, times: int = 6) -> str:
         """Start it, let it ask the API so often, and end it: it must not have ended by itself."""
+        before = len(self.fake.made("GET /instances"))
         process = self.start()
-        give_up_t = time.monotonic() + 30
-        while len(self.fake.made("GET /instances")) < times and time.monotonic() < give_up_t:
+        give_up_t = time.monotonic() + 120
+        while len(self.fake.made("GET /instances")) < before + times and time.monotonic() < give_up_t:
             time.sleep(0.01)
         ended_by_itself = process.poll() is not None
         process.kill()

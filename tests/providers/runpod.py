@@ -244,7 +244,9 @@ class FakeRunPod(FakeApi):
         """What there is, then what comes, until the pod is gone; never an end of its own."""
         after = call.headers.get("last-event-id", "")
         at = int(after.rpartition("/")[2]) if after else max(0, len(pod.lines) - int(call.query.get("tail", 100)))
-        while pod.id in self.pods and not self._over.wait(0.02):
+        is_there = True
+        while is_there and not self._over.wait(0.02):
+            is_there = pod.id in self.pods  # what it printed before it went is told all the same
             while at < len(pod.lines):
                 at += 1
                 stamp = "2026-11-21T12:00:00Z"

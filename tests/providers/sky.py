@@ -76,7 +76,9 @@ else:
     if asked.follow:
         time.sleep(600)
     sys.exit(100)  # as the real one does of a job that failed
-state.write_text(json.dumps(jobs))
+new = state.with_suffix(".new")
+new.write_text(json.dumps(jobs))
+new.replace(state)  # tests read it meanwhile
 """
 
 

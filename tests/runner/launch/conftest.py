@@ -12,7 +12,6 @@ import pytest
 
 from runner.cli import main
 from runner.launch import creation, http, life
-from runner.launch.runpod import provider as runpod_provider
 from tests.providers.runpod import FakeRunPod
 
 SECRETS = {
@@ -40,10 +39,7 @@ def runpod(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRunPod]:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nothing goes beyond this computer
     monkeypatch.setattr(life, "POLL_S", 0.01)
     monkeypatch.setattr(creation, "LOOKS_S", (0.01, 0.01, 0.02))
-    monkeypatch.setattr(http, "ANSWER_S", 0.3)
     monkeypatch.setattr(http, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(http, "PATIENCE_S", 3.0)
-    monkeypatch.setattr(runpod_provider, "IDLE_S", 0.2)
     with FakeRunPod() as fake:
         monkeypatch.setenv("RUNPOD_API_KEY", fake.key)
         monkeypatch.setenv("SEQUENCE_RUNPOD_URL", fake.url)

@@ -1,6 +1,8 @@
 """The providers' client against a server on loopback: what it repeats, what it must not, what it never shows."""
 
+import itertools
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +12,7 @@ from runner.launch.http import AnswerError, Api
 from runner.launch.provider import BadRequestError, LaunchError, UnclearError
 from tests.providers.base import Fault, Reply
 from tests.providers.runpod import FakeRunPod, problem, too_many
+from tests.runner.fixture_stages.world import wait_for
 
 BODY = {"name": "x"}
 
@@ -27,12 +30,14 @@ def test_what_only_reads_is_asked_again(runpod: FakeRunPod, api: Api, fault):
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault("", problem(500, "Error", "x")), Fault("", lost=True), Fault("", hang_s=0.5)], ids=str
+    "fault", [Fault("", problem(500, "Error", "x")), Fault("", lost=True), Fault("", hang_s=600)], ids=str
 )
-def test_what_does_something_is_asked_once_and_said_to_be_unclear(runpod: FakeRunPod, api: Api, fault):
+def test_what_does_something_is_asked_once_and_said_to_be_unclear(runpod: FakeRunPod, api: Api, monkeypatch, fault):
+    monkeypatch.setattr(http, "ANSWER_S", 0.3 if fault.hang_s else http.ANSWER_S)
     runpod.faults.append(fault)
     with pytest.raises(UnclearError):
         api.post("/pods", BODY)
+    wait_for(lambda: runpod.calls)  # it may have been given up before it was seen there
     assert len(runpod.calls) == 1
 
 
@@ -69,6 +74,18 @@ def test_calls_keep_the_distance_that_the_provider_wants(runpod: FakeRunPod):
     for _ in range(3):
         api.get("/pods")
     assert time.monotonic() - begun_t >= 0.2
+
+
+def test_who_takes_the_lines_of_a_stream_slowly_loses_none(monkeypatch):
+    now_s = itertools.count()
+    monkeypatch.setattr(http, "time", SimpleNamespace(monotonic=lambda: float(next(now_s))))
+    said = ["one", "", "two", "", ": here", ": here", "three"]
+    taken = []
+    for line in http._until_idle(iter(said), 3.5):
+        taken.append(line)
+        now_s = itertools.count(next(now_s) + 100)
+    assert taken == said
+    assert list(http._until_idle(iter(said), 1.5)) == said[:4], "a silence in which only comments come is one"
 
 
 def test_the_key_travels_in_a_header_only(runpod: FakeRunPod, api: Api):

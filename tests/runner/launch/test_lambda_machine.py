@@ -218,19 +218,20 @@ def test_a_disk_that_cannot_be_written_any_more_keeps_no_machine_alive(box: Box,
     box.told(order())
     for name in ("ending", "end-at", "end-at.new", "runs"):
         (box.home / name).symlink_to("/nonexistent/directory")  # root may write everywhere else
-    subprocess.run(box.command(what), env=box.environment, cwd=box.root, timeout=20)
+    subprocess.run(box.command(what), env=box.environment, cwd=box.root, timeout=300)
     assert box.is_ended
 
 
 def test_a_reboot_moves_the_end_of_a_machines_time_by_nothing(box: Box):
     box.told(order(max_hours=2), environment={"SEQUENCE_KEEP_ALIVE": "1"})
+    before_t = time.time()
     box.finish()
     end_t = float((box.home / "end-at").read_text())
-    assert end_t == pytest.approx(time.time() + 7200, abs=30)
+    assert before_t + 7200 <= end_t <= time.time() + 7200
     (box.home / "end-at").write_text(str(end_t - 3600))
     assert "KEPT ALIVE" in box.finish() and not box.is_ended
     waits = [int(re.search(r"--on-active=(\d+)s", line)[1]) for line in (box.root / "timers").read_text().splitlines()]  # type: ignore[index]
-    assert waits == pytest.approx([7200, 3600], abs=30)
+    assert waits == pytest.approx([7200, 3600], abs=300)
     (box.home / "end-at").write_text(str(end_t - 7300))
     box.finish()
     assert box.is_ended and len(box.calls("run") + box.calls("start")) == 1
