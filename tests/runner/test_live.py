@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,11 +60,19 @@ def told(store: FileStore, epoch: int = 1) -> RunView | None:
     return view_in(live) if live else None
 
 
+@contextlib.contextmanager
+def to_its_end(broadcast: Broadcast) -> Iterator[None]:
+    """As long as a program takes that is not waited for: a run leaves after a second."""
+    with broadcast:
+        yield
+    broadcast._thread.join(120)
+
+
 def test_what_is_told_is_the_view_that_the_log_gives(run, events, tmp_path):
     store = FileStore(tmp_path / "store")
     with Broadcast(run, 1, store, OFTEN_S, UNITS):
         work(events)
-        wait_for(lambda: (view := told(store)) is not None and view.store_says, 10)
+        wait_for(lambda: (view := told(store)) is not None and view.store_says)
         seen = told(store)
     expected = view_of(run.events, UNITS)
     assert list(seen.units.values()) == list(expected.units.values())
@@ -73,7 +83,7 @@ def test_what_is_told_is_the_view_that_the_log_gives(run, events, tmp_path):
 def test_the_end_is_told_and_an_earlier_start_is_not(run, events, tmp_path):
     work(events)
     store = FileStore(tmp_path / "store")
-    with Broadcast(run, 1, store, 1e9, UNITS):
+    with to_its_end(Broadcast(run, 1, store, 1e9, UNITS)):
         events.emit("unit_finished", "ppo/seed-0", state="done")
         events.emit("run_finished", RUN, exit_code=0)
     view = told(store)
@@ -83,7 +93,7 @@ def test_the_end_is_told_and_an_earlier_start_is_not(run, events, tmp_path):
 
 def test_checks_that_are_well_are_not_sent(run, events, tmp_path):
     store = FileStore(tmp_path / "store")
-    with Broadcast(run, 1, store, 1e9, UNITS):
+    with to_its_end(Broadcast(run, 1, store, 1e9, UNITS)):
         for verdict in ("ok", "skipped", "warn", "fail"):
             events.emit("check", RUN, name=verdict, found="", needed="", verdict=verdict)
     assert [check["name"] for check in told(store).checks] == ["warn", "fail"]
@@ -94,8 +104,8 @@ def test_only_what_earlier_owners_told_is_removed(run, events, tmp_path):
     for epoch in (1, 2, 9):
         store.put(live_key("demo", epoch), b"{}")
     store.put("other/live/00000001.json", b"{}")
-    with Broadcast(run, 3, store, OFTEN_S, UNITS):
-        wait_for(lambda: told(store, 3) and not (tmp_path / "store" / live_key("demo", 2)).exists(), 10)
+    with to_its_end(Broadcast(run, 3, store, OFTEN_S, UNITS)):
+        wait_for(lambda: told(store, 3) and not (tmp_path / "store" / live_key("demo", 2)).exists())
     left = [stat.key for stat in store.list()]
     assert left == [live_key("demo", 3), live_key("demo", 9), "other/live/00000001.json"]
 
@@ -103,9 +113,9 @@ def test_only_what_earlier_owners_told_is_removed(run, events, tmp_path):
 def test_a_store_that_is_down_is_asked_again_and_ends_nothing(run, events, tmp_path, capsys):
     store = Down(tmp_path / "store")
     with Broadcast(run, 1, store, OFTEN_S, UNITS) as broadcast:
-        wait_for(lambda: store.puts > 3, 10)
+        wait_for(lambda: store.puts > 3)
         assert broadcast._thread.is_alive()
-    broadcast._thread.join(10)
+    broadcast._thread.join(120)
     assert capsys.readouterr().err == "", "the lease and the snapshots tell of it"
 
 

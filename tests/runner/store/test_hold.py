@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -31,16 +29,16 @@ from tests.runner.store.test_hold import holding
 
 with holding(sys.argv[1], sys.argv[2]):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
-def holding(root: str, url: str, lease_s: float = 3600) -> ExitStack:
-    """Hold a run; the lease is too long to be waited for, unless a test says otherwise."""
+def holding(root: str, url: str, tell: Callable[[str], object] = print) -> ExitStack:
+    """Hold a run; the lease is too long to be waited for."""
     run = RunDir(Path(root))
     with ExitStack() as stack:
         stack.enter_context(Owner(run.root))
-        stack.enter_context(held(run, StoreConfig(url=url, lease_s=lease_s), False, print))
+        stack.enter_context(held(run, StoreConfig(url=url, lease_s=3600), False, tell))
         return stack.pop_all()
 
 
@@ -83,8 +81,8 @@ def test_what_another_kernel_wrote_says_nothing_of_a_lock(killed):
 
 def test_a_silent_owners_lease_is_waited_for_and_then_taken(tmp_path, capsys):
     url = f"file://{tmp_path}/store"
-    gone = acquire(FileStore(tmp_path / "store"), "run", owner("a container that is gone"), 1)
-    with holding(str(tmp_path / "run"), url, 1):
+    gone = acquire(FileStore(tmp_path / "store"), "run", owner("a container that is gone"), 10)
+    with holding(str(tmp_path / "run"), url):
         pass
     assert "waiting until it renews" in capsys.readouterr().out
     with pytest.raises(FencedError):
@@ -93,7 +91,11 @@ def test_a_silent_owners_lease_is_waited_for_and_then_taken(tmp_path, capsys):
 
 def test_a_living_owner_is_refused_as_soon_as_it_renews_and_its_lease_not_waited_for(tmp_path):
     lease = acquire(FileStore(tmp_path / "store"), "run", owner("another machine"), 80)
-    with ThreadPoolExecutor(1) as pool, pytest.raises(OwnedByAnotherError, match="another machine"):
-        pool.submit(lambda: (time.sleep(0.5), lease.renew(Spent())))
-        holding(str(tmp_path / "run"), f"file://{tmp_path}/store")
+
+    def renew(says: str) -> None:
+        assert "waiting until it renews" in says
+        lease.renew(Spent())
+
+    with pytest.raises(OwnedByAnotherError, match="another machine"):
+        holding(str(tmp_path / "run"), f"file://{tmp_path}/store", renew)
     lease.renew(Spent())

@@ -47,7 +47,7 @@ class Fickle(FileStore):
     def put(self, key: str, body: bytes | Path) -> str:
         self._look()
         self.uploading.set()
-        assert self.uploads.wait(30)
+        assert self.uploads.wait(120)
         return super().put(key, body)
 
     def put_if_absent(self, key: str, body: bytes) -> str:
@@ -86,7 +86,7 @@ class Kept:
     def said(self, kind: str) -> list[dict]:
         return [event for event in read_events(self.run.events) if (event["unit"], event["kind"]) == ("run", kind)]
 
-    def finish(self, wait_s: float = 30) -> bool:
+    def finish(self, wait_s: float = 120) -> bool:
         return self.keeper.finish("the end: done", time.monotonic() + wait_s)
 
 
@@ -103,7 +103,7 @@ def running(kept: Kept) -> Iterator[Kept]:
         kept.store.is_down = False
         kept.store.uploads.set()
         kept.keeper.__exit__()
-        kept.keeper._thread.join(30)
+        kept.keeper._thread.join(120)
 
 
 def event(kind: str, unit: str = "ppo/seed-0", **fields) -> dict:
@@ -158,7 +158,7 @@ def test_the_last_snapshot_restores_to_the_same_bytes_elsewhere(kept, tmp_path):
 def test_however_many_checkpoints_come_during_an_upload_one_snapshot_follows(kept):
     kept.store.uploads.clear()
     kept.keeper.on_event(event("checkpoint"))
-    assert kept.store.uploading.wait(30)
+    assert kept.store.uploading.wait(120)
     for number in range(50):
         write(kept.run.log_path("prepare"), f"{number}\n")
         kept.keeper.on_event(event("checkpoint", "prepare"))
@@ -194,6 +194,8 @@ def test_a_store_that_goes_and_comes_back_gets_everything(kept):
 def test_a_store_that_stays_away_is_given_up_in_time_and_nothing_here_is_lost(kept):
     before = tree(kept.run.root)
     kept.store.is_down = True
+    kept.keeper.request("a checkpoint")
+    wait_for(lambda: kept.keeper.trouble)
     assert not kept.finish(wait_s=0.3)
     assert kept.keeper.verdict() is None and kept.keeper.trouble
     after = tree(kept.run.root)
@@ -284,8 +286,8 @@ def test_the_best_validation_score_is_kept_across_starts(kept, tmp_path):
     hold.known = bring_here(kept.run, lease, kept.store.url, print)
     with Keeper(kept.run, hold, kept.config, kept.events) as keeper:
         keeper.on_event(event("metric", name="validation", score=0.1))
-        assert keeper.finish("the end", time.monotonic() + 30)
-        keeper._thread.join(30)
+        assert keeper.finish("the end", time.monotonic() + 120)
+        keeper._thread.join(120)
     assert newest_snapshot(kept.store, RUN).score == 0.75
 
 
