@@ -171,13 +171,13 @@ def test_with_the_image_at_hand_the_launcher_in_it_does_all(computer: Computer[F
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_who_is_stopped_while_asking_leaves_no_secret_behind(computer: Computer[FakeLambda], number: signal.Signals):
-    computer.fake.faults = [Fault(LAUNCH, hang_s=30)]
+    computer.fake.faults = [Fault(LAUNCH, hang_s=600)]
     command = ["sh", str(SCRIPT), *ARGUMENTS]
     process = subprocess.Popen(command, env=computer.environment, stdout=subprocess.DEVNULL, start_new_session=True)
-    wait_for(lambda: computer.fake.made(LAUNCH))
+    wait_for(lambda: computer.fake.made(LAUNCH), 120)
     assert SECRET in json.loads(next(computer.root.glob("tmp.*/body")).read_text())["user_data"]
     os.killpg(process.pid, number)
-    assert process.wait(20) in (129, 130) and not list(computer.root.glob("tmp.*"))
+    assert process.wait(120) in (129, 130) and not list(computer.root.glob("tmp.*"))
 
 
 def test_a_refusal_that_repeats_what_was_handed_over_is_shown_without_it(computer: Computer[FakeLambda]):

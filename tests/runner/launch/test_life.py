@@ -66,9 +66,10 @@ def test_the_same_command_again_finds_its_machine_and_makes_none(runpod: FakeRun
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault(CREATE, lost=True), Fault(CREATE, hang_s=0.6)], ids=["connection lost", "timed out"]
+    "fault", [Fault(CREATE, lost=True), Fault(CREATE, hang_s=600)], ids=["connection lost", "timed out"]
 )
-def test_a_create_without_an_answer_never_makes_a_second_pod(runpod: FakeRunPod, launch: Launch, tmp_path, fault):
+def test_a_create_without_an_answer_never_makes_a_second_pod(runpod, launch, tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(http, "ANSWER_S", 2.0 if fault.hang_s else http.ANSWER_S)
     runpod.faults.append(fault)
     assert launch("runpod") == 0
     assert len(runpod.pods) == 1 and len(runpod.made(CREATE)) == 1
@@ -333,6 +334,19 @@ def test_a_provider_that_falls_silent_while_a_pod_starts_leaves_it_named(runpod,
     )
 
 
+class OwnTime:
+    """A clock that nothing but its sleeps moves."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self._now_s
+
+    def sleep(self, pause_s: float) -> None:
+        self._now_s += pause_s
+
+
 def see_off(runpod: FakeRunPod, runs_dir: Path, status: str = "RUNNING", *faults: Fault) -> dict:
     """What `launch --wait` does last, about a pod that is there; the launcher's record afterwards."""
     pod = runpod.add("mine", status)
@@ -345,6 +359,7 @@ def see_off(runpod: FakeRunPod, runs_dir: Path, status: str = "RUNNING", *faults
 
 def test_a_machine_that_stays_when_its_run_is_over_is_ended_from_here(runpod, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(life, "LEAVE_LIMIT_S", 0.4)
+    monkeypatch.setattr(life, "time", OwnTime())
     assert see_off(runpod, tmp_path)["ended"] and not runpod.pods
     assert len(runpod.made("GET /pods")) > 1 and "is still RUNNING: ending it" in capsys.readouterr().err
 

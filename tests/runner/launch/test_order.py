@@ -184,7 +184,7 @@ def test_the_book_knows_when_the_machine_must_be_gone(runpod: FakeRunPod, launch
     assert launch("runpod", "--max-cost", "4.4", "--max-hours", "100") == 0
     (entry,) = Book(tmp_path).entries()
     assert entry.max_hours == pytest.approx(4.4 / 0.44 + 0.5 + 1)
-    assert entry.price_usd_per_hour == 0.44 and time.time() - entry.asked_t < 60 and entry.store == "s3://runs/x"
+    assert entry.price_usd_per_hour == 0.44 and time.time() - entry.asked_t < 900 and entry.store == "s3://runs/x"
 
 
 def test_more_variables_than_runpod_takes_are_refused(runpod: FakeRunPod, launch: Launch, monkeypatch, capsys):

@@ -37,9 +37,11 @@ def beginning(url: str, runs: Callable[[], set[str]]) -> Iterator[None]:
 
     thread = threading.Thread(target=begin)
     thread.start()
-    yield
-    over.set()
-    thread.join()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_every_command_for_rented_machines_runs_and_rents_one_machine_each(tmp_path, monkeypatch):
@@ -72,7 +74,7 @@ def test_every_command_for_rented_machines_runs_and_rents_one_machine_each(tmp_p
             line = line.replace("s3://bucket/prefix", url)
             with beginning(url, names):
                 done = subprocess.run(
-                    ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+                    ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400
                 )
             assert done.returncode == 0, f"{line}: {done.returncode}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
             if "--dry-run" in line:

@@ -1,6 +1,7 @@
 """`launch list`, `logs`, `stop` and `reap`: what is at work stays, what nobody needs is found and ended."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from runner.store.layout import End
 from runner.store.open import open_store
 from tests.providers.lambda_cloud import KEY, FakeLambda
 from tests.providers.runpod import FakeRunPod, Fault, problem
+from tests.runner.fixture_stages.world import wait_for
 from tests.runner.launch.conftest import Launch
 
 pytestmark = pytest.mark.slow
@@ -84,7 +86,7 @@ def test_the_end_of_an_earlier_machine_of_the_run_makes_no_orphan_of_this_one(ru
     ("entry", "status", "words"),
     [
         ({"ended": True}, "RUNNING", "told to end"),
-        ({"asked_s_ago": 13 * 3600}, "RUNNING", "ceiling of 12.5 h passed 30 min ago"),
+        ({"asked_s_ago": 13 * 3600}, "RUNNING", r"ceiling of 12.5 h passed 3\d min ago"),
         ({}, "EXITED", "EXITED"),
         ({}, "ERROR", "ERROR"),
     ],
@@ -94,7 +96,7 @@ def test_what_can_only_cost_is_an_orphan_and_yes_ends_it(runpod, launch, tmp_pat
     pod = runpod.add(RUN, status)
     noted(tmp_path, pod.id, **entry)
     (one,) = listed(launch, capsys)["machines"]
-    assert words in one["orphan"]
+    assert re.search(words, one["orphan"])
     assert launch("reap", "--yes") == 0 and not runpod.pods
 
 
@@ -230,11 +232,12 @@ def test_logs_that_are_followed_go_on_to_the_end_of_the_machine(runpod: FakeRunP
     noted(tmp_path, pod.id)
 
     def live() -> None:
+        wait_for(lambda: runpod.made(f"GET /pods/{pod.id}/logs"), 120)
         for number in range(5):
             time.sleep(0.05)
             pod.lines.append(f"step {number}")
-        time.sleep(0.1)
-        runpod.gone[pod.id] = runpod.pods.pop(pod.id)
+        with runpod.lock:
+            runpod.gone[pod.id] = runpod.pods.pop(pod.id)
 
     thread = threading.Thread(target=live)
     thread.start()

@@ -59,12 +59,14 @@ class Containers:
                 text=True,
             ) as process:
                 self._processes[pod.id] = process
+                if pod.id not in self.fake.pods:  # it went before it could be killed
+                    process.kill()
                 pod.lines += [line.rstrip("\n") for line in process.stdout or ()]
 
     def wait(self) -> None:
         """Until every pod has ended itself."""
         for thread in self._threads:
-            thread.join(60)
+            thread.join(300)
 
     def close(self) -> None:
         for pod in list(self.fake.pods.values()):

@@ -152,13 +152,13 @@ def test_with_docker_the_launcher_of_the_image_is_started_and_gets_secrets_by_na
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_who_is_stopped_while_asking_leaves_no_secret_behind(computer: Computer[FakeRunPod], number: signal.Signals):
-    computer.fake.faults = [Fault(CREATE, hang_s=30)]
+    computer.fake.faults = [Fault(CREATE, hang_s=600)]
     command = ["sh", str(SCRIPT), *ARGUMENTS]
     process = subprocess.Popen(command, env=computer.environment, stdout=subprocess.DEVNULL, start_new_session=True)
-    wait_for(lambda: computer.fake.made(CREATE))
+    wait_for(lambda: computer.fake.made(CREATE), 120)
     assert SECRET in json.loads(next(computer.root.glob("tmp.*/body")).read_text())["env"].values()
     os.killpg(process.pid, number)
-    assert process.wait(20) in (129, 130) and not list(computer.root.glob("tmp.*"))
+    assert process.wait(120) in (129, 130) and not list(computer.root.glob("tmp.*"))
 
 
 def test_a_refusal_that_repeats_what_was_handed_over_is_shown_without_it(computer: Computer[FakeRunPod]):
