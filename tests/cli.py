@@ -51,7 +51,7 @@ def cli(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> 
         text=True,
         cwd=cwd,
         env=os.environ | environment,
-        timeout=600,
+        timeout=850,
     )
 
 

@@ -109,8 +109,11 @@ def struck(tmp_path) -> World:
 
 
 def supervise(world: World) -> tuple[subprocess.Popen, Striker]:
-    process = world.in_own_process()
-    return process, Striker(process, world.run, None)
+    process = world.in_own_process("sh", "-c", 'read go && exec "$@"', "sh", stdin=subprocess.PIPE)
+    striker = Striker(process, world.run, None)  # before anything happens: it looks at nothing older
+    with process.stdin as line:
+        line.write(b"go\n")
+    return process, striker
 
 
 @pytest.mark.slow

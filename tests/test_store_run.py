@@ -22,13 +22,16 @@ from runner.store.file import LOCK
 from tests.cli import BASE, ONE_CLASSIFIER, cli, settings
 from tests.runner.fixture_stages.world import wait_for
 from tests.servers import Server, gcs_emulator, seaweed
+from tests.stillness import pid_of, standing_still, stop
 
 EVERYWHERE = os.environ.get("FAULTS") == "all"
 """On every kind of store (`make faults`); the gate has one for each story."""
 pytestmark = pytest.mark.slow
 
 DATASET = "DEMO-USD_1H_20230101-20230630"
-DEMO = ("--dataset", DATASET, "--offline", "--skip-preflight", *BASE, *settings(*ONE_CLASSIFIER))
+EVERY_ROLLOUT = "ppo.checkpoint_every_steps=8192"
+"""Else an agent that is fast enough saves nothing."""
+DEMO = ("--dataset", DATASET, "--offline", "--skip-preflight", *BASE, *settings(*ONE_CLASSIFIER, EVERY_ROLLOUT))
 OFTEN = ("--set", "store.min_interval_s=0.2")
 
 
@@ -59,7 +62,7 @@ class Start:
             start_new_session=True,
         )
 
-    def ended(self, timeout_s: float = 120) -> tuple[int, str]:
+    def ended(self, timeout_s: float = 300) -> tuple[int, str]:
         _, said = self.process.communicate(timeout=timeout_s)
         return self.process.returncode, said
 
@@ -100,17 +103,28 @@ def place(request, tmp_path) -> tuple[str, dict[str, str]]:
     return server.store_url(), server.environment
 
 
-def checkpoints_of_agents(run: RunDir) -> list[Path]:
-    return list(run.stages.glob("ppo/seed-*/checkpoints/*/manifest.json"))
+AGENTS = ("ppo/seed-0", "ppo/seed-1")
 
 
-def newest_has_agents(runs_dir: Path) -> bool:
-    """The store has a snapshot that was begun after an agent's first checkpoint."""
-    for path in runs_dir.glob("DEMO-*/events/ppo.seed-0.jsonl"):
-        run = RunDir(path.parents[1])
-        saved = [event["t"] for event in read_events(run.events) if agents_checkpoint(event)]
-        return bool(saved) and any(event["t"] - event["wall_s"] > saved[0] for event in told(run, "checkpoint"))
-    return False
+def stop_agents(start: Start, runs_dir: Path) -> dict[str, int]:
+    """Have each agent stand still behind its first checkpoint; returns when the store has those, with their pids."""
+    stopped: dict[str, int] = {}
+    last_t = 0.0
+
+    def is_kept() -> bool:
+        nonlocal last_t
+        for path in runs_dir.glob("DEMO-*/events"):
+            for event in filter(agents_checkpoint, read_events(path)):
+                if event["unit"] not in stopped:
+                    stopped[event["unit"]] = pid_of(start.process, event["unit"])
+                    os.kill(stopped[event["unit"]], signal.SIGSTOP)
+                    last_t = event["t"]
+            snapshots = told(RunDir(path.parent), "checkpoint")
+            return len(stopped) == len(AGENTS) and any(event["t"] - event["wall_s"] > last_t for event in snapshots)
+        return False
+
+    wait_for(is_kept, 300)
+    return stopped
 
 
 def agents_checkpoint(event: dict) -> bool:
@@ -128,7 +142,7 @@ def begun(runs_dir: Path) -> RunDir:
     def found() -> list[Path]:
         return [path for path in runs_dir.glob("*/store.json") if told(RunDir(path.parent), "checkpoint")]
 
-    wait_for(found, 120)
+    wait_for(found, 300)
     return RunDir(found()[0].parent)
 
 
@@ -152,7 +166,7 @@ def test_a_run_whose_machine_is_gone_goes_on_from_the_store_to_the_same_bytes(pl
     url, environment = place
     after_classifiers(reference, tmp_path / "lost")
     with started(*DEMO, "--runs-dir", tmp_path / "lost", "--store", url, *OFTEN, **environment) as start:
-        wait_for(lambda: newest_has_agents(tmp_path / "lost") or start.process.poll() is not None, timeout_s=180)
+        stop_agents(start, tmp_path / "lost")
         start.process.kill()
         start.ended()
     run_id = run_in(tmp_path / "lost").run_id
@@ -236,7 +250,7 @@ def asleep(sleeper: Start, url: str) -> None:
     """Stop a runner, but not within a write: a directory as a store lets nobody else write for as long."""
 
     def stopped() -> bool:
-        sleeper.process.send_signal(signal.SIGSTOP)
+        stop(sleeper.process.pid)
         if not url.startswith("file://"):
             return True
         with Path(url.removeprefix("file://"), LOCK).open() as lock, contextlib.suppress(BlockingIOError):
@@ -245,7 +259,7 @@ def asleep(sleeper: Start, url: str) -> None:
         sleeper.process.send_signal(signal.SIGCONT)
         return False
 
-    wait_for(stopped, 60)
+    wait_for(stopped)
 
 
 def status_of(url: str, environment: dict[str, str]) -> dict:
@@ -262,7 +276,7 @@ def test_a_run_goes_on_without_its_store_and_what_is_missing_there_follows(serve
     with started(*arguments, **server.environment) as start, away(server):
         run = begun(runs_dir)
         server.kill()
-        wait_for(lambda: checkpoints_of_agents(run) and told(run, "retry"), 120)
+        wait_for(lambda: any(map(agents_checkpoint, read_events(run.events))) and told(run, "retry"), 300)
         assert start.process.poll() is None
         server.start()
         code, said = start.ended()
@@ -299,11 +313,13 @@ def test_a_store_that_is_gone_for_good_is_74_at_the_end_and_a_later_start_sends_
 
 def test_a_stop_uploads_within_its_grace_and_the_next_machine_goes_on(reference, tmp_path):
     url, _ = f"file://{tmp_path / 'store'}", after_classifiers(reference, tmp_path / "one")
-    arguments = ("--store", url, *OFTEN, "--set", "runtime.stop_grace_s=20")
+    arguments = ("--store", url, *OFTEN, "--set", "runtime.stop_grace_s=60")
     with started(*DEMO, "--runs-dir", tmp_path / "one", *arguments) as start:
-        wait_for(lambda: newest_has_agents(tmp_path / "one"), 180)
+        agents = stop_agents(start, tmp_path / "one")
         start.process.terminate()
-        code, said = start.ended(20)
+        for pid in agents.values():
+            os.kill(pid, signal.SIGCONT)
+        code, said = start.ended(60)
     assert code == 75, said
     run = run_in(tmp_path / "one")
     state = json.loads(cli("status", "--store", url, "--json").stdout)
@@ -330,17 +346,18 @@ def test_who_follows_a_run_with_nothing_here_and_loses_the_store_meanwhile_sees_
     url, said = server.store_url(), tmp_path / "said.txt"
     often = (*OFTEN, "--set", "store.live_every_s=0.1")
     with started(*DEMO, "--runs-dir", runs_dir, "--store", url, *often, **server.environment) as start, away(server):
-        run = begun(runs_dir)
-        command = [sys.executable, "-c", FOLLOW, url, run.run_id, str(here)]
-        with said.open("w") as stderr:
-            follower = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | server.environment
-            )
-        wait_for(lambda: "evaluate: running" in said.read_text(), 60)
-        server.kill()
-        wait_for(lambda: "store: trouble" in said.read_text(), 60)
+        with standing_still(start.process, "evaluate"):
+            run = begun(runs_dir)
+            command = [sys.executable, "-c", FOLLOW, url, run.run_id, str(here)]
+            with said.open("w") as stderr:
+                follower = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | server.environment
+                )
+            wait_for(lambda: "evaluate: running" in said.read_text())
+            server.kill()
+            wait_for(lambda: "store: trouble" in said.read_text())
         server.start()
-        shown, _ = follower.communicate(timeout=120)
+        shown, _ = follower.communicate(timeout=300)
         assert start.ended()[0] == follower.returncode == 0, said.read_text()
     assert "store: well again" in said.read_text()
     local = cli("status", run.run_id, "--runs-dir", runs_dir, "--follow")

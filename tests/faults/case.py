@@ -20,6 +20,7 @@ from runner.chaos import Outcome
 from runner.guard import die_with_parent
 from runner.identity import PROJECT_ROOT
 from runner.view import EventTail
+from tests.stillness import pid_of
 
 DATASET = "DEMO-USD_1H_20230101-20230430"
 SETTINGS = (
@@ -43,7 +44,7 @@ SETTINGS = (
 )
 """Everything up to an agent, in seconds; judging it would add seconds and no fault of its own."""
 AGENT = "ppo/seed-0"
-LIMIT_S = 240.0
+LIMIT_S = 600.0
 """A process that takes longer is taken for hung."""
 
 
@@ -177,13 +178,9 @@ class Running:
 
     def pid_of(self, unit: str) -> int:
         """Process id of a unit's process."""
-        import psutil
-
-        for child in psutil.Process(self.process.pid).children():
-            with contextlib.suppress(psutil.Error):
-                if child.cmdline()[-1] == unit:
-                    return child.pid
-        pytest.fail(f"unit {unit} has no process")
+        pid = pid_of(self.process, unit)
+        assert pid, f"unit {unit} has no process"
+        return pid
 
 
 def lay_beside(reference: Case, runs_dir: Path, units: Sequence[str]) -> None:

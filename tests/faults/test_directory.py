@@ -10,6 +10,7 @@ import pytest
 
 from configs.run_dir import RunDir
 from tests.faults.case import AGENT
+from tests.stillness import standing_still
 
 pytestmark = pytest.mark.slow
 
@@ -83,9 +84,9 @@ def test_a_damaged_checkpoint_is_not_used(inflict, agent_case, settle, request):
 
 def test_a_second_runner_in_the_same_directory_is_refused(agent_case, settle):
     with agent_case.started() as first:
-        first.wait_event("unit_started", AGENT)
         other = dataclasses.replace(agent_case, log_to=agent_case.log.with_name("other"))
-        second = other.finish()
+        with standing_still(first.process, AGENT):
+            second = other.finish()
         assert second == 76 and str(first.process.pid) in other.said
         assert first.ended() == 0, agent_case.said
     settle(agent_case, "two runners in one directory", "the second refused, the first done", second, again=None)

@@ -6,14 +6,16 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.case import AGENT, Case, lay_beside
+from tests.faults.case import AGENT, Case, Running, lay_beside
 from tests.faults.conftest import CLASSIFIED
+from tests.stillness import standing_still, stop
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +49,15 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
+def fill_under(running: Running, unit: str, disk: Path) -> Path:
+    """Fill the disk while nobody writes to it or removes anything."""
+    with standing_still(running.process, unit):
+        stop(running.process.pid)
+        ballast = fill(disk)
+        running.process.send_signal(signal.SIGCONT)
+    return ballast
+
+
 def test_a_disk_that_fills_while_an_agent_trains_ends_with_73_and_leaves_the_older_checkpoint(
     small_disk, tmp_path, reference, settle
 ):
@@ -54,7 +65,7 @@ def test_a_disk_that_fills_while_an_agent_trains_ends_with_73_and_leaves_the_old
     lay_beside(reference, case.runs_dir, CLASSIFIED)
     with case.started() as running:
         running.wait_event("checkpoint", AGENT)
-        ballast = fill(small_disk)
+        ballast = fill_under(running, AGENT, small_disk)
         code = running.ended()
     assert code == 73
     kept = [path for path in (case.run.unit_dir(AGENT) / "checkpoints").iterdir() if path.name.isdigit()]
@@ -68,7 +79,7 @@ def test_a_disk_that_fills_while_classifiers_train_ends_with_73(long_one, small_
     lay_beside(reference, case.runs_dir, CLASSIFIED[:1])
     with case.started() as running:
         running.wait_event("metric", "classifiers/dlstm")
-        ballast = fill(small_disk)
+        ballast = fill_under(running, "classifiers/dlstm", small_disk)
         code = running.ended()
     assert code == 73
     ballast.unlink()
