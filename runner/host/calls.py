@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from configs.errors import ExitCode, ProjectError
-from configs.secrets import redact
+from configs.secrets import one_line
 from runner.host.addresses import LOOPBACK
 
-MAX_SAID_CHARACTERS = 300
 Found = TypeVar("Found")
 
 
@@ -34,7 +33,7 @@ class Reply:
 
     def __str__(self) -> str:
         """In one line, without secrets."""
-        return f"{self.status} {said(self.text)}".strip()
+        return f"{self.status} {one_line(self.text)}".strip()
 
     def json(self) -> dict[str, Any]:
         """Its JSON object; empty where it is none."""
@@ -71,7 +70,7 @@ def call(
         with httpx.Client(timeout=answer_s, trust_env=urlsplit(url).hostname not in LOOPBACK) as client:
             reply = client.request(method, url, json=body, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # a key that no header can hold
-        raise UnansweredError(f"no answer: {type(error).__name__} {said(error)}") from error
+        raise UnansweredError(f"no answer: {type(error).__name__} {one_line(error)}") from error
     return Reply(reply.status_code, reply.text, reply.headers.get("date", ""))
 
 
@@ -96,8 +95,3 @@ def in_time(ask: Callable[[], Found], limit_s: float) -> Found:
     if found:
         return found[0]
     raise troubles[0] if troubles else UnansweredError(f"no answer within {limit_s:.0f} s")
-
-
-def said(text: object) -> str:
-    """What somebody else says, in one line and without secrets."""
-    return redact(" ".join(str(text).split()))[:MAX_SAID_CHARACTERS]

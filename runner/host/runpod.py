@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from configs.errors import ConfigError
+from configs.secrets import one_line
 from runner.host.addresses import address
-from runner.host.calls import UnansweredError, call, said
+from runner.host.calls import UnansweredError, call
 
 KEY = "RUNPOD_API_KEY"
 ANSWER_S = 15.0
@@ -58,7 +59,7 @@ def end_pod(pod: str, environment: Mapping[str, str], *, by_all: bool = False) -
         try:
             accepted, says = ask(pod, environment)
         except Exception as error:  # noqa: BLE001 -- whatever is wrong with one way, the next may do
-            accepted, says = False, said(error)
+            accepted, says = False, one_line(error)
         answers.append(Answer(way, accepted, says))
         if accepted and not by_all:
             break
@@ -94,8 +95,8 @@ def _by_program(pod: str, environment: Mapping[str, str]) -> tuple[bool, str]:
             env=dict(environment),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UnansweredError(said(error)) from error
-    return done.returncode == 0, f"exit code {done.returncode} {said(done.stdout + done.stderr)}".strip()
+        raise UnansweredError(one_line(error)) from error
+    return done.returncode == 0, f"exit code {done.returncode} {one_line(done.stdout + done.stderr)}".strip()
 
 
 WAYS: dict[str, Callable[[str, Mapping[str, str]], tuple[bool, str]]] = {

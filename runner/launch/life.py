@@ -22,8 +22,6 @@ from runner.launch.providers import PROVIDERS, came_of
 from runner.say import say
 
 POLL_S = 5.0
-START_LIMIT_S = IMAGE_S
-"""A machine that does not run after this is ended."""
 LEAVE_LIMIT_S = 180.0
 """A machine that is there so long after its run has ended does not end itself."""
 ENDING_LIMIT_S, LONGEST_WAIT_S = 3600.0, 60.0
@@ -109,14 +107,14 @@ def launch(provider: Provider, prepared: Prepared, book: Book, send: Callable[[]
             raise
 
 
-def wait_until_running(launched: Launched, book: Book, limit_s: float = START_LIMIT_S) -> Machine:
+def wait_until_running(launched: Launched, book: Book) -> Machine:
     """The machine once it runs, or once it is gone again; one that cannot run, or does not in time, is ended.
 
     Raises:
         NotStartedError: it did not.
         LaunchError: the provider cannot be asked any more; the machine may be there.
     """
-    sight, give_up_t, told = launched.sight, time.monotonic() + limit_s, ""
+    sight, give_up_t, told = launched.sight, time.monotonic() + IMAGE_S, ""
     is_managed = PROVIDERS[sight.provider.name].is_managed  # it waits for a machine, and costs nothing meanwhile
     machine = sight.machine
     while machine.status == "starting":
@@ -135,7 +133,7 @@ def wait_until_running(launched: Launched, book: Book, limit_s: float = START_LI
         return machine
     sight.provider.end(machine.id)
     book.end(launched.entry)
-    why = f"did not run within {limit_s / 60:.0f} min" if machine.status == "starting" else f"is {machine.says}"
+    why = f"did not run within {IMAGE_S / 60:.0f} min" if machine.status == "starting" else f"is {machine.says}"
     raise NotStartedError(f"{sight} {why}; it has been ended, the same command tries again")
 
 

@@ -137,7 +137,7 @@ def test_a_machine_that_is_kept_says_what_will_end_it(fake, tmp_path, how, words
     text = TO_THE_END + "ending.carried_out(command, work)"
     with open(tmp_path / "said", "wb") as file:
         ending = Ending(text, inside(fake) | {"SEQUENCE_KEEP_ALIVE": "1"} | how, file)
-        ending.until(lambda: "kept alive" in (tmp_path / "said").read_text())
+        ending.until(lambda: words in (tmp_path / "said").read_text())
         ending.said()
     assert words in (tmp_path / "said").read_text() and fake.pods
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -99,3 +102,15 @@ def expiring(monkeypatch: pytest.MonkeyPatch) -> Iterator[ExpiringStore]:
     yield store
     store.server.shutdown()
     store.server.server_close()
+
+
+def interrupted_at(words: str, runs_dir: Path, *options: str) -> tuple[int, str]:
+    """Exit code of a `launch runpod` that gets Ctrl-C when it says `words`, and what it says from then on."""
+    command = [sys.executable, "-m", "runner.cli", "launch", "runpod", *ORDER, "--gpu", A40, *options]
+    with subprocess.Popen([*command, "--runs-dir", runs_dir], stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if words in line:
+                process.send_signal(signal.SIGINT)
+                break
+        said = process.stderr.read()
+    return process.returncode, said

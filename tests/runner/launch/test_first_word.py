@@ -1,16 +1,12 @@
 """`launch` without `--wait`: it stays until the run is heard of, and ends a machine on which none begins."""
 
-import signal
-import subprocess
-import sys
-
 import pytest
 
 from runner.launch import life, results
 from runner.launch.follow import until_end, until_word
 from runner.launch.following import Pace
 from tests.providers.runpod import FakeRunPod
-from tests.runner.launch.conftest import A40, ORDER, Launch, only_entry
+from tests.runner.launch.conftest import Launch, interrupted_at, only_entry
 
 pytestmark = pytest.mark.slow
 CRASH = "exec /usr/bin/tini: exec format error"
@@ -54,12 +50,5 @@ def test_one_of_another_computer_is_named_and_left(mute, launch: Launch, capsys)
 
 def test_ctrl_c_ends_only_the_waiting(runpod, expiring, tmp_path):
     pod = runpod.add("mine")
-    command = [sys.executable, "-m", "runner.cli", "launch", "runpod", *ORDER, "--gpu", A40, "--run-id", "mine"]
-    command += ["--runs-dir", str(tmp_path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if "it may be fetching the image" in line:
-                process.send_signal(signal.SIGINT)
-                break
-        said = process.stderr.read()
-    assert process.returncode == 130 and f"{pod.id} goes on" in said and f"launch stop {pod.name}" in said
+    code, said = interrupted_at("it may be fetching the image", tmp_path, "--run-id", "mine")
+    assert code == 130 and f"{pod.id} goes on" in said and f"launch stop {pod.name}" in said

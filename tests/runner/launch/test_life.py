@@ -19,7 +19,7 @@ from runner.launch.runpod.provider import RunPod
 from tests.providers.base import Reply
 from tests.providers.runpod import FakeRunPod, Fault, gpu_type, no_capacity, problem, too_many
 from tests.runner.fixture_stages.world import wait_for
-from tests.runner.launch.conftest import A40, ORDER, SECRETS, Launch, only_entry
+from tests.runner.launch.conftest import A40, ORDER, SECRETS, Launch, interrupted_at, only_entry
 
 pytestmark = pytest.mark.slow
 CREATE = "POST /pods"
@@ -204,7 +204,7 @@ def test_a_pod_that_fails_to_start_is_ended(runpod: FakeRunPod, launch: Launch, 
 
 def test_a_pod_that_never_starts_is_ended_after_a_while(runpod: FakeRunPod, launch: Launch, monkeypatch, capsys):
     runpod.looks_to_run = 10**9
-    monkeypatch.setattr(life.wait_until_running, "__defaults__", (0.1,))
+    monkeypatch.setattr(life, "IMAGE_S", 0.1)
     assert launch("runpod") == 69
     assert not runpod.pods and "did not run within" in capsys.readouterr().err
 
@@ -237,7 +237,7 @@ def test_a_pod_that_the_list_does_not_show_yet_is_waited_for(runpod: FakeRunPod,
 
 def test_a_pod_that_goes_before_it_was_seen_to_run_is_gone_at_once(runpod, launch, monkeypatch, capsys):
     monkeypatch.setattr(survey, "PATIENCE_S", 0.1)  # the store of these tests does not answer
-    monkeypatch.setattr(life.wait_until_running, "__defaults__", (1.0,))
+    monkeypatch.setattr(life, "IMAGE_S", 60.0)
     answer, shown = runpod.answer, []
     runpod.looks_to_run = 10**9
 
@@ -290,15 +290,9 @@ def test_a_gpu_that_no_data_centre_lists_is_left_to_the_scheduler(runpod: FakeRu
 
 def test_ctrl_c_while_it_starts_leaves_the_machine_noted_and_says_how_to_end_it(runpod: FakeRunPod, tmp_path):
     runpod.looks_to_run = 10**9
-    command = [sys.executable, "-m", "runner.cli", "launch", "runpod", *ORDER, "--gpu", A40, "--runs-dir", tmp_path]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if "PROVISIONING" in line:
-                process.send_signal(signal.SIGINT)
-                break
-        said = process.stderr.read()
+    code, said = interrupted_at("PROVISIONING", tmp_path)
     (pod,) = runpod.pods.values()
-    assert process.returncode == 130 and f"launch stop {pod.name}" in said and "Traceback" not in said
+    assert code == 130 and f"launch stop {pod.name}" in said and "Traceback" not in said
     assert only_entry(tmp_path)["machine_id"] == pod.id
 
 
