@@ -24,6 +24,8 @@ class Fault:
     """Every piece, in both directions, waits for this long."""
     black_hole: bool = False
     """Connections are accepted and nothing passes."""
+    black_hole_after: int | None = None
+    """The same once the proxy has sent so many bytes to the server since it was made."""
     times: int = 1_000_000
     """Cuts after which the network is sound again."""
     cuts: int = 0
@@ -64,10 +66,10 @@ class FaultProxy:
         """Wait until this many bytes went to the server since the proxy was made.
 
         Raises:
-            TimeoutError: they did not in a minute.
+            TimeoutError: they did not in five minutes.
         """
         with self._moved:
-            if not self._moved.wait_for(lambda: self.sent_bytes >= size_bytes, timeout=60):
+            if not self._moved.wait_for(lambda: self.sent_bytes >= size_bytes, timeout=300):
                 raise TimeoutError(f"{self.sent_bytes} of {size_bytes} bytes went to the server")
 
     def close(self) -> None:
@@ -96,7 +98,8 @@ class FaultProxy:
         with contextlib.suppress(OSError):
             while piece := source.recv(CHUNK_BYTES):
                 fault = self.fault
-                if fault.black_hole:
+                swallowed = fault.black_hole_after is not None and self.sent_bytes >= fault.black_hole_after
+                if fault.black_hole or swallowed:
                     continue
                 if fault.delay_s:
                     self._closed.wait(fault.delay_s)

@@ -194,6 +194,14 @@ def free_ports(count: int, also: int = 0) -> list[int]:
     return found
 
 
+@contextlib.contextmanager
+def closed_port() -> Iterator[int]:
+    """A port on loopback that refuses every connection, and that nobody else is given."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
 @functools.cache
 def _ports_file() -> IO[bytes]:
     """One byte for each port, locked by the process that has it; it stays open, for closing it lets all of them go."""

@@ -61,7 +61,7 @@ def test_a_learner_restored_in_a_new_process_ends_with_the_same_bits(tmp_path):
         f"set_up_torch(1); json.dump(t.continue_from({str(tmp_path)!r}), sys.stdout)"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=600
     )
     resumed = json.loads(answer.stdout)
     expected = fingerprint(state)

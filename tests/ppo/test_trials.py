@@ -105,7 +105,7 @@ def test_writers_side_by_side_lose_and_double_nothing(tmp_path):
         writer.stdin.write("go\n")
         writer.stdin.flush()
     for writer in writers:
-        writer.communicate(timeout=60)
+        writer.communicate(timeout=300)
     keys = [entry.cache_key for entry in record(ledger, trial("last"))]
     assert len(keys) == len(set(keys)) == 50 + 4 * 50 * 2 + 1
 

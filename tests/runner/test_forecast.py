@@ -183,7 +183,7 @@ def test_more_than_a_limit_leaves_is_refused_with_79_and_started_with_yes(tmp_pa
     assert json.loads((run.root / "exit.json").read_text())["exit_code"] == 79
     going = subprocess.Popen([sys.executable, "-m", "runner.cli", *options, "--yes"], stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(lambda: list(run.logs.glob("prepare.log")) or going.poll() is not None, timeout_s=60)
+        wait_for(lambda: list(run.logs.glob("prepare.log")) or going.poll() is not None)
     finally:
         going.terminate()
     assert "going on because of --yes" in going.communicate()[1] and len(load(run)) == 2

@@ -1,5 +1,6 @@
 """The webhook against real servers on loopback, good and bad ones."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -43,11 +44,12 @@ def webhook(*answers: int):
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
     monkeypatch.setattr(notifying, "PAUSE_S", 0.01)
+    monkeypatch.setattr(notifying, "TIMEOUT_S", 60.0)
 
 
 def test_the_end_of_a_run_is_told_in_one_line_and_in_fields(capsys):
     with webhook(200) as (url, bodies):
-        notify(NOTICE, environment={VARIABLE: url})
+        notify(NOTICE, wait_s=200, environment={VARIABLE: url})
     told = {"run_id": "ADA-1", "event": "finished", "exit_code": 0, "verdict": "collapsed", "says": ""}
     text = "run ADA-1: finished, verdict collapsed, 2.00 h, 1.50 USD"
     assert bodies == [told | {"wall_s": 7200, "cost_usd": 1.5, "text": text}]
@@ -69,14 +71,14 @@ def test_secrets_stay_here(monkeypatch):
 
 def test_a_fault_of_the_server_is_tried_once_more():
     with webhook(500, 200) as (url, bodies):
-        notify(NOTICE, environment={VARIABLE: url})
+        notify(NOTICE, wait_s=200, environment={VARIABLE: url})
     assert len(bodies) == 2
 
 
 @pytest.mark.parametrize(("status", "times"), [(500, 2), (404, 1)])
 def test_a_refusal_is_one_line_without_the_address(capsys, status, times):
     with webhook(status) as (url, bodies):
-        notify(NOTICE, environment={VARIABLE: url})
+        notify(NOTICE, wait_s=200, environment={VARIABLE: url})
     said = capsys.readouterr().err
     assert len(bodies) == times and said.count("\n") == 1
     assert str(status) in said and "S3CR3T" not in said and "127.0.0.1" not in said
@@ -84,7 +86,7 @@ def test_a_refusal_is_one_line_without_the_address(capsys, status, times):
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "nonsense", "http://", "http://127.0.0.1:1/x", "http://[bad/"])
 def test_an_address_that_leads_nowhere_is_one_line(capsys, url):
-    notify(NOTICE, environment={VARIABLE: url})
+    notify(NOTICE, wait_s=200, environment={VARIABLE: url})
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and VARIABLE in said and url not in said
 
@@ -97,7 +99,7 @@ def test_a_server_that_hangs_holds_nobody_up(capsys, how, monkeypatch):
 
         def drip() -> None:
             connection, _ = server.accept()
-            with connection:
+            with connection, contextlib.suppress(OSError):  # it hangs up
                 while not over.wait(0.05):
                     connection.sendall(b"HTTP/1.1 100 wait\r\n\r\n")
 

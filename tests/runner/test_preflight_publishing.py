@@ -25,7 +25,7 @@ def own_home(tmp_path, monkeypatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def config(url: str, timeout_s: float = 30) -> Config:
+def config(url: str, timeout_s: float = 300) -> Config:
     settings = [f"publish.git_url={json.dumps(url)}", f"preflight.check_timeout_s={timeout_s}"]
     return resolve("ADA-EUR_1H", "quick", settings=settings).config
 

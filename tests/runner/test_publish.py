@@ -31,7 +31,9 @@ from runner.publish.errors import (
 )
 from tests.cli import cli, settings
 from tests.git_server import bare_repository, git, git_server, hook
+from tests.runner.fixture_stages.world import wait_for
 from tests.runner.test_cli import call
+from tests.servers import closed_port
 
 pytestmark = pytest.mark.slow
 
@@ -476,7 +478,7 @@ def test_a_server_that_never_answers_ends_in_bounded_time(run):
         with pytest.raises(UnreachableError, match="in time"):
             publish_run(run, to(url), timeout_s=0.5)
     mine = f"{url}".encode()
-    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if mine in read_or_nothing(path)]
+    wait_for(lambda: not [path for path in Path("/proc").glob("[0-9]*/cmdline") if mine in read_or_nothing(path)])
 
 
 def read_or_nothing(path: Path) -> bytes:
@@ -487,9 +489,7 @@ def read_or_nothing(path: Path) -> bytes:
 
 
 def test_a_closed_port_and_a_missing_repository_are_told_apart(run, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    with pytest.raises(UnreachableError):
+    with closed_port() as port, pytest.raises(UnreachableError):
         publish_run(run, to(f"http://127.0.0.1:{port}/repo.git"))
     with pytest.raises(NoRepositoryError, match="git init --bare"):
         publish_run(run, to(file_url(tmp_path / "nothing.git")))

@@ -11,6 +11,7 @@ from configs.run_dir import RunDir
 from runner.report import write_report
 from tests.runner.report_sample import SEEDS, make_run
 
+LIMIT_MS = 120_000
 CHROMIUM = Path("/usr/bin/chromium")
 
 pytestmark = [
@@ -30,7 +31,7 @@ def run(tmp_path_factory) -> RunDir:
 def browser() -> Iterator:
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"], timeout=LIMIT_MS)
         yield chromium
         chromium.close()
 
@@ -43,6 +44,7 @@ def open_report(browser, run):
     def open_page(scheme: str = "light", width: int = 1280, **options):
         context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, **options)
         contexts.append(context)
+        context.set_default_timeout(LIMIT_MS)
         page = context.new_page()
         page.faults, page.requests = [], []
         page.on("console", lambda message: page.faults.append(message.text))

@@ -269,11 +269,11 @@ def test_a_process_that_is_asked_to_stop_leaves_no_result(tmp_path):
     run, _ = make_run(tmp_path, random_walk(2_400, seed=5), *settings)
     assert prepare(run) == 0
     process = start(run, "lstm")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not any(event["kind"] == "metric" for event in read_events(run.events)) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert (process.returncode, errors.count("\n")) == (ExitCode.INTERRUPTED, 1)
     assert run.result("classifiers/lstm") is None
 
@@ -291,7 +291,7 @@ def test_a_process_that_is_killed_at_random_moments_ends_with_the_same_bytes(tmp
             wait_for_a_checkpoint(run, process)
             time.sleep(rng.uniform(0, 0.5))
             process.kill()
-            process.communicate(timeout=60)
+            process.communicate(timeout=300)
         assert stage(run, "dlstm") == (ExitCode.DONE, "")
         found.append(outputs(run, "dlstm"))
         events = [event for event in read_events(run.events) if event["unit"] == "classifiers/dlstm"]
@@ -304,7 +304,7 @@ def wait_for_a_checkpoint(run: RunDir, process: subprocess.Popen) -> None:
     """Until this process has saved a checkpoint of its own, or has ended."""
     directory = run.unit_dir("classifiers/dlstm") / "checkpoints"
     before = {path.name for path in directory.glob("[0-9]*")}
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         if {path.name for path in directory.glob("[0-9]*")} - before:
             return

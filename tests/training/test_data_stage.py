@@ -30,7 +30,7 @@ def save(directory: Path, name: str = "BTC-USDT_1H.csv", rows: int = 50) -> Path
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "training.stages.data", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict:
@@ -202,7 +202,7 @@ def test_as_a_process_check_answers_without_torch_or_pandas_in_its_way():
         f"code = main(['check', '--dataset', 'ADA-EUR_1H', '--data-dir', {str(REAL)!r}, '--json']); "
         "assert not {'torch', 'pandas', 'ccxt', 'numba'} & sys.modules.keys(); sys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["rows"] == 17_491
 

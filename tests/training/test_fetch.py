@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -265,24 +264,29 @@ def test_another_file_of_the_name_stands_in_the_way(serve, tmp_path):
 
 @pytest.mark.slow
 def test_a_fetch_stopped_by_a_signal_ends_with_75_and_goes_on_later(serve, tmp_path):
-    def slow(method: str, path: str, query: dict[str, str], headers: dict[str, str]) -> Reply:
-        time.sleep(0.05)
+    signalled, asked = threading.Event(), []
+
+    def patient(method: str, path: str, query: dict[str, str], headers: dict[str, str]) -> Reply:
+        """After the first piece it answers nothing until the signal was sent."""
+        asked.extend([path] if "klines" in path else [])
+        assert len(asked) < 2 or signalled.wait(300)
         return binance(method, path, query, headers)
 
-    service, name = serve(slow), "ADA-EUR_1H_20240101-20241231"
+    service, name = serve(patient), "ADA-EUR_1H_20240101-20241231"
     command = [sys.executable, "-m", "training.stages.data", "fetch", name, "--data-dir", str(tmp_path), "--json"]
     options = {"cwd": Path(__file__).parents[2], "env": os.environ | {"CCXT_BASE_URL": service.url}}
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, **options) as process:
         assert process.stderr is not None
         first = json.loads(process.stderr.readline())
         process.send_signal(signal.SIGTERM)
-        _, rest = process.communicate(timeout=60)
+        signalled.set()
+        _, rest = process.communicate(timeout=300)
     assert (first["kind"], first["done"], first["total"]) == ("progress", 1, 9)
     assert process.returncode == 75
     assert rest.decode().splitlines()[-1] == "interrupted; run the same command again"
     assert list((tmp_path / f".{name}.fetch").glob("*.npz"))
     assert not list(tmp_path.glob("*.csv.gz"))
-    again = subprocess.run(command, capture_output=True, timeout=60, **options)
+    again = subprocess.run(command, capture_output=True, timeout=300, **options)
     assert json.loads(again.stdout)["rows"] == 366 * 24 - 1
     assert json.loads(again.stderr.splitlines()[0])["resumed"] is True
 

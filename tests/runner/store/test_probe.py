@@ -23,7 +23,7 @@ def test_the_protections_that_a_server_lacks_are_found_by_trying(name, missing, 
     store = open_store(server.store_url())
     found = probe(store)
     assert found.missing == missing
-    assert abs(found.clock_ahead_s) < 2
+    assert abs(found.clock_ahead_s) < 60
     assert list(store.list()) == []
 
 

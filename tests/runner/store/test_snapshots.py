@@ -383,6 +383,7 @@ while True:
         files = uploader.upload(cut, snapshot).files
     snapshot = lease.new_snapshot(files, str(number), Spent())
     lease.commit(snapshot, Spent())
+    print("committed", flush=True)
 """
 
 
@@ -394,6 +395,8 @@ def survives_kills(url: str, folder: Path, kills: int, seed: int) -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]) as process:
             try:
                 assert process.stdout.readline() == "begins\n"
+                for _ in range(chance.randrange(3)):
+                    assert process.stdout.readline() == "committed\n"
                 with pytest.raises(subprocess.TimeoutExpired):
                     process.wait(chance.uniform(0, 0.4))
             finally:
