@@ -23,7 +23,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -203,9 +202,10 @@ def closed_port() -> Iterator[int]:
 
 
 @functools.cache
-def _ports_file() -> IO[bytes]:
+def _ports_file() -> int:
     """One byte for each port, locked by the process that has it; it stays open, for closing it lets all of them go."""
-    return (Path(tempfile.gettempdir()) / f"sequence-runner-ports-{os.getuid()}.lock").open("ab")
+    path = Path(tempfile.gettempdir()) / f"sequence-runner-ports-{os.getuid()}.lock"
+    return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
 
 
 def _is_ours(port: int) -> bool:
