@@ -12,9 +12,8 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from configs.errors import ConfigError
+from configs.files import parse_yaml
 
 TIMEFRAME_S = {"1m": 60, "5m": 300, "15m": 900, "30m": 1_800, "1H": 3_600, "4H": 14_400, "1D": 86_400}
 """Seconds per bar of each timeframe."""
@@ -139,7 +138,7 @@ def class_layer(asset_class: str, timeframe: str) -> dict:
 @cache
 def asset_table() -> dict:
     """The table of `assets.yaml`."""
-    return yaml.safe_load((Path(__file__).parent / "assets.yaml").read_text())
+    return parse_yaml((Path(__file__).parent / "assets.yaml").read_text())
 
 
 def _day(name: str, text: str) -> datetime:

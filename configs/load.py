@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from configs.assets import DatasetName, asset_class_of, class_layer
 from configs.errors import ConfigError
+from configs.files import parse_yaml
 from configs.schema import OPERATIONAL_SECTIONS, Config
 from configs.secrets import redact
 
@@ -188,7 +189,7 @@ def _file_layer(path: Path) -> Layer:
 
 def _read_yaml(path: Path) -> dict:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = parse_yaml(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read configuration file {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -223,7 +224,7 @@ def _settings_layer(settings: Sequence[str]) -> Layer:
 
 def _yaml_value(text: str, origin: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin}: {text!r} is not a YAML value: {' '.join(str(error).split())}") from error
 

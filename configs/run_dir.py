@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from configs.errors import BadDataError, ConfigError
-from configs.files import read_json, sha256_file, write_atomic, write_json
+from configs.files import parse_yaml, read_json, sha256_file, write_atomic, write_json
 from configs.schema import Config
 
 NOT_OUTPUTS = {"unit.json", "result.json", "checkpoints", "tensorboard"}
@@ -94,7 +94,7 @@ class RunDir:
             ConfigError: the file is missing or does not fit the schema.
         """
         try:
-            return Config.model_validate(yaml.safe_load(self.config_yaml.read_text()))
+            return Config.model_validate(parse_yaml(self.config_yaml.read_text()))
         except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: pydantic's, and bytes that are no text
             raise ConfigError(
                 f"{self.config_yaml} is not a run's configuration: {error}\nrestore it, or start anew with --fresh"

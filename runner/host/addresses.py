@@ -24,7 +24,12 @@ def address(variable: str, environment: Mapping[str, str] = os.environ) -> str:
         ConfigError: a key would travel there in the clear.
     """
     url = (environment.get(variable) or ADDRESSES[variable]).rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
+    scheme = urlsplit(url).scheme
+    if scheme != "https" and not (scheme == "http" and is_loopback(url)):
         raise ConfigError(f"{variable} must begin with https:// (http:// only for a server on this very machine)")
     return url
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is this computer's own."""
+    return urlsplit(url).hostname in LOOPBACK

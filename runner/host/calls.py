@@ -6,12 +6,17 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from configs.errors import ExitCode, ProjectError
 from configs.secrets import one_line
-from runner.host.addresses import LOOPBACK
+from runner.host.addresses import is_loopback
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
 
 Found = TypeVar("Found")
 
@@ -66,12 +71,26 @@ def call(
         raise UnansweredError(f"{key} is not set here")
     headers = {"Authorization": f"Bearer {environment[key]}"}
     try:
-        # a proxy of the environment has no business between this machine and itself
-        with httpx.Client(timeout=answer_s, trust_env=urlsplit(url).hostname not in LOOPBACK) as client:
+        with client_for(url, answer_s) as client:
             reply = client.request(method, url, json=body, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # a key that no header can hold
         raise UnansweredError(f"no answer: {type(error).__name__} {one_line(error)}") from error
     return Reply(reply.status_code, reply.text, reply.headers.get("date", ""))
+
+
+def client_for(url: str, timeout: float | httpx.Timeout) -> httpx.Client:
+    """A client for one address; no proxy of the environment stands between this machine and itself."""
+    import httpx  # heavy
+
+    trust_env = not is_loopback(url)
+    return httpx.Client(timeout=timeout, trust_env=trust_env, verify=_certificates(trust_env))
+
+
+@cache
+def _certificates(trust_env: bool) -> ssl.SSLContext:
+    import httpx  # heavy
+
+    return httpx.create_ssl_context(trust_env=trust_env)  # reading them takes longer than most calls
 
 
 def in_time(ask: Callable[[], Found], limit_s: float) -> Found:

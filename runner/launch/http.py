@@ -11,11 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
-from runner.host.addresses import LOOPBACK, address
+from runner.host.addresses import address
+from runner.host.calls import client_for
 from runner.launch.provider import BadRequestError, LaunchError, UnclearError
 from runner.launch.secrets import clean
 from runner.say import say
@@ -129,7 +129,7 @@ class Api:
         self._wait_for_turn()
         try:
             with (
-                self._client(timeout) as client,
+                client_for(self.url, timeout) as client,
                 client.stream(
                     "GET", self.url + path, params=dict(query), headers={**self._headers(), **headers}
                 ) as answer,
@@ -183,14 +183,10 @@ class Api:
         headers = self._headers()
         self._wait_for_turn()
         try:
-            with self._client(httpx.Timeout(ANSWER_S, connect=CONNECT_S)) as client:
+            with client_for(self.url, httpx.Timeout(ANSWER_S, connect=CONNECT_S)) as client:
                 return client.request(method, self.url + path, params=query, json=body, headers=headers)
         finally:  # however long it was on its way, the provider sees the next one late enough
             self._next_t = max(self._next_t, time.monotonic() + self._interval_s)
-
-    def _client(self, timeout: httpx.Timeout) -> httpx.Client:
-        # a proxy of the environment has no business between this computer and itself
-        return httpx.Client(timeout=timeout, trust_env=not is_loopback(self.url))
 
     def _headers(self) -> dict[str, str]:
         key = os.environ.get(self.key_variable, "").strip()
@@ -234,11 +230,6 @@ class Api:
     def _clean(self, text: str, secrets: Mapping[str, str] | None = None) -> str:
         key = {self.key_variable: os.environ.get(self.key_variable, "")}
         return clean(text, {**(secrets or {}), **key})[:MAX_SAID_CHARACTERS]
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is this computer's own."""
-    return urlsplit(url).hostname in LOOPBACK
 
 
 def _until_idle(lines: Iterator[str], idle_s: float) -> Iterator[str]:

@@ -20,11 +20,11 @@ from configs.secrets import redact
 from runner import data
 from runner.data_dirs import searched
 from runner.dataset_url import is_url, url_of
+from runner.host.addresses import is_loopback
 from runner.host.deadman import HOUR_S, IMAGE_S
 from runner.host.ending import KEEP_ALIVE
 from runner.host.where import LAUNCHED_BY, MACHINE
 from runner.identity import IDENTITY_CHARACTERS
-from runner.launch.http import is_loopback
 from runner.launch.provider import Order
 from runner.launch.secrets import GOOGLE_JSON, is_known
 from runner.say import say

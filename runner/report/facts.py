@@ -12,7 +12,7 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.events import read_events, without_repeats
-from configs.files import read_json
+from configs.files import parse_yaml, read_json
 from configs.load import flatten, resolve
 from configs.run_dir import RunDir
 from configs.verdicts import FAMILIES, leading
@@ -230,7 +230,7 @@ class _Reader:
 
 
 def _read_yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
+    return parse_yaml(path.read_text())
 
 
 def _read_parquet(path: Path) -> Columns:
