@@ -13,12 +13,13 @@ import pytest
 from configs.errors import FencedError
 from configs.run_dir import RunDir
 from configs.schema import StoreConfig
-from runner.guard import OwnedByAnotherError, Owner
+from runner.guard import OwnedByAnotherError, Owner, owner_of
 from runner.store.file import FileStore
 from runner.store.hold import held
 from runner.store.layout import Spent
 from runner.store.lease import acquire
 from runner.store.place import OWNERS
+from tests.runner.fixture_stages.world import wait_for
 from tests.runner.store.runs import owner
 
 ROOT = Path(__file__).parents[3]
@@ -55,6 +56,7 @@ def killed(tmp_path, monkeypatch) -> Iterator[tuple[str, str]]:
         with pytest.raises(OwnedByAnotherError, match="owned by another runner"):
             holding(*place)
         holder.kill()
+    wait_for(lambda: not owner_of(Path(place[0])))  # its reaper needs an instant
     yield place
 
 
