@@ -105,6 +105,20 @@ def serving() -> Iterator[Api]:
         api.shutdown()
 
 
+PROGRAM = """
+import os, sys
+from runner import executor
+from runner.host import deadman, ending
+
+ending.FIRST_WAIT_S, deadman.ASK_S = float(os.environ["TEST_FIRST_WAIT_S"]), 0.5
+if "TEST_UNITS_HANG" in os.environ:
+    executor.stage_command = lambda *_: [sys.executable, "-c", "import time; time.sleep(600)"]
+from runner.cli import main
+raise SystemExit(main())
+"""
+"""`sequence-runner`, whose second request for its end no test is too slow for; its units may do nothing for ever."""
+
+
 class Pod:
     """A runner in a process of its own; what it says is written to a file that a test may read meanwhile."""
 
@@ -112,16 +126,16 @@ class Pod:
         self.said = said
         with said.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "runner.cli", *map(str, arguments)],
+                [sys.executable, "-c", PROGRAM, *map(str, arguments)],
                 stdout=file,
                 stderr=file,
-                env=os.environ | environment,
+                env=os.environ | {"TEST_FIRST_WAIT_S": "600"} | environment,
                 start_new_session=True,
             )
 
     def until(self, *words: str) -> str:
         """Wait for one of the words; what was said by then."""
-        wait_for(lambda: self.process.poll() is not None or any(word in self.said.read_text() for word in words), 60)
+        wait_for(lambda: self.process.poll() is not None or any(word in self.said.read_text() for word in words))
         said = self.said.read_text()
         assert any(word in said for word in words), f"ended with {self.process.returncode}:\n{said}"
         return said
@@ -130,12 +144,12 @@ class Pod:
         """Wait until it holds, then stop it; what it said. `code` is its exit code."""
         self.until(*HOLDS)
         self.process.send_signal(signal.SIGTERM)
-        self.code = self.process.wait(20)
+        self.code = self.process.wait(120)
         return self.said.read_text()
 
     def ended(self) -> str:
         """Wait until it ends by itself; what it said."""
-        self.code = self.process.wait(120)
+        self.code = self.process.wait(300)
         return self.said.read_text()
 
 

@@ -29,6 +29,8 @@ EVERYTHING = os.environ.get("LAUNCH") == "all"
 RESTARTS = 100 if EVERYTHING else 3
 BAD = "--no-such-flag"
 RUN = "rented"
+HANG = {"TEST_UNITS_HANG": "1"}
+"""For who is to be stopped or killed in the midst of its work."""
 
 
 @pytest.fixture
@@ -110,11 +112,10 @@ def test_where_every_way_is_refused_it_holds_says_so_and_ends_with_its_own_code_
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     with serving() as api:
         path = f"{tool.parent}:{os.environ['PATH']}"
-        environment = api.accepts().environment(PATH=path)
+        environment = api.accepts().environment(PATH=path, TEST_FIRST_WAIT_S="0.1")
         with pod(tmp_path, *job(tmp_path, data, BAD), **environment) as runner:
             runner.until("STILL HERE AND BILLS")
-            if EVERYTHING:
-                wait_for(lambda: api.ends == 3, 60)
+            wait_for(lambda: api.ends >= 3)
             said = runner.held()
     ways = ["REST v2 DELETE: refused: 403", "GraphQL podTerminate: refused: 200", "runpodctl pod delete: refused"]
     places = [said.index(way) for way in ways]
@@ -137,12 +138,15 @@ def test_a_second_way_is_enough_and_who_holds_looks_alive(data, tmp_path):
 
 
 def test_a_pod_is_ended_at_its_time_although_its_runner_hangs(api, data, tmp_path):
-    environment = api.environment(SEQUENCE_END_AFTER_H=f"{6 / 3600}")
-    with pod(tmp_path, *job(tmp_path, data, "--keep-alive", BAD), **environment) as runner:
+    with pod(
+        tmp_path, *job(tmp_path, data, "--keep-alive", BAD), **api.environment(SEQUENCE_END_AFTER_H="1")
+    ) as runner:
         runner.until("kept alive after")
         assert api.ends == 0
         runner.process.send_signal(signal.SIGSTOP)
-        wait_for(lambda: api.ends == 1, 30)
+        # the guard, which was told nothing so far, learns now that its time is long over
+        api.replies[f"GET /v2/pods/{POD}"] = (200, {"id": POD, "createdAt": "2020-01-01T00:00:00Z"})
+        wait_for(lambda: api.ends)
         runner.process.send_signal(signal.SIGCONT)
         said = runner.held()
     assert f"the time of runpod machine {POD}, launched for this run is over" in said and KEY not in said
@@ -157,8 +161,8 @@ def test_a_run_that_is_kept_alive_holds_and_asks_for_no_end(api, data, tmp_path)
 
 
 def test_a_stop_signal_ends_the_runner_and_not_the_machine(api, data, tmp_path):
-    with pod(tmp_path, *job(tmp_path, data), **api.environment()) as runner:
-        wait_for(lambda: (tmp_path / "runs" / RUN / "run.json").exists(), 60)
+    with pod(tmp_path, *job(tmp_path, data), **api.environment(**HANG)) as runner:
+        wait_for((tmp_path / "runs" / RUN / "run.json").exists)
         runner.process.send_signal(signal.SIGTERM)
         said = runner.ended()
     assert runner.code in (75, 143), said
@@ -180,10 +184,11 @@ def test_who_starts_another_runner_or_a_look_beside_it_ends_nothing(api, data, t
 
 @pytest.mark.parametrize("kind", ["lambda", "sky"])
 def test_a_machine_that_others_end_is_left_with_the_runs_own_code_and_a_record(data, tmp_path, kind):
-    environment = {"SEQUENCE_HOST": kind, "SEQUENCE_MACHINE": "box", "SKYPILOT_TASK_ID": "box"}
+    name = f"{kind}-{POD}"
+    environment = {"SEQUENCE_HOST": kind, "SEQUENCE_MACHINE": name, "SKYPILOT_TASK_ID": name}
     with pod(tmp_path, *job(tmp_path, data, BAD), **environment) as runner:
         runner.ended()
-    end = end_of(tmp_path / "store", RUN, "box")
+    end = end_of(tmp_path / "store", RUN, name)
     assert runner.code == 2 and end and end.exit_code == 2
 
 
@@ -197,8 +202,8 @@ def test_a_container_that_is_killed_again_and_again_before_anything_is_kept_is_g
     arguments = job(tmp_path, data, "--set", "runtime.max_fruitless_starts=2")
     for epoch in (1, 2):
         wipe(tmp_path)
-        with pod(tmp_path, *arguments, **api.environment()) as runner:
-            wait_for(lambda epoch=epoch: (head := head_of(tmp_path)) and head.epoch == epoch, 60)
+        with pod(tmp_path, *arguments, **api.environment(**HANG)) as runner:
+            wait_for(lambda epoch=epoch: (head := head_of(tmp_path)) and head.epoch == epoch)
             os.killpg(runner.process.pid, signal.SIGKILL)
     wipe(tmp_path)
     with pod(tmp_path, *arguments, **api.environment()) as runner:
@@ -211,15 +216,13 @@ def test_a_container_that_is_killed_again_and_again_before_anything_is_kept_is_g
 def test_what_restarts_cost_adds_up_in_the_store_until_the_ceiling_ends_the_machine(api, data, tmp_path):
     """36 000 USD/h are 10 USD/s."""
     api.replies[f"GET /v2/pods/{POD}"] = (200, {"id": POD, "cost": 36_000})
-    arguments = job(
-        tmp_path, data, "--max-cost", "4000", "--set", "store.lease_s=0.3", "--set", "runtime.stop_grace_s=1"
-    )
+    arguments = job(tmp_path, data, "--max-cost", "4000", "--set", "store.lease_s=3", "--set", "runtime.stop_grace_s=1")
     environment = api.environment(SEQUENCE_BUDGET__PRICE_USD_PER_HOUR="0.5")
     spent = [0.0]
     for _ in range(2):
         wipe(tmp_path)
-        with pod(tmp_path, *arguments, **environment) as runner:
-            wait_for(lambda: (head := head_of(tmp_path)) and head.spent.cost_usd > spent[-1] + 1, 60)
+        with pod(tmp_path, *arguments, **environment | HANG) as runner:
+            wait_for(lambda: (head := head_of(tmp_path)) and head.spent.cost_usd > spent[-1] + 1)
             os.killpg(runner.process.pid, signal.SIGKILL)
         head = head_of(tmp_path)
         assert head and head.spent.wall_s == pytest.approx(head.spent.cost_usd / 10)
@@ -244,8 +247,8 @@ def test_a_machine_that_comes_before_the_lease_of_the_lost_one_is_over_waits_for
 def test_a_store_that_is_lost_at_the_end_is_tried_again_by_the_machine_that_has_the_only_copy(api, data, tmp_path):
     store = tmp_path / "store"
     arguments = job(tmp_path, data, "--set", "store.final_upload_s=0.5", "--set", "store.lease_s=1")
-    with pod(tmp_path, *arguments, **api.environment()) as runner:
-        wait_for(lambda: head_of(tmp_path), 60)
+    with pod(tmp_path, *arguments, **api.environment(TEST_FIRST_WAIT_S="5")) as runner:
+        wait_for(lambda: head_of(tmp_path))
         blobs = store / RUN / "blobs"
         shutil.rmtree(blobs, ignore_errors=True)
         blobs.parent.mkdir(exist_ok=True)
