@@ -61,7 +61,7 @@ class Container:
             text=True,
         )
 
-    def ended(self, timeout_s: float = 240) -> tuple[int, str]:
+    def ended(self, timeout_s: float = 600) -> tuple[int, str]:
         """Exit code, and all that was said."""
         said, _ = self.process.communicate(timeout=timeout_s)
         return self.process.returncode, said
@@ -74,4 +74,4 @@ class Container:
     def remove(self) -> None:
         """Whatever it does."""
         docker("rm", "--force", "--volumes", self.name, check=False)
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=300)

@@ -22,7 +22,8 @@ from typing import Self
 from tests.providers.runpod import FakeRunPod, Pod
 
 DOCKER = "/usr/bin/docker"
-KILLED_AFTER_S = 0.5
+KILLED_AFTER_S = 3.0
+"""Enough to say that the end was granted."""
 RESTARTED_AFTER_S = 0.5
 
 
@@ -58,6 +59,10 @@ class DockerPods:
     def of(self, pod: Pod) -> list[Container]:
         """The containers of a pod, the newest last."""
         return [container for container in self.containers if container.pod == pod.id]
+
+    def freeze(self, pod: Pod) -> None:
+        """Let nothing in the container go on, until it is lost."""
+        _docker("pause", self.of(pod)[-1].name)
 
     def lose(self, pod: Pod) -> None:
         """Kill the container at once, as the loss of its host does; the pod goes on with another."""
@@ -133,7 +138,7 @@ class DockerPods:
 
 def _docker(*arguments: str) -> None:
     """Ask the engine; that there is no such container is fine."""
-    subprocess.run([DOCKER, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    subprocess.run([DOCKER, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
 
 
 __all__ = ["Container", "DockerPods"]
