@@ -237,7 +237,7 @@ def test_a_pod_that_the_list_does_not_show_yet_is_waited_for(runpod: FakeRunPod,
 
 def test_a_pod_that_goes_before_it_was_seen_to_run_is_gone_at_once(runpod, launch, monkeypatch, capsys):
     monkeypatch.setattr(survey, "PATIENCE_S", 0.1)  # the store of these tests does not answer
-    monkeypatch.setattr(life, "IMAGE_S", 60.0)
+    monkeypatch.setattr(life, "IMAGE_S", life.UNLISTED_S / 2)
     answer, shown = runpod.answer, []
     runpod.looks_to_run = 10**9
 
@@ -300,14 +300,14 @@ def interrupted(runs_dir: Path, is_time: Callable[[], bool]) -> tuple[int, str]:
     """Exit code and words of a launch that gets Ctrl-C."""
     command = [sys.executable, "-m", "runner.cli", "launch", "runpod", *ORDER, "--gpu", A40, "--runs-dir", runs_dir]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        wait_for(is_time, 20)
+        wait_for(is_time)
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
     return process.returncode, said
 
 
 def test_ctrl_c_while_a_pod_is_asked_for_says_that_it_may_exist(runpod: FakeRunPod, tmp_path):
-    runpod.faults.append(Fault(CREATE, hang_s=20))
+    runpod.faults.append(Fault(CREATE, hang_s=600))
     code, said = interrupted(tmp_path, lambda: bool(runpod.pods))
     (pod,) = runpod.pods.values()
     assert code == 130 and f"named {pod.name} may exist and cost" in said and f"launch stop {pod.name}" in said
