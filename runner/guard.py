@@ -117,9 +117,7 @@ class Owner:
     def _lock_of_the_dead(self) -> bool:
         """Take the lock from a reaper whose runner is gone; whether that is so and succeeded."""
         facts = _read_lock(self._descriptor)
-        if not facts or not (holder := _holder(facts)).is_here or started_s(holder.pid) == facts.get("started_s"):
-            return False
-        return _lock_within(self._descriptor, _REAPER_TIMEOUT_S)
+        return bool(facts) and not _owner_by(facts) and _lock_within(self._descriptor, _REAPER_TIMEOUT_S)
 
     def _refusal(self) -> OwnedByAnotherError:
         holder = _holder(_read_lock(self._descriptor))
@@ -145,8 +143,11 @@ def owner_of(root: Path) -> Holder | None:
         facts = _read_lock(descriptor)
     finally:
         os.close(descriptor)
-    if not facts:  # it comes or goes this instant
-        return None
+    return _owner_by(facts) if facts else None  # without facts it comes or goes this instant
+
+
+def _owner_by(facts: dict) -> Holder | None:
+    """Who wrote these facts of a lock; None where it was a process of this place that is gone."""
     holder = _holder(facts)
     return holder if not holder.is_here or started_s(holder.pid) == facts.get("started_s") else None
 

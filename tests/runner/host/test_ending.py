@@ -200,5 +200,5 @@ def test_a_run_works_no_longer_than_lets_it_end_before_its_pod_is_ended(ago_s, m
         if ago_s is not None:
             api.replies[f"GET /v2/pods/{POD}"] = (200, made(api, ago_s))
         environment = api.environment(**{"SEQUENCE_END_AFTER_H": "3"} | more)
-        assert work_s(this_host(environment), environment) == pytest.approx(left_s, abs=300)
+        assert work_s(this_host(environment), environment) == pytest.approx(left_s, abs=30)
     assert CLOSING_S < SLACK_HOURS * 3600, "a run at the price it was launched for is not cut short"
